@@ -1,0 +1,1 @@
+"""Offline data pipeline: raw text in, a store of tokenized Arrow shards with a manifest out."""

@@ -1,0 +1,110 @@
+"""The ``electra-data`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from data_pipeline.build import build_store
+from data_pipeline.config import BuildConfig, nearest, read_config_file
+from data_pipeline.corpus import fetch_corpus
+from data_pipeline.describe import describe_store
+from data_pipeline.errors import UserError
+from data_pipeline.verify import verify_store
+
+PROGRAM = "electra-data"
+_COMMANDS = ("build", "inspect", "verify", "corpus")
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """An argument parser whose complaints are one line, like every other error of the program."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(
+        prog=f"{PROGRAM} build",
+        description="Build a store of tokenized shards, or continue an unfinished one.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the keys below.")
+    parser.add_class_arguments(BuildConfig)
+    return parser
+
+
+def _build(arguments: Sequence[str]) -> int:
+    before = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    before.add_argument("--config", action="append", default=[])
+    known, _ = before.parse_known_args(arguments)
+    for path in known.config:
+        read_config_file(path)
+    parser = _build_parser()
+    options = [option for action in parser._actions for option in action.option_strings]
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name.startswith("--") and name.rstrip("+") not in options:
+            raise UserError(f"unknown option {name}: {nearest(name, options)}")
+    parsed = parser.parse_args(list(arguments))
+    values: Any = parser.instantiate_classes(parsed)
+    build_store(BuildConfig(**{name: values[name] for name in BuildConfig.__dataclass_fields__}))
+    return 0
+
+
+def _simple_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Prepare text for pre-training: build, look into and check stores."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "build", help="build a store from text (see `electra-data build --help`)", add_help=False
+    )
+    inspect = commands.add_parser("inspect", help="say what a store holds")
+    inspect.add_argument("store", help="folder of the store")
+    inspect.add_argument("--samples", type=int, default=3, metavar="N", help="decoded documents to show (3)")
+    verify = commands.add_parser("verify", help="check every checksum and count of a store")
+    verify.add_argument("store", help="folder of the store")
+    corpus = commands.add_parser("corpus", help="fetch real English text for the demo")
+    corpus.add_argument("out", help="folder to put the text into")
+    corpus.add_argument(
+        "--max-mb", type=float, default=52.0, metavar="N", help="at most this many MB of clean text (52)"
+    )
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "build":
+        return _build(arguments[1:])
+    options = _simple_parser().parse_args(arguments)
+    if options.command == "inspect":
+        for line in describe_store(options.store, options.samples):
+            print(line)
+        return 0
+    if options.command == "verify":
+        problems = verify_store(options.store)
+        for problem in problems:
+            print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        print(f"{options.store}: {len(problems)} faults" if problems else f"{options.store}: sound")
+        return 1 if problems else 0
+    fetch_corpus(options.out, options.max_mb)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, 1 (verify found a fault) or 2 (an error the user can act on)."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Sums that add up over micro-batches and ranks, and the metrics that they give."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+AUC_BINS = 2000
+_LOGIT_RANGE = 10.0
+
+MAXIMA = ("weight_max",)
+"""Statistics that combine by maximum; all others by sum."""
+
+
+@torch.no_grad()
+def generator_statistics(log_p: Tensor, original: Tensor) -> dict[str, Tensor]:
+    """Sums over the masked positions: cross-entropy, hits and entropy. ``log_p`` (M, V), ``original`` (M,)."""
+    return {
+        "generator_cross_entropy": -log_p.gather(1, original[:, None]).sum(),
+        "generator_hits": (log_p.argmax(-1) == original).sum(),
+        "generator_entropy": -(log_p.exp() * log_p).sum(),
+    }
+
+
+@torch.no_grad()
+def joint_statistics(
+    masked_loss: Tensor,
+    weight: Tensor,
+    hardness: Tensor,
+    identical: Tensor,
+    logits: Tensor,
+    replaced: Tensor,
+    counted: Tensor,
+) -> dict[str, Tensor]:
+    """Sums of a joint micro-batch.
+
+    ``masked_loss``, ``weight``, ``hardness``, ``identical``: (M,). ``logits``, ``replaced``: (B, S); ``counted`` (B, S)
+    where detection is measured.
+    """
+    weighted = weight.double() * masked_loss.double()
+    statistics = {
+        "weighted_loss": weighted.sum(),
+        "weighted_loss_squared": weighted.square().sum(),
+        "weight": weight.double().sum(),
+        "weight_squared": weight.double().square().sum(),
+        "weight_max": weight.max() if len(weight) else weight.new_zeros(()),
+        "identical": identical.sum(),
+        "rank_correlation": rank_correlation(hardness, masked_loss) * len(weight),
+    }
+    return statistics | detection_statistics(logits, replaced, counted)
+
+
+@torch.no_grad()
+def detection_statistics(logits: Tensor, replaced: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Histograms of the logits by label, (AUC_BINS,) each, and the counts behind precision and recall. All (B, S)."""
+    clamped = logits.clamp(-_LOGIT_RANGE, _LOGIT_RANGE)
+    bins = ((clamped + _LOGIT_RANGE) * (AUC_BINS / (2 * _LOGIT_RANGE))).long().clamp(max=AUC_BINS - 1)
+    bins = torch.where(counted, bins + AUC_BINS * replaced, 2 * AUC_BINS).flatten()
+    histogram = torch.zeros(2 * AUC_BINS + 1, device=logits.device)
+    histogram.scatter_add_(0, bins, torch.ones_like(bins, dtype=histogram.dtype))
+    flagged = (logits > 0) & counted
+    return {
+        "histogram_original": histogram[:AUC_BINS],
+        "histogram_replaced": histogram[AUC_BINS : 2 * AUC_BINS],
+        "flagged": flagged.sum(),
+        "replaced": (replaced & counted).sum(),
+        "found": (flagged & replaced).sum(),
+    }
+
+
+def rank_correlation(left: Tensor, right: Tensor) -> Tensor:
+    """Spearman's correlation of two vectors (M,); 0 where either is constant. Ties share their mean rank."""
+    if len(left) < 2:
+        return torch.zeros((), device=left.device)
+    a, b = _ranks(left), _ranks(right)
+    a, b = a - a.mean(), b - b.mean()
+    scale = (a.square().sum() * b.square().sum()).sqrt()
+    return torch.where(scale > 0, (a * b).sum() / scale.clamp(min=1e-30), torch.zeros_like(scale)).float()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0)
+    return (last.double() - (counts.double() - 1) / 2)[inverse]
+
+
+def auc(histogram_replaced: NDArray[np.float64], histogram_original: NDArray[np.float64]) -> float:
+    """Area under the ROC curve from histograms over the same bins; pairs in one bin count a half."""
+    positives, negatives = histogram_replaced.sum(), histogram_original.sum()
+    if positives == 0 or negatives == 0:
+        return math.nan
+    below = np.cumsum(histogram_original) - histogram_original
+    return float((histogram_replaced * (below + histogram_original / 2)).sum() / (positives * negatives))
+
+
+class Flattener:
+    """Packs a dictionary of statistics into one float64 vector and back, so that one collective carries them all."""
+
+    def __init__(self, statistics: dict[str, Tensor]) -> None:
+        self.names = sorted(statistics)
+        self.sizes = [statistics[name].numel() for name in self.names]
+        self.maxima = [name in MAXIMA for name in self.names]
+
+    def pack(self, statistics: dict[str, Tensor]) -> Tensor:
+        """(N,) float64 on the statistics' device."""
+        return torch.cat([statistics[name].reshape(-1).double() for name in self.names])
+
+    def maximum_mask(self, device: torch.device) -> Tensor:
+        """(N,) bool: entries that combine by maximum."""
+        flags = [flag for flag, size in zip(self.maxima, self.sizes, strict=True) for _ in range(size)]
+        return torch.tensor(flags, device=device)
+
+    def unpack(self, vector: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The statistics again, arrays of their sizes."""
+        parts = np.split(vector, np.cumsum(self.sizes)[:-1])
+        return dict(zip(self.names, parts, strict=True))
+
+
+def combine(into: Tensor | None, vector: Tensor, maximum: Tensor) -> Tensor:
+    """Add a packed vector to another; entries under ``maximum`` take the larger value."""
+    if into is None:
+        return vector
+    return torch.where(maximum, torch.maximum(into, vector), into + vector)
+
+
+def generator_metrics(sums: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Metrics of the generator from global sums."""
+    masked = max(float(sums["masked"][0]), 1.0)
+    return {
+        "loss/generator": float(sums["generator_loss"][0]) / masked,
+        "gen/cross_entropy": float(sums["generator_cross_entropy"][0]) / masked,
+        "gen/accuracy": float(sums["generator_hits"][0]) / masked,
+        "gen/entropy": float(sums["generator_entropy"][0]) / masked,
+    }
+
+
+def joint_metrics(
+    sums: dict[str, NDArray[np.float64]], discriminator_weight: float, sampler_weight: float
+) -> dict[str, float]:
+    """All metrics of a joint step from global sums."""
+    value = {name: float(array[0]) for name, array in sums.items() if len(array) == 1}
+    masked, tokens = max(value["masked"], 1.0), max(value["tokens"], 1.0)
+    metrics = generator_metrics(sums)
+    metrics["loss/discriminator"] = value["discriminator_loss"] / tokens
+    metrics["loss/sampler"] = value["sampler_loss"] / masked
+    metrics["loss/total"] = (
+        metrics["loss/generator"]
+        + discriminator_weight * metrics["loss/discriminator"]
+        + sampler_weight * metrics["loss/sampler"]
+    )
+    mean = value["weighted_loss"] / masked
+    metrics["disc_loss_variance/masked"] = max(value["weighted_loss_squared"] / masked - mean**2, 0.0)
+    metrics["sampling/identical_rate"] = value["identical"] / masked
+    metrics["sampling/weight_max"] = value["weight_max"]
+    metrics["sampling/ess"] = value["weight"] ** 2 / max(value["weight_squared"], 1e-30) / masked
+    metrics["sampling/hardness_rank_correlation"] = value["rank_correlation"] / masked
+    return metrics | detection_metrics(sums)
+
+
+def detection_metrics(sums: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    """AUC, precision and recall of replaced token detection; precision is 0 where nothing was flagged."""
+    flagged, replaced, found = (float(sums[name][0]) for name in ("flagged", "replaced", "found"))
+    return {
+        "disc/auc": auc(sums["histogram_replaced"], sums["histogram_original"]),
+        "disc/precision": found / flagged if flagged else 0.0,
+        "disc/recall": found / replaced if replaced else 0.0,
+    }
+

@@ -1,0 +1,174 @@
+"""TensorBoard, metrics.jsonl and the log file of a run; the same values under the same names."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from data_pipeline.atomic import write_bytes
+
+JOINT_TAGS = (
+    "loss/total",
+    "loss/generator",
+    "loss/discriminator",
+    "loss/sampler",
+    "disc_loss_variance/masked",
+    "disc_loss_variance/step_window",
+    "disc/auc",
+    "disc/precision",
+    "disc/recall",
+    "gen/accuracy",
+    "gen/entropy",
+    "sampling/identical_rate",
+    "sampling/weight_max",
+    "sampling/ess",
+    "sampling/hardness_rank_correlation",
+    "optim/lr",
+    "optim/grad_norm",
+    "speed/tokens_per_second",
+    "speed/mfu",
+    "speed/data_wait",
+)
+"""Tags that every logged step of the joint phase has."""
+
+
+class RunWriter:
+    """Writes what one rank of a run reports.
+
+    A run that goes on from step n first drops the rows after it, so that no step is there twice; TensorBoard gets a
+    new event file that tells it to do the same.
+    """
+
+    def __init__(self, folder: Path, from_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows_path = folder / "metrics.jsonl"
+        keep_rows(self._rows_path, from_step)
+        self._rows: TextIO = open(self._rows_path, "a", buffering=1)
+        self._log: TextIO = open(folder / "log.txt", "a", buffering=1)
+        self._board = SummaryWriter(
+            log_dir=str(folder / "tensorboard"),
+            purge_step=from_step + 1 if from_step else None,
+            # Two lives of a run on one host within a second must not share a file.
+            filename_suffix=f".{os.getpid()}",
+        )
+
+    def metrics(self, step: int, phase: str, values: Mapping[str, float]) -> None:
+        """One row; non-finite values stay visible as null in the file."""
+        row: dict[str, object] = {"step": step, "phase": phase}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._rows.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def line(self, text: str) -> None:
+        """A line of the log file, with the time."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def flush(self) -> None:
+        """Put everything on disk; called with each checkpoint, so that both tell the same story."""
+        for file in (self._rows, self._log):
+            file.flush()
+            os.fsync(file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self._rows.close()
+        self._log.close()
+        self._board.close()
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Drop rows after ``last_step`` and a row that a kill cut short."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= last_step:
+            kept.append(line + "\n")
+    write_bytes(path, "".join(kept).encode())
+
+
+class Progress:
+    """A bar with rate and time left in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, total: int, start: int, writer: RunWriter) -> None:
+        self._writer = writer
+        self._total = total
+        self._step = start
+        self._began = time.monotonic()
+        self._start = start
+        self._spoke = 0.0
+        self._bar = (
+            tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        )
+
+    def advance(self, step: int) -> None:
+        self._step = step
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def report(self, phase: str, values: Mapping[str, float]) -> None:
+        """Show the newest values; the log file gets every report, a pipe one in ten seconds."""
+        text = f"{phase} step {self._step}/{self._total}  " + "  ".join(
+            f"{label} {values[name]:{form}}" for name, label, form in _SHOWN if name in values
+        )
+        left = self._seconds_left()
+        if left is not None:
+            text += f"  left {_clock(left)}"
+        self._writer.line(text)
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                " ".join(f"{label}={values[name]:{form}}" for name, label, form in _SHOWN[:4] if name in values)
+            )
+        elif time.monotonic() - self._spoke >= 10:
+            self._spoke = time.monotonic()
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line for people, in the terminal and in the log file."""
+        self._writer.line(text)
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _seconds_left(self) -> float | None:
+        done = self._step - self._start
+        if done <= 0:
+            return None
+        return (time.monotonic() - self._began) / done * (self._total - self._step)
+
+
+_SHOWN = (
+    ("speed/tokens_per_second", "tokens/s", ",.0f"),
+    ("loss/generator", "generator", ".3f"),
+    ("loss/discriminator", "discriminator", ".4f"),
+    ("disc/auc", "auc", ".3f"),
+    ("disc_loss_variance/masked", "variance", ".3f"),
+    ("sampling/identical_rate", "identical", ".3f"),
+    ("optim/grad_norm", "grad", ".2f"),
+)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,33 @@
+"""From the recipe's objective to a sampler."""
+
+from __future__ import annotations
+
+from electra_scale.model.config import ModelConfig
+from electra_scale.model.heads import SamplingHead
+from electra_scale.replacement.base import Sampler
+from electra_scale.replacement.config import ObjectiveConfig
+from electra_scale.replacement.fixed import ElectraSampler, TemperatureSampler
+from electra_scale.replacement.hp_dist import HardnessDistributionSampler
+from electra_scale.replacement.hp_loss import HardnessLossSampler
+
+
+def build_sampler(objective: ObjectiveConfig, model: ModelConfig, seed: int) -> Sampler:
+    """The sampler that the recipe names; a head that the sampler does not use is not created."""
+    if objective.sampler == "electra":
+        return ElectraSampler()
+    if objective.sampler == "temperature":
+        return TemperatureSampler(objective.temperature)
+    head = SamplingHead(
+        hidden=model.generator.hidden,
+        embedding=model.embedding,
+        width=objective.head.width,
+        own_token=objective.head.own_token,
+        init_std=model.init_std,
+        seed=seed,
+        # A level common to all tokens cancels in a distribution; only the fitted loss needs one.
+        level=objective.sampler == "hp_loss",
+        layer_norm_eps=model.layer_norm_eps,
+    )
+    if objective.sampler == "hp_loss":
+        return HardnessLossSampler(head, objective)
+    return HardnessDistributionSampler(head, objective)

@@ -1,0 +1,1 @@
+"""The training run: objective over a micro-batch, DeepSpeed engine, checkpoints, loop."""

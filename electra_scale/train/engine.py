@@ -1,0 +1,229 @@
+"""DeepSpeed: the one module that knows it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor, nn
+
+from data_pipeline.errors import UserError
+from electra_scale.config import OptimizerConfig
+from electra_scale.train.module import GlobalCounts, PretrainModule
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """In-place sum over ranks."""
+        dist.all_reduce(value)
+        return value
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """In-place maximum over ranks."""
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
+
+def join_world() -> World:
+    """Join the ranks that a launcher started (deepspeed, torchrun, MPI), or be a world of one."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Without this every rank takes all cores, and they slow each other down.
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", os.environ.get("WORLD_SIZE", "1"))))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(here, 1)))
+    # DeepSpeed compiles this op for a minute or two on first use on a CPU; only its inference all-reduce calls it, and
+    # without it that one goes through torch.distributed like everything else.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    device = torch.device("cpu")
+    if accelerator.device_name() != "cpu":
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        accelerator.set_device(local_rank)
+        device = torch.device(accelerator.device_name(local_rank))
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave_world() -> None:
+    """Close the process group, so that no rank waits for one that is gone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def read_deepspeed_json(path: str) -> dict[str, Any]:
+    """The DeepSpeed JSON of a recipe; raises UserError if it is missing, broken or asks for what can't work here."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"DeepSpeed JSON {path} does not exist; the shipped ones are listed in ds_configs/README.md")
+    try:
+        content = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"DeepSpeed JSON {path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"DeepSpeed JSON {path} must be an object, it is a {type(content).__name__}")
+    stage = content.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (1, 2):
+        raise UserError(f"DeepSpeed JSON {path}: zero_optimization.stage is {stage}; electra-scale runs stages 1 and 2")
+    if content.get("fp16", {}).get("enabled") and get_accelerator().device_name() == "cpu":
+        raise UserError(f"DeepSpeed JSON {path}: fp16 does not run on CPU; use bf16 or fp32")
+    return content
+
+
+def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
+    """Precision of the matrix products."""
+    if deepspeed_json.get("bf16", {}).get("enabled"):
+        return torch.bfloat16
+    if deepspeed_json.get("fp16", {}).get("enabled"):
+        return torch.float16
+    return torch.float32
+
+
+def resolve_deepspeed_json(
+    content: dict[str, Any], optimizer: OptimizerConfig, learning_rate: float, micro_batch: int, accumulation: int, ranks: int
+) -> dict[str, Any]:
+    """Fill every ``"auto"`` from the recipe.
+
+    Raises UserError for an "auto" that no setting decides, and for a batch size that contradicts the recipe.
+    """
+    values: dict[str, Any] = {
+        "train_batch_size": micro_batch * accumulation * ranks,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": optimizer.clip,
+        "optimizer.params.lr": learning_rate,
+        "optimizer.params.betas": list(optimizer.betas),
+        "optimizer.params.eps": optimizer.eps,
+        "optimizer.params.weight_decay": optimizer.weight_decay,
+    }
+
+    def fill(value: Any, where: str) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(item, f"{where}.{key}" if where else key) for key, item in value.items()}
+        if value != "auto":
+            return value
+        if where not in values:
+            raise UserError(f'DeepSpeed JSON: {where} is "auto", but no setting of the recipe decides it; give a value')
+        return values[where]
+
+    resolved: dict[str, Any] = fill(content, "")
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if resolved.setdefault(key, values[key]) != values[key]:
+            raise UserError(
+                f'DeepSpeed JSON: {key} is {resolved[key]}, the recipe and {ranks} ranks give {values[key]}; write "auto"'
+            )
+    return resolved
+
+
+class Engine:
+    """A DeepSpeed engine for one phase of a run."""
+
+    def __init__(
+        self,
+        module: PretrainModule,
+        deepspeed_json: dict[str, Any],
+        optimizer: OptimizerConfig,
+        head_rate: float,
+        world: World,
+    ) -> None:
+        self.world = world
+        self.module = module
+        self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            model_parameters=module.parameter_groups(optimizer.weight_decay, head_rate),
+            config=deepspeed_json,
+            dist_init_required=False,
+        )
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor that undoes the engine's averaging over ranks and micro-batches."""
+        return float(self.world.size * self.accumulation)
+
+    def forward_backward(self, batch: Any, counts: GlobalCounts, detailed: bool) -> dict[str, Tensor]:
+        """One micro-batch: add its gradients, give its sums."""
+        loss, sums = self._engine(batch, counts, self.loss_scale, detailed)
+        self._engine.backward(loss)
+        self._engine_step_if_inside()
+        return sums
+
+    def _engine_step_if_inside(self) -> None:
+        # DeepSpeed counts micro-batches in step(); inside the accumulation it only counts.
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> float:
+        """Update the weights after the last micro-batch; the global gradient's norm before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("rate", 1.0)
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write this rank's part of a checkpoint; every rank must call it."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Load weights and optimizer state; every rank must call it."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to go on from the one before")
+
+    def fp32_state(self) -> dict[str, Tensor]:
+        """All parameters of the module in float32, on every rank."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = {}
+        for name, parameter in self.module.named_parameters():
+            full = safe_get_full_fp32_param(parameter)
+            state[name] = (parameter.detach() if full is None else full).float().cpu().clone()
+        return state
+
+    def close(self) -> None:
+        """Let go of hooks and buffers."""
+        self._engine.destroy()
+
+
+def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
+    """The float32 weights of a checkpoint, from all ranks' parts. Needs no process group."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag))
+
+
+def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights by name; raises RuntimeError if a name is missing or too many."""
+    module.load_state_dict(weights, strict=True)

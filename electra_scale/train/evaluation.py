@@ -1,0 +1,67 @@
+"""Held-out text: the same masked inputs and uniform numbers at every evaluation, replacements from the generator itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from electra_scale.data.loader import Batch, Loader
+from electra_scale.monitor.statistics import Flattener, auc, combine, detection_statistics, generator_statistics
+from electra_scale.replacement.fixed import ElectraSampler
+from electra_scale.train.engine import World
+from electra_scale.train.module import PretrainModule
+
+
+@torch.no_grad()
+def evaluate(
+    module: PretrainModule, loader: Loader, samples: int, mask_share: float, micro_batch: int, world: World
+) -> dict[str, float]:
+    """Metrics over the first ``samples`` held-out rows; every rank must call it, all get the same values.
+
+    Draws come from p whatever sampler trains, so that runs with different samplers are compared on the same task.
+    """
+    samples = min(samples, loader.samples)
+    share = -(-samples // world.size)
+    first, last = world.rank * share, min((world.rank + 1) * share, samples)
+    was_training = module.training
+    module.eval()
+    total: Tensor | None = None
+    flattener: Flattener | None = None
+    # A rank without rows of its own still takes part, with one row that counts nothing.
+    for begin in range(first, max(last, first + 1), micro_batch):
+        count = min(micro_batch, last - begin)
+        batch = loader.batch(0, begin if count > 0 else 0, max(count, 1), mask_share).to(world.device)
+        statistics = _statistics(module, batch)
+        flattener = flattener or Flattener(statistics)
+        vector = flattener.pack(statistics)
+        if count <= 0:
+            vector = torch.zeros_like(vector)
+        total = combine(total, vector, flattener.maximum_mask(vector.device))
+    module.train(was_training)
+    assert flattener is not None
+    assert total is not None
+    sums = flattener.unpack(world.sum(total).cpu().numpy())
+    masked, tokens = float(sums["masked"][0]), float(sums["tokens"][0])
+    metrics = {
+        "eval/generator_cross_entropy": float(sums["generator_cross_entropy"][0]) / masked,
+        "eval/generator_accuracy": float(sums["generator_hits"][0]) / masked,
+    }
+    if module.phase == "joint":
+        metrics["eval/discriminator_loss"] = float(sums["discriminator_loss"][0]) / tokens
+        metrics["eval/auc"] = auc(sums["histogram_replaced"], sums["histogram_original"])
+    return metrics
+
+
+def _statistics(module: PretrainModule, batch: Batch) -> dict[str, Tensor]:
+    masked = module.masked_positions(batch)
+    log_p = torch.log_softmax(masked.scores, -1)
+    real = batch.segment >= 0
+    sums = {"masked": batch.masked.new_tensor(len(batch.masked)), "tokens": real.sum()}
+    sums |= generator_statistics(log_p, masked.original)
+    if module.phase == "joint":
+        drawn = ElectraSampler().propose(masked)
+        ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
+        logits, loss = module.discriminate(ids, batch)
+        sums["discriminator_loss"] = (loss * real).sum()
+        sums |= detection_statistics(logits, ids != batch.ids, module.ordinary(batch))
+    return sums

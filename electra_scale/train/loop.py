@@ -1,0 +1,423 @@
+"""A run from its recipe to its last checkpoint."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from data_pipeline.errors import UserError
+from electra_scale.config import Recipe, batch_split
+from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.noise import generator_key
+from electra_scale.data.rows import SpecialTokens
+from electra_scale.data.store import Store
+from electra_scale.model import Electra, ModelConfig
+from electra_scale.model.config import discriminator_flops, generator_flops
+from electra_scale.model.cooccurrence import cooccurrence_embeddings
+from electra_scale.model.hf import import_checkpoint
+from electra_scale.monitor.hardware import peak_flops
+from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
+from electra_scale.monitor.writer import Progress, RunWriter
+from electra_scale.replacement import build_sampler
+from electra_scale.train import checkpoint
+from electra_scale.train.checkpoint import RunState, tag_of
+from electra_scale.train.engine import Engine, World, precision_of, read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.train.evaluation import evaluate
+from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
+from electra_scale.train.run_folder import RunFolder
+from electra_scale.train.schedule import generator_warmup_rate, joint_rate
+
+STEP_WINDOW = 100
+"""Steps over which disc_loss_variance/step_window is taken."""
+
+_COOCCURRENCE_TOKENS = 20_000_000
+_HELDOUT_SEED = 0x5EED
+
+
+def train(recipe: Recipe, resume: bool, world: World) -> None:
+    """Run the recipe; every rank calls it. Raises UserError for whatever the user can put right."""
+    Run(recipe, resume, world).run()
+
+
+@dataclass
+class PhasePlan:
+    """What differs between the phases. Steps are counted over the whole run: ``first`` <= step < ``last``."""
+
+    name: Phase
+    first: int
+    last: int
+    mask_share: float
+    peak_rate: float
+
+
+class Run:
+    """One process' part of a run."""
+
+    def __init__(self, recipe: Recipe, resume: bool, world: World) -> None:
+        self.recipe = recipe
+        self.world = world
+        self.deepspeed_json = read_deepspeed_json(recipe.deepspeed)
+        self.micro, self.accumulation = batch_split(
+            recipe.batch.global_batch, world.size, recipe.batch.most_per_device
+        )
+        self.store = Store(recipe.data.store)
+        self.special = special_tokens(self.store.tokenizer_dir)
+        self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
+        self.loader = self._loader("train")
+        self.heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
+        self.folder = RunFolder(Path(recipe.run))
+        self.state = self._starting_state(resume)
+        self.phases = phases(recipe)
+        self.discriminator_losses: deque[float] = deque(self.state.discriminator_losses, maxlen=STEP_WINDOW)
+        self.writer: RunWriter | None = None
+        self.progress: Progress | None = None
+
+    def run(self) -> None:
+        if self.state.finished:
+            if self.world.main:
+                print(f"{self.folder.path} is finished at step {self.state.step}; nothing to do")
+            return
+        # All ranks have looked at the folder before one of them writes into it.
+        self.world.barrier()
+        if self.world.main:
+            self.folder.describe(self.recipe, self.deepspeed_json, self.store)
+            checkpoint.discard_unfinished(self.folder.checkpoints)
+            self.writer = RunWriter(self.folder.path, self.state.step)
+            self.progress = Progress(self.recipe.total_steps, self.state.step, self.writer)
+        self.world.barrier()
+        self.peak = self._peak()
+        self._say(self._headline())
+        try:
+            self._run_phases()
+        finally:
+            if self.progress is not None:
+                self.progress.close()
+            if self.writer is not None:
+                self.writer.close()
+
+    def _run_phases(self) -> None:
+        weights: dict[str, Tensor] | None = None
+        resumed = self.state.step > 0
+        for plan in self.phases:
+            if resumed and self.state.phase != plan.name:
+                continue
+            module = self._module(plan.name, fresh=weights is None and not resumed)
+            if weights is not None:
+                module.load_state_dict(weights, strict=True)
+            engine = self._engine(module, plan)
+            if resumed:
+                engine.load(self.folder.checkpoints, tag_of(self.state.step))
+                resumed = False
+            self._run_phase(plan, engine)
+            if plan is not self.phases[-1]:
+                weights = engine.fp32_state()
+            engine.close()
+
+    def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
+        began = time.monotonic() - self.state.seconds
+        logging, every = self.recipe.logging, self.recipe.checkpoint.every
+        meter = _Meter(self.recipe, self.config, plan, self.peak * self.world.size)
+        for step in range(max(self.state.step, plan.first), plan.last):
+            done = step + 1
+            last_of_run = done == self.recipe.total_steps
+            logged = done % logging.every == 0 or done == plan.last
+            metrics = self._step(step, plan, engine, meter, logged)
+            if self.progress is not None:
+                self.progress.advance(done)
+            if done % logging.evaluate_every == 0 or done == plan.last:
+                metrics |= self._evaluate(engine.module)
+                meter.restart()
+            if self.writer is not None and self.progress is not None and metrics:
+                self.writer.metrics(done, plan.name, metrics)
+                if logged:
+                    self.progress.report(plan.name, metrics)
+                if "eval/generator_cross_entropy" in metrics:
+                    self.progress.say(_evaluation_line(plan.name, done, metrics))
+            if done % every == 0 or done == plan.last:
+                self.state = RunState(
+                    step=done,
+                    phase=plan.name,
+                    world_size=self.world.size,
+                    tokenizer=self.store.manifest.tokenizer.fingerprint,
+                    loader=self.loader.state(done).to_dict(),
+                    discriminator_losses=list(self.discriminator_losses),
+                    seconds=time.monotonic() - began,
+                    finished=last_of_run,
+                )
+                self._save(engine)
+                meter.restart()
+
+    def _step(self, step: int, plan: PhasePlan, engine: Engine, meter: _Meter, logged: bool) -> dict[str, float]:
+        """One global step; metrics where the step is logged, else an empty dictionary."""
+        share = self.micro * self.accumulation
+        waited = time.monotonic()
+        batches = [
+            self.loader.batch(step, self.world.rank * share + number * self.micro, self.micro, plan.mask_share)
+            for number in range(self.accumulation)
+        ]
+        meter.waited += time.monotonic() - waited
+        counts = self._global_counts(batches)
+        total: Tensor | None = None
+        flattener: Flattener | None = None
+        for number, batch in enumerate(batches):
+            self._seed_dropout(step, number)
+            sums = engine.forward_backward(batch.to(self.world.device), counts, logged)
+            flattener = flattener or Flattener(sums)
+            vector = flattener.pack(sums)
+            total = combine(total, vector, flattener.maximum_mask(vector.device))
+        assert flattener is not None
+        assert total is not None
+        values = flattener.unpack(self._reduce(total, flattener).cpu().numpy())
+        loss = values["generator_loss"].sum() + values.get("discriminator_loss", np.zeros(1)).sum()
+        if not math.isfinite(loss):
+            raise UserError(self._not_finite(step, "loss"))
+        rate = learning_rate(plan, step, self.recipe)
+        norm = engine.step(rate)
+        if not math.isfinite(norm):
+            raise UserError(self._not_finite(step, "gradient"))
+        meter.steps += 1
+        if plan.name == "joint":
+            self.discriminator_losses.append(float(values["discriminator_loss"][0] / max(values["tokens"][0], 1.0)))
+        if not logged:
+            return {}
+        metrics = self._metrics(plan, values)
+        metrics |= {"optim/lr": rate, "optim/grad_norm": norm}
+        return metrics | meter.read()
+
+    def _metrics(self, plan: PhasePlan, values: Mapping[str, Any]) -> dict[str, float]:
+        objective = self.recipe.objective
+        if plan.name != "joint":
+            metrics = generator_metrics(dict(values))
+            return metrics | {"loss/total": metrics["loss/generator"]}
+        metrics = joint_metrics(dict(values), objective.discriminator_weight, objective.sampler_weight)
+        recent = self.discriminator_losses
+        metrics["disc_loss_variance/step_window"] = statistics.pvariance(recent) if len(recent) > 1 else 0.0
+        return metrics
+
+    def _global_counts(self, batches: list[Batch]) -> GlobalCounts:
+        masked = sum(len(batch.masked) for batch in batches)
+        tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
+        local = torch.tensor([masked, tokens], dtype=torch.float64, device=self.world.device)
+        counts = self.world.sum(local).float().clamp(min=1)
+        return GlobalCounts(counts[0], counts[1])
+
+    def _reduce(self, total: Tensor, flattener: Flattener) -> Tensor:
+        maximum = flattener.maximum_mask(total.device)
+        summed = self.world.sum(total.clone())
+        if not maximum.any():
+            return summed
+        return torch.where(maximum, self.world.maximum(total), summed)
+
+    def _evaluate(self, module: PretrainModule) -> dict[str, float]:
+        if self.heldout is None:
+            return {}
+        return evaluate(
+            module,
+            self.heldout,
+            self.recipe.logging.evaluate_samples,
+            self.recipe.data.mask_share,
+            self.micro,
+            self.world,
+        )
+
+    def _save(self, engine: Engine) -> None:
+        engine.save(self.folder.checkpoints, tag_of(self.state.step))
+        self.world.barrier()
+        if self.world.main:
+            assert self.writer is not None
+            self.writer.flush()
+            checkpoint.finish(self.folder.checkpoints, self.state, self.recipe.checkpoint.keep)
+        self.world.barrier()
+
+    def _starting_state(self, resume: bool) -> RunState:
+        new = RunState(0, "generator_warmup", self.world.size, self.store.manifest.tokenizer.fingerprint, {})
+        if not resume:
+            self.folder.refuse_to_overwrite()
+            return new
+        self.folder.check_tokenizer(self.store)
+        state = checkpoint.newest(self.folder.checkpoints)
+        if state is None:
+            return new
+        step = self.loader.check(state.loader)
+        if step != state.step:
+            raise UserError(f"checkpoint at step {state.step} of {self.folder.path} holds data for step {step}; remove it")
+        if state.world_size != self.world.size:
+            raise UserError(
+                f"cannot resume {self.folder.path} on {self.world.size} ranks: it was saved by {state.world_size}; "
+                f"start {state.world_size} ranks"
+            )
+        return state
+
+    def _loader(self, split: str) -> Loader:
+        data = self.recipe.data
+        training = split == "train"
+        return Loader(
+            self.store.split(split, data.sequence_length, self.special),
+            seed=self.recipe.seed if training else _HELDOUT_SEED,
+            global_batch=self.recipe.batch.global_batch,
+            mask_token_share=data.mask_token_share,
+            streams=data.streams,
+            window=data.shuffle_window,
+            shuffle=training,
+        )
+
+    def _module(self, phase: Phase, fresh: bool) -> PretrainModule:
+        """Networks with their first weights; ``fresh`` = these are really trained from, not loaded over."""
+        recipe = self.recipe
+        electra = Electra(self.config, recipe.seed)
+        if fresh:
+            self._first_weights(electra)
+        sampler = build_sampler(recipe.objective, self.config, recipe.seed)
+        return PretrainModule(electra, sampler, recipe.objective, self.special, phase)
+
+    def _first_weights(self, electra: Electra) -> None:
+        model = self.recipe.model
+        if model.init_from is not None:
+            folder = Path(model.init_from)
+            import_checkpoint(folder / "discriminator", folder / "generator", electra)
+            self._say(f"weights start from {folder}")
+            return
+        if model.cooccurrence_embeddings:
+            self._say("computing co-occurrence embeddings")
+            ids, offsets = self.store.documents("train", _COOCCURRENCE_TOKENS)
+            vectors = cooccurrence_embeddings(
+                ids, offsets, self.config.vocab_size, self.config.embedding, seed=self.recipe.seed
+            )
+            with torch.no_grad():
+                electra.word_embeddings.copy_(torch.from_numpy(vectors))
+        if model.unigram_bias:
+            counts = torch.from_numpy(self.store.token_counts()).double() + 1.0
+            with torch.no_grad():
+                electra.generator_head.bias.copy_((counts / counts.sum()).log())
+
+    def _engine(self, module: PretrainModule, plan: PhasePlan) -> Engine:
+        resolved = resolve_deepspeed_json(
+            self.deepspeed_json,
+            self.recipe.optimizer,
+            plan.peak_rate,
+            self.micro,
+            self.accumulation,
+            self.world.size,
+        )
+        return Engine(
+            module.to(self.world.device),
+            resolved,
+            self.recipe.optimizer,
+            self.recipe.objective.head.learning_rate_scale,
+            self.world,
+        )
+
+    def _seed_dropout(self, step: int, number: int) -> None:
+        if self.config.dropout or self.config.attention_dropout:
+            torch.manual_seed(generator_key(self.recipe.seed, "dropout", step, self.world.rank, number) >> 1)
+
+    def _peak(self) -> float:
+        if self.recipe.logging.peak_tflops is not None:
+            return self.recipe.logging.peak_tflops * 1e12
+        return peak_flops(self.world.device, precision_of(self.deepspeed_json))
+
+    def _say(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress.say(text)
+
+    def _headline(self) -> str:
+        start = f"going on from step {self.state.step}" if self.state.step else "starting"
+        return (
+            f"{start}: {self.recipe.total_steps} steps of {self.recipe.batch.global_batch} x "
+            f"{self.recipe.data.sequence_length} on {self.world.size} ranks "
+            f"(micro-batch {self.micro}, accumulation {self.accumulation}, {self.world.device.type}), "
+            f"sampler {self.recipe.objective.sampler}, {self.loader.samples:,} samples an epoch"
+        )
+
+    def _not_finite(self, step: int, what: str) -> str:
+        tags = checkpoint.complete_tags(self.folder.checkpoints)
+        good = f"the last good checkpoint is {self.folder.checkpoints / tags[-1]}" if tags else "no checkpoint yet"
+        return (
+            f"{what} is not finite at step {step + 1}; {good}; lower optimizer.learning_rate or look at the data, "
+            "then go on with --resume auto"
+        )
+
+
+class _Meter:
+    """Rates between two logged steps; evaluation and saving are not counted."""
+
+    def __init__(self, recipe: Recipe, config: ModelConfig, plan: PhasePlan, peak: float) -> None:
+        self._tokens = recipe.batch.global_batch * recipe.data.sequence_length
+        flops = generator_flops(config, recipe.data.sequence_length, plan.mask_share)
+        if plan.name == "joint":
+            flops += discriminator_flops(config, recipe.data.sequence_length)
+        # Backward costs twice the forward pass.
+        self._flops = 3 * flops
+        self._peak = peak
+        self._last: dict[str, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        self._began = time.monotonic()
+        self.steps = 0
+        self.waited = 0.0
+
+    def read(self) -> dict[str, float]:
+        """Tokens per second, share of the peak, share of the time spent waiting for data."""
+        elapsed = time.monotonic() - self._began
+        if self.steps and elapsed > 0:
+            rate = self.steps * self._tokens / elapsed
+            self._last = {
+                "speed/tokens_per_second": rate,
+                "speed/mfu": rate * self._flops / self._peak,
+                "speed/data_wait": self.waited / elapsed,
+            }
+        self.restart()
+        return dict(self._last)
+
+
+def phases(recipe: Recipe) -> list[PhasePlan]:
+    """The phases of a run in order; a warm-up of 0 steps is left out."""
+    warmup = recipe.generator_warmup
+    joint = PhasePlan(
+        "joint", warmup.steps, recipe.total_steps, recipe.data.mask_share, recipe.optimizer.learning_rate
+    )
+    if warmup.steps == 0:
+        return [joint]
+    return [PhasePlan("generator_warmup", 0, warmup.steps, warmup.mask_share, warmup.learning_rate), joint]
+
+
+def learning_rate(plan: PhasePlan, step: int, recipe: Recipe) -> float:
+    """Rate of a global step in its phase."""
+    inside, steps = step - plan.first, plan.last - plan.first
+    if plan.name == "joint":
+        return joint_rate(inside, plan.peak_rate, steps, recipe.schedule.warmup_steps)
+    return generator_warmup_rate(inside, plan.peak_rate, steps, recipe.generator_warmup.warmup_steps)
+
+
+def special_tokens(tokenizer_dir: Path) -> SpecialTokens:
+    """Ids of the special tokens; raises UserError if the tokenizer lacks one."""
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir))
+    found = {
+        "pad": tokenizer.pad_token_id,
+        "cls": tokenizer.cls_token_id,
+        "sep": tokenizer.sep_token_id,
+        "mask": tokenizer.mask_token_id,
+    }
+    missing = [name for name, value in found.items() if value is None]
+    if missing:
+        raise UserError(f"tokenizer {tokenizer_dir} has no {', '.join(missing)} token; build the store with one that has")
+    return SpecialTokens(**found)
+
+
+def _evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:
+    text = f"held-out at step {step} ({phase}): generator {metrics['eval/generator_cross_entropy']:.3f} nats"
+    if "eval/auc" in metrics:
+        text += f", discriminator {metrics['eval/discriminator_loss']:.4f}, AUC {metrics['eval/auc']:.4f}"
+    return text

@@ -1,0 +1,85 @@
+"""The run folder: what makes a run reproducible, and what keeps two runs from mixing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline.atomic import write_bytes
+from data_pipeline.errors import UserError
+from electra_scale.config import Recipe, recipe_to_dict
+from electra_scale.data.store import Store
+
+_PACKAGES = ("electra-scale", "torch", "deepspeed", "transformers", "datasets", "pyarrow", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    def holds_a_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self.metrics.exists() or self.checkpoints.exists()
+
+    def refuse_to_overwrite(self) -> None:
+        """Raise UserError if a run has begun here."""
+        if self.holds_a_run():
+            raise UserError(
+                f"{self.path} already holds a run; go on with --resume auto, or choose another folder with --run"
+            )
+
+    def check_tokenizer(self, store: Store) -> None:
+        """Raise UserError if the run began with another tokenizer than the store has."""
+        if not self.data.is_file():
+            return
+        began_with = json.loads(self.data.read_text())["tokenizer"]
+        found = store.manifest.tokenizer.fingerprint
+        if began_with != found:
+            raise UserError(
+                f"cannot resume {self.path}: it began with tokenizer {began_with}, store {store.path} has {found}; "
+                "point data.store at the run's own store, or start a new run with --run"
+            )
+
+    def describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:
+        """Write recipe, DeepSpeed JSON, versions, data fingerprints and a copy of the tokenizer. One rank calls it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.recipe, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False).encode())
+        write_bytes(self.path / "deepspeed.json", json.dumps(deepspeed_json, indent=1).encode() + b"\n")
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        write_bytes(self.path / "versions.json", json.dumps(versions, indent=1).encode() + b"\n")
+        manifest = store.manifest
+        data = {"store": str(store.path), "manifest": manifest.fingerprint, "tokenizer": manifest.tokenizer.fingerprint}
+        write_bytes(self.data, json.dumps(data, indent=1).encode() + b"\n")
+        if not self.tokenizer.exists():
+            partial = self.path / ".tokenizer.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(store.tokenizer_dir, partial)
+            partial.rename(self.tokenizer)

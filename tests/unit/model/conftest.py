@@ -1,0 +1,67 @@
+"""Sizes of the presets, and a tokenizer folder, for the model's tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from electra_scale.model import Electra, EncoderSize, ModelConfig
+
+VOCAB = 97
+
+# Widths and heads are the presets'; depth of base and large is cut to 2, the vocabulary is small.
+PRESETS = {
+    "tiny": ModelConfig(
+        VOCAB, 128, EncoderSize(4, 128, 512, 4), EncoderSize(4, 64, 256, 2), max_positions=64
+    ),
+    "small": ModelConfig(VOCAB, 128, EncoderSize(12, 256, 1024, 4), EncoderSize(12, 64, 256, 1)),
+    "base": ModelConfig(VOCAB, 768, EncoderSize(2, 768, 3072, 12), EncoderSize(2, 256, 1024, 4)),
+    "large": ModelConfig(VOCAB, 1024, EncoderSize(2, 1024, 4096, 16), EncoderSize(2, 256, 1024, 4)),
+}
+
+
+@pytest.fixture(params=sorted(PRESETS))
+def preset(request: pytest.FixtureRequest) -> ModelConfig:
+    return PRESETS[request.param]
+
+
+@pytest.fixture
+def tiny() -> ModelConfig:
+    return PRESETS["tiny"]
+
+
+def roughen(module: torch.nn.Module, seed: int) -> None:
+    """Move every parameter off its start, so that no bias or LayerNorm hides a mistake behind 0 or 1."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.05)
+
+
+def rough_model(config: ModelConfig, seed: int = 0) -> Electra:
+    model = Electra(config, seed).eval()
+    roughen(model, seed + 1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WordPiece tokenizer in the files that transformers writes."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "hill", "##s"]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(special)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **dict(zip(names, special, strict=True))}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

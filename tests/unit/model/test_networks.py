@@ -1,0 +1,150 @@
+"""Sizes, initial weights, packed rows and shared parts of the networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from data_pipeline.errors import UserError
+from electra_scale.model import Electra, EncoderSize, ModelConfig, attention_mask, positions_from_segments
+from electra_scale.model.config import discriminator_flops, generator_flops, parameter_counts
+
+from .conftest import VOCAB, rough_model
+
+
+def test_positions_restart_with_each_segment() -> None:
+    segment = torch.tensor([[0, 0, 0, 1, 1, 2, -1, -1], [4, 4, 4, 4, 4, 4, 4, 4], [-1] * 8])
+    assert positions_from_segments(segment).tolist() == [
+        [0, 1, 2, 0, 1, 0, 0, 1],
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [0, 1, 2, 3, 4, 5, 6, 7],
+    ]
+    assert positions_from_segments(segment.to(torch.int16)).dtype == torch.int64
+    assert positions_from_segments(segment[:, :1]).tolist() == [[0], [0], [0]]
+
+
+def test_attention_stays_inside_a_segment() -> None:
+    segment = torch.tensor([[0, 0, 1, -1, -1]])
+    mask = attention_mask(segment)
+    assert mask is not None
+    assert mask.shape == (1, 1, 5, 5)
+    assert mask.dtype == torch.bool
+    for i in range(5):
+        for j in range(5):
+            assert bool(mask[0, 0, i, j]) == (segment[0, i] == segment[0, j])
+    assert mask.any(-1).all()
+
+
+def test_no_mask_where_each_row_is_one_segment() -> None:
+    assert attention_mask(torch.tensor([[0, 0], [3, 3]])) is None
+    assert attention_mask(torch.tensor([[0, 0], [3, -1]])) is not None
+    # The look would make the host wait, so other devices always get a mask.
+    assert attention_mask(torch.zeros(2, 3, dtype=torch.int64, device="meta")) is not None
+
+
+def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
+    model = rough_model(tiny)
+    first, second = torch.randint(0, VOCAB, (1, 11)), torch.randint(0, VOCAB, (1, 7))
+    ids = torch.cat([first, second, torch.zeros(1, 6, dtype=torch.int64)], dim=1)
+    segment = torch.tensor([[0] * 11 + [1] * 7 + [-1] * 6])
+    positions, mask = positions_from_segments(segment), attention_mask(segment)
+    with torch.no_grad():
+        hidden = model.generator_hidden(ids, positions, mask)
+        logits = model.discriminator_logits(ids, positions, mask)
+        start = 0
+        for alone in (first, second):
+            stop = start + alone.shape[1]
+            index = torch.arange(alone.shape[1])[None]
+            expected = model.generator_hidden(alone, index, None)
+            torch.testing.assert_close(hidden[:, start:stop], expected, atol=1e-5, rtol=0)
+            expected = model.discriminator_logits(alone, index, None)
+            torch.testing.assert_close(logits[:, start:stop], expected, atol=1e-5, rtol=0)
+            start = stop
+    assert hidden.isfinite().all()
+    assert logits.isfinite().all()
+
+
+def test_dropout_acts_in_training_only(tiny: ModelConfig) -> None:
+    model = rough_model(tiny)
+    ids, positions = torch.randint(0, VOCAB, (2, 9)), torch.arange(9).expand(2, 9)
+    with torch.no_grad():
+        assert torch.equal(*(model.discriminator_logits(ids, positions, None) for _ in range(2)))
+        model.train()
+        assert not torch.equal(*(model.discriminator_logits(ids, positions, None) for _ in range(2)))
+
+
+def test_initial_weights_follow_from_the_seed_alone(tiny: ModelConfig) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = Electra(tiny, seed=5).state_dict()
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(2)
+    again = Electra(tiny)
+    assert not torch.equal(first["embeddings.word.weight"], again.state_dict()["embeddings.word.weight"])
+    again.initialise(5)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.items())
+
+
+def test_initial_weights_of_one_part_ignore_the_others(tiny: ModelConfig) -> None:
+    other = ModelConfig(VOCAB, 128, tiny.discriminator, EncoderSize(1, 32, 64, 1), max_positions=64)
+    state = Electra(other).state_dict()
+    for name, value in Electra(tiny).state_dict().items():
+        if name.split(".")[0] in {"embeddings", "discriminator", "discriminator_head"}:
+            assert torch.equal(value, state[name])
+
+
+def test_initial_values_are_berts(tiny: ModelConfig) -> None:
+    for name, parameter in Electra(tiny).named_parameters():
+        if parameter.dim() > 1:
+            assert parameter.abs().max() <= 0.04, name
+            if parameter.numel() > 4000:
+                # A normal of deviation 0.02 cut at two deviations has deviation 0.0176.
+                assert abs(parameter.std().item() - 0.0176) < 5e-4, name
+        else:
+            is_norm_weight = "norm" in name and name.endswith("weight")
+            assert parameter.eq(1.0 if is_norm_weight else 0.0).all(), name
+
+
+def test_both_networks_train_the_shared_embeddings_and_nothing_else_in_common(tiny: ModelConfig) -> None:
+    model = rough_model(tiny)
+    ids, positions = torch.randint(0, VOCAB, (2, 9)), torch.arange(9).expand(2, 9)
+    model.generator_hidden(ids, positions, None).square().sum().backward()
+    reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert reached == {"embeddings", "generator"}
+    model.zero_grad()
+    model.discriminator_logits(ids, positions, None).square().sum().backward()
+    reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert reached == {"embeddings", "discriminator", "discriminator_head"}
+
+
+def test_parameter_counts_are_those_of_the_model(preset: ModelConfig) -> None:
+    model, counts = Electra(preset), parameter_counts(preset)
+    for part in ("embeddings", "generator", "generator_head", "discriminator", "discriminator_head"):
+        assert getattr(counts, part) == sum(p.numel() for p in getattr(model, part).parameters())
+    assert counts.total == sum(p.numel() for p in model.parameters())
+
+
+def test_flops_are_those_torch_counts(tiny: ModelConfig) -> None:
+    model = rough_model(tiny)
+    ids, positions = torch.randint(0, VOCAB, (2, 32)), torch.arange(32).expand(2, 32)
+    # The counter does not know the CPU's fused attention, but the products of the plain one.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        hidden = model.generator_hidden(ids, positions, None).flatten(0, 1)[:16]
+        model.generator_head.scores(model.generator_head(hidden), model.word_embeddings)
+    assert counter.get_total_flops() == 64 * generator_flops(tiny, 32, masked_share=16 / 64)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.discriminator_logits(ids, positions, None)
+    assert counter.get_total_flops() == 64 * discriminator_flops(tiny, 32)
+
+
+def test_impossible_sizes_are_refused_in_one_line(tiny: ModelConfig) -> None:
+    with pytest.raises(UserError, match=r"hidden 100 .* heads 3"):
+        EncoderSize(2, 100, 400, 3)
+    with pytest.raises(UserError, match=r"layers is 0"):
+        EncoderSize(0, 100, 400, 4)
+    with pytest.raises(UserError, match=r"model\.dropout is 1\.0"):
+        ModelConfig(VOCAB, 128, tiny.discriminator, tiny.generator, dropout=1.0)
+    with pytest.raises(UserError, match=r"vocab_size is 0"):
+        ModelConfig(0, 128, tiny.discriminator, tiny.generator)
