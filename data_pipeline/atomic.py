@@ -42,9 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"disk full while writing {path}: free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"cannot write {path}: {error.strerror}; check the folder's permissions"
-            ) from error
+            raise UserError(f"cannot write {path}: {error.strerror}; check the folder's permissions") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

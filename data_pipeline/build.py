@@ -108,9 +108,7 @@ def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
     for index, source in enumerate(settings["sources"]):
         for name in ("paths", "name"):
             del source[name]
-        source["inputs"] = [
-            {"name": entry.name, "size": entry.size} for entry in inputs if entry.source == index
-        ]
+        source["inputs"] = [{"name": entry.name, "size": entry.size} for entry in inputs if entry.source == index]
     if config.tokenizer.path:
         tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase)
         digest = hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
@@ -220,9 +218,7 @@ def _merge(config: BuildConfig, jobs: Sequence[TaskJob]) -> tuple[list[TaskJob],
         np.save(buffer, verdicts)
         write_bytes(work.merged, buffer.getvalue())
     starts = np.cumsum([0, *(len(record.arrays["sizes"]) for record in records)])
-    placed = [
-        dataclasses.replace(job, first=int(start)) for job, start in zip(jobs, starts[:-1], strict=True)
-    ]
+    placed = [dataclasses.replace(job, first=int(start)) for job, start in zip(jobs, starts[:-1], strict=True)]
     return placed, counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -10,14 +11,20 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from data_pipeline.build import build_store
-from data_pipeline.config import BuildConfig, nearest, read_config_file
+from data_pipeline.config import (
+    BuildConfig,
+    CleanConfig,
+    SourceConfig,
+    TokenizerConfig,
+    nearest,
+    read_config_file,
+)
 from data_pipeline.corpus import fetch_corpus
 from data_pipeline.describe import describe_store
 from data_pipeline.errors import UserError
 from data_pipeline.verify import verify_store
 
 PROGRAM = "electra-data"
-_COMMANDS = ("build", "inspect", "verify", "corpus")
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -49,9 +56,11 @@ def _build(arguments: Sequence[str]) -> int:
         name = argument.split("=")[0]
         if name.startswith("--") and name.rstrip("+") not in options:
             raise UserError(f"unknown option {name}: {nearest(name, options)}")
-    parsed = parser.parse_args(list(arguments))
-    values: Any = parser.instantiate_classes(parsed)
-    build_store(BuildConfig(**{name: values[name] for name in BuildConfig.__dataclass_fields__}))
+    values: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
+    values["sources"] = [SourceConfig(**source) for source in values["sources"]]
+    values["tokenizer"] = TokenizerConfig(**values["tokenizer"])
+    values["clean"] = CleanConfig(**values["clean"])
+    build_store(BuildConfig(**{field.name: values[field.name] for field in dataclasses.fields(BuildConfig)}))
     return 0
 
 
@@ -60,9 +69,7 @@ def _simple_parser() -> argparse.ArgumentParser:
         prog=PROGRAM, description="Prepare text for pre-training: build, look into and check stores."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser(
-        "build", help="build a store from text (see `electra-data build --help`)", add_help=False
-    )
+    commands.add_parser("build", help="build a store from text (see `electra-data build --help`)", add_help=False)
     inspect = commands.add_parser("inspect", help="say what a store holds")
     inspect.add_argument("store", help="folder of the store")
     inspect.add_argument("--samples", type=int, default=3, metavar="N", help="decoded documents to show (3)")

@@ -130,9 +130,7 @@ def hub_answers() -> bool:
 
     def probe() -> None:
         try:
-            with urllib.request.urlopen(
-                f"{constants.ENDPOINT}/api/datasets/{_HUB_NAME}", timeout=_PROBE_S
-            ) as reply:
+            with urllib.request.urlopen(f"{constants.ENDPOINT}/api/datasets/{_HUB_NAME}", timeout=_PROBE_S) as reply:
                 if reply.status == 200:
                     answered.set()
         except (OSError, ValueError):
@@ -201,9 +199,7 @@ def _limited(documents: Iterable[Document], max_mb: float) -> list[Document]:
 def _write(folder: Path, documents: list[Document], origin: str, max_mb: float) -> dict[str, Any]:
     folder.mkdir()
     # Ordered by a hash, so that any part is a sample of the whole, the same one every time.
-    shuffled = sorted(
-        documents, key=lambda document: hashlib.blake2b(document.id.encode(), key=_SHUFFLE_SEED).digest()
-    )
+    shuffled = sorted(documents, key=lambda document: hashlib.blake2b(document.id.encode(), key=_SHUFFLE_SEED).digest())
     size = 0
     for part in range(PARTS):
         buffer = io.BytesIO()

@@ -56,9 +56,7 @@ def _samples(store: str | Path, samples: int) -> Iterator[str]:
         shard = open_shard(Path(store) / shards[place].name, manifest.tokenizer.fingerprint)
         local = row - int(starts[place])
         if local >= len(shard.doc):
-            raise UserError(
-                f"{shards[place].name} has fewer rows than the manifest says: run `electra-data verify`"
-            )
+            raise UserError(f"{shards[place].name} has fewer rows than the manifest says: run `electra-data verify`")
         ids = shard.ids[shard.offsets[local] : shard.offsets[local + 1]]
         text = tokenizer.decode(ids[:_SAMPLE_TOKENS].tolist(), skip_special_tokens=False)
         more = " ..." if len(ids) > _SAMPLE_TOKENS else ""

@@ -72,9 +72,7 @@ def find_inputs(sources: Sequence[SourceConfig]) -> list[Input]:
         for pattern in source.paths:
             matched = _expand(pattern)
             if not matched:
-                raise UserError(
-                    f"sources[{index}].paths: {pattern!r} matches no file: check the path or the glob"
-                )
+                raise UserError(f"sources[{index}].paths: {pattern!r} matches no file: check the path or the glob")
             files.update(dict.fromkeys(matched))
         found.extend(_file_input(index, path) for path in files)
     return found

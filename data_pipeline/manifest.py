@@ -77,9 +77,7 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def manifest_fingerprint(
-    tokenizer_fingerprint: str, settings: Mapping[str, Any], shards: Sequence[ShardEntry]
-) -> str:
+def manifest_fingerprint(tokenizer_fingerprint: str, settings: Mapping[str, Any], shards: Sequence[ShardEntry]) -> str:
     """SHA-256 over the tokenizer's fingerprint, the canonical settings and the shards' checksums in order.
 
     The hashed bytes are lines ended by a line feed: the tokenizer's fingerprint, the canonical JSON of the
@@ -110,16 +108,13 @@ def load_manifest(store: str | Path) -> Manifest:
     """
     folder = Path(store)
     if not folder.is_dir():
-        raise UserError(
-            f"no store at {folder}: the folder does not exist; build one with `electra-data build`"
-        )
+        raise UserError(f"no store at {folder}: the folder does not exist; build one with `electra-data build`")
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{folder} has no {MANIFEST_NAME}: an unfinished build or not a store; "
-            "run `electra-data build` again"
+            f"{folder} has no {MANIFEST_NAME}: an unfinished build or not a store; run `electra-data build` again"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the file's permissions") from error
@@ -135,9 +130,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{where} is not valid JSON ({error}): restore it or build the store again"
-        ) from error
+        raise UserError(f"{where} is not valid JSON ({error}): restore it or build the store again") from error
     reader = _Reader(where)
     top = reader.mapping(raw, "the manifest")
     version = reader.integer(top, "version")
@@ -219,9 +212,7 @@ class _Reader:
         path = PurePosixPath(value)
         ordinary = str(path) == value and ".." not in path.parts and not any(c in value for c in "\\\0")
         if path.is_absolute() or len(path.parts) != 2 or path.parts[0] != "tokenizer" or not ordinary:
-            raise self.refuse(
-                f"tokenizer.files ({value!r})", "a path of the form tokenizer/NAME inside the store"
-            )
+            raise self.refuse(f"tokenizer.files ({value!r})", "a path of the form tokenizer/NAME inside the store")
         return value
 
     def shard(self, value: object, index: int) -> ShardEntry:

@@ -108,9 +108,7 @@ def _mpi_executor() -> Executor:
         from mpi4py import MPI
         from mpi4py.futures import MPIPoolExecutor
     except ImportError as error:
-        raise UserError(
-            "engine mpi needs mpi4py and an MPI library: pip install 'electra-scale[mpi]' mpich"
-        ) from error
+        raise UserError("engine mpi needs mpi4py and an MPI library: pip install 'electra-scale[mpi]' mpich") from error
     if MPI.COMM_WORLD.Get_size() < 2:
         raise UserError(
             "engine mpi needs at least two MPI processes: start it as "

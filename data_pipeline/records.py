@@ -102,16 +102,12 @@ def store_lock(store: Path) -> Iterator[None]:
         (store / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(store / WORK_FOLDER / "lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
-        raise UserError(
-            f"cannot make the store {store}: {error.strerror}; check out and its permissions"
-        ) from error
+        raise UserError(f"cannot make the store {store}: {error.strerror}; check out and its permissions") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another build is writing to {store}: wait for it, or choose another out"
-            ) from None
+            raise UserError(f"another build is writing to {store}: wait for it, or choose another out") from None
         except OSError as error:
             # Some network file systems have no locks; renames keep files whole there all the same.
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

@@ -133,9 +133,7 @@ def open_shard(path: str | Path, tokenizer_fingerprint: str | None = None) -> Sh
     return read_shard(source, str(path), tokenizer_fingerprint)
 
 
-def read_shard(
-    source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerprint: str | None = None
-) -> Shard:
+def read_shard(source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerprint: str | None = None) -> Shard:
     """Check a shard's bytes, mapped or in memory; ``where`` names them in errors.
 
     Raises:
@@ -148,9 +146,7 @@ def read_shard(
         schema, batches = reader.schema, reader.num_record_batches
         _check_schema(schema, where, tokenizer_fingerprint)
         if batches != 1:
-            raise UserError(
-                f"shard {where} has {batches} record batches, not one: it is not a shard of this format"
-            )
+            raise UserError(f"shard {where} has {batches} record batches, not one: it is not a shard of this format")
         batch = reader.get_batch(0)
         batch.validate(full=True)
         ids_column, doc_column = batch.column("ids"), batch.column("doc")
@@ -171,9 +167,7 @@ def read_shard(
 def _check_schema(schema: pa.Schema, where: str, tokenizer_fingerprint: str | None) -> None:
     metadata = schema.metadata or {}
     if metadata.get(b"format") != SHARD_FORMAT.encode():
-        raise UserError(
-            f"{where} is an Arrow file but not a shard (no format {SHARD_FORMAT!r} in its metadata)"
-        )
+        raise UserError(f"{where} is an Arrow file but not a shard (no format {SHARD_FORMAT!r} in its metadata)")
     if metadata.get(b"version") != str(SHARD_VERSION).encode():
         found = metadata.get(b"version", b"none").decode("ascii", "replace")
         raise UserError(
@@ -182,9 +176,7 @@ def _check_schema(schema: pa.Schema, where: str, tokenizer_fingerprint: str | No
         )
     fingerprint = metadata.get(b"tokenizer_fingerprint")
     if fingerprint is None:
-        raise UserError(
-            f"shard {where} does not name its tokenizer: it was not written by `electra-data build`"
-        )
+        raise UserError(f"shard {where} does not name its tokenizer: it was not written by `electra-data build`")
     if tokenizer_fingerprint is not None and fingerprint != tokenizer_fingerprint.encode():
         raise UserError(
             f"shard {where} was made with tokenizer {fingerprint[:12].decode('ascii', 'replace')}, "
@@ -194,6 +186,4 @@ def _check_schema(schema: pa.Schema, where: str, tokenizer_fingerprint: str | No
         expected = shard_schema(dtype, "")
         if schema.names == expected.names and schema.types == expected.types:
             return
-    raise UserError(
-        f"shard {where} has columns {schema.names} of types {[str(t) for t in schema.types]}: not a shard"
-    )
+    raise UserError(f"shard {where} has columns {schema.names} of types {[str(t) for t in schema.types]}: not a shard")

@@ -44,9 +44,7 @@ def read_task(task: Task, source: SourceConfig, counts: ReadCounts) -> Iterator[
                 counts.documents_read += 1
                 yield text
         except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"cannot read {piece.location}: {error}; restore the file or leave it out"
-            ) from error
+            raise UserError(f"cannot read {piece.location}: {error}; restore the file or leave it out") from error
 
 
 def _read_piece(piece: Piece, source: SourceConfig, counts: ReadCounts) -> Iterator[str]:

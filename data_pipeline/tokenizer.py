@@ -143,9 +143,7 @@ def load_tokenizer(store: str | Path) -> Tokenizer:
     """
     file = Path(store) / TOKENIZER_FOLDER / "tokenizer.json"
     if not file.is_file():
-        raise UserError(
-            f"{store} has no {TOKENIZER_FOLDER}/tokenizer.json: an unfinished build or not a store"
-        )
+        raise UserError(f"{store} has no {TOKENIZER_FOLDER}/tokenizer.json: an unfinished build or not a store")
     return _read_json(file)
 
 

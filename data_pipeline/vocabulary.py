@@ -42,17 +42,13 @@ class CharacterStatistics:
 def choose_alphabet(counts: Mapping[str, int], size: int, min_frequency: int) -> list[str]:
     """The ``size`` most frequent characters (ties: lower code point first), in code point order."""
     usable = {
-        character: count
-        for character, count in counts.items()
-        if count >= min_frequency and not character.isspace()
+        character: count for character, count in counts.items() if count >= min_frequency and not character.isspace()
     }
     best = heapq.nsmallest(size, usable, key=lambda character: (-usable[character], character))
     return sorted(best)
 
 
-def train_tokenizer(
-    texts: Iterator[str], characters: CharacterStatistics, config: TokenizerConfig
-) -> Tokenizer:
+def train_tokenizer(texts: Iterator[str], characters: CharacterStatistics, config: TokenizerConfig) -> Tokenizer:
     """Train a vocabulary on normalized texts.
 
     Args:

@@ -7,7 +7,7 @@ import difflib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -347,4 +347,9 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-Precision = Literal["fp32", "bf16", "fp16"]
+def recipe_of_run(path: Path) -> Recipe:
+    """The resolved recipe that a run wrote into its folder; raises UserError if there is none."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}")
+    recipe, _ = parse_recipe(recipe_parser("recipe"), ["--config", str(path)])
+    return recipe

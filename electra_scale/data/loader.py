@@ -116,7 +116,7 @@ class Loader:
         ):
             if state.get(name) != ours[name]:
                 raise UserError(
-                    f"cannot resume: the checkpoint's data {name} is {state.get(name)}, this run's is {ours[name]}; {advice}"
+                    f"cannot resume: the checkpoint's data {name} is {state.get(name)}, "
+                    f"this run's is {ours[name]}; {advice}"
                 )
         return int(str(state["samples"])) // self.global_batch
-

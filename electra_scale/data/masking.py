@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from electra_scale.data.noise import uniforms
 
 
-def choose_positions(
-    maskable: NDArray[np.bool_], order: NDArray[np.float64], share: float
-) -> NDArray[np.bool_]:
+def choose_positions(maskable: NDArray[np.bool_], order: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     """Choose a share of each row's maskable positions, without replacement.
 
     ``maskable`` (B, S): neither special nor padding. ``order`` (B, S): the positions with the smallest numbers are

@@ -23,11 +23,15 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def uniforms(seed: int, epochs: NDArray[np.int64], samples: NDArray[np.int64], width: int, purpose: str) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, epochs: NDArray[np.int64], samples: NDArray[np.int64], width: int, purpose: str
+) -> NDArray[np.float64]:
     """Numbers in [0, 1), shape (B, width), one row per (epoch, sample); ``purpose`` separates independent uses."""
     with np.errstate(over="ignore"):
         key = np.uint64(generator_key(seed, purpose))
-        row = _mix(_mix(key + _GOLDEN * (epochs.astype(np.uint64) + np.uint64(1))) ^ _mix(samples.astype(np.uint64) + _GOLDEN))
+        row = _mix(
+            _mix(key + _GOLDEN * (epochs.astype(np.uint64) + np.uint64(1))) ^ _mix(samples.astype(np.uint64) + _GOLDEN)
+        )
         counters = _GOLDEN * np.arange(1, width + 1, dtype=np.uint64)
         bits = _mix(row[:, None] + counters[None, :])
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest, load_manifest
@@ -74,3 +75,20 @@ class Split:
             self._open[shard] = (opened, stream_starts(opened.offsets))
         opened, starts = self._open[shard]
         return read_row(opened.ids, opened.offsets, starts, row, self.sequence_length, self.special)
+
+
+def special_tokens(tokenizer_dir: Path) -> SpecialTokens:
+    """Ids of the special tokens; raises UserError if the tokenizer lacks one."""
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir))
+    found = {
+        "pad": tokenizer.pad_token_id,
+        "cls": tokenizer.cls_token_id,
+        "sep": tokenizer.sep_token_id,
+        "mask": tokenizer.mask_token_id,
+    }
+    missing = [name for name, value in found.items() if value is None]
+    if missing:
+        raise UserError(
+            f"tokenizer {tokenizer_dir} has no {', '.join(missing)} token; build the store with one that has"
+        )
+    return SpecialTokens(**found)

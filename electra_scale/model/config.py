@@ -33,9 +33,7 @@ class EncoderSize:
     heads: int
 
     def __post_init__(self) -> None:
-        _require_positive(
-            "encoder size", layers=self.layers, hidden=self.hidden, ffn=self.ffn, heads=self.heads
-        )
+        _require_positive("encoder size", layers=self.layers, hidden=self.hidden, ffn=self.ffn, heads=self.heads)
         if self.hidden % self.heads:
             raise UserError(
                 f"encoder size: hidden {self.hidden} is not divisible by heads {self.heads}; "
@@ -103,13 +101,7 @@ class ParameterCounts:
     @property
     def total(self) -> int:
         """All parameters that pre-training holds, the shared embeddings once."""
-        return (
-            self.embeddings
-            + self.generator
-            + self.generator_head
-            + self.discriminator
-            + self.discriminator_head
-        )
+        return self.embeddings + self.generator + self.generator_head + self.discriminator + self.discriminator_head
 
 
 def _encoder_parameters(size: EncoderSize, embedding: int) -> int:

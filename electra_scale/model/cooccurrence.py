@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse  # type: ignore[import-untyped]
-from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
 
 from data_pipeline.errors import UserError
 
@@ -96,8 +96,7 @@ def cooccurrence_embeddings(
     offsets = np.asarray(offsets, dtype=np.int64)
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(ids) or np.any(np.diff(offsets) < 0):
         raise UserError(
-            f"co-occurrence: offsets must rise from 0 to the number of tokens, {len(ids)}; "
-            f"got {len(offsets)} of them"
+            f"co-occurrence: offsets must rise from 0 to the number of tokens, {len(ids)}; got {len(offsets)} of them"
         )
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
         raise UserError(

@@ -48,10 +48,7 @@ class EncoderLayer(nn.Module):
         batch, positions, width = hidden.shape
         # Rows of the fused weight are Q, then K, then V, each of `heads` blocks.
         query, key, value = (
-            self.qkv(hidden)
-            .view(batch, positions, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
+            self.qkv(hidden).view(batch, positions, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         )
         context = F.scaled_dot_product_attention(
             query,

@@ -251,9 +251,7 @@ def _require_fit(source: str, theirs: ElectraConfig, config: ModelConfig, networ
         )
 
 
-def config_from_checkpoint(
-    discriminator: str | Path, generator: str | Path | EncoderSize | None = None
-) -> ModelConfig:
+def config_from_checkpoint(discriminator: str | Path, generator: str | Path | EncoderSize | None = None) -> ModelConfig:
     """The model sizes that ``import_checkpoint`` would accept.
 
     Args:
@@ -304,8 +302,7 @@ def _read_weights(source: str, config: ModelConfig, network: Network) -> dict[st
         )
     theirs: dict[str, Tensor] = loaded.state_dict()
     return {
-        ours: torch.cat([theirs[part] for part in parts]).float()
-        for ours, parts in _names(config, network).items()
+        ours: torch.cat([theirs[part] for part in parts]).float() for ours, parts in _names(config, network).items()
     }
 
 

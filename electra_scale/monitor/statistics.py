@@ -169,4 +169,3 @@ def detection_metrics(sums: dict[str, NDArray[np.float64]]) -> dict[str, float]:
         "disc/precision": found / flagged if flagged else 0.0,
         "disc/recall": found / replaced if replaced else 0.0,
     }
-

@@ -52,8 +52,8 @@ class RunWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._rows_path = folder / "metrics.jsonl"
         keep_rows(self._rows_path, from_step)
-        self._rows: TextIO = open(self._rows_path, "a", buffering=1)
-        self._log: TextIO = open(folder / "log.txt", "a", buffering=1)
+        self._rows: TextIO = self._rows_path.open("a", buffering=1)
+        self._log: TextIO = (folder / "log.txt").open("a", buffering=1)
         self._board = SummaryWriter(
             log_dir=str(folder / "tensorboard"),
             purge_step=from_step + 1 if from_step else None,
@@ -112,9 +112,7 @@ class Progress:
         self._began = time.monotonic()
         self._start = start
         self._spoke = 0.0
-        self._bar = (
-            tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
-        )
+        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def advance(self, step: int) -> None:
         self._step = step

@@ -16,7 +16,7 @@ class SamplingHeadConfig:
     """Inner width of the head. Equal to the embedding size: word embeddings are used as they are; else projected."""
 
     own_token: bool = True
-    """Give the original token a score of its own, which is known in training only (our extension; weights stay exact)."""
+    """Give the original token, known in training, a score of its own (our extension; weights stay exact)."""
 
     reaches_encoder: bool = True
     """Let the head's loss train the generator's encoder too."""
@@ -42,10 +42,10 @@ class ObjectiveConfig:
     """Softmax temperature of the ``temperature`` sampler; other samplers do not read it."""
 
     importance_weights: bool | None = None
-    """Weight each drawn token's loss by p/q. Unset: on for hp_loss and hp_dist, off for temperature (q = p needs none)."""
+    """Weight each drawn token's loss by p/q. Unset: on for hp_loss and hp_dist, off for temperature."""
 
     mixture: float = 0.1
-    """Defensive mixture of hp_loss and hp_dist: draw from (1 - mixture) q + mixture p, so that no weight exceeds 1 / mixture."""
+    """hp_loss and hp_dist: draw from (1 - mixture) q + mixture p, so that no weight exceeds 1 / mixture."""
 
     focal_gamma: float = 0.0
     """Focal exponent of the generator's loss; 0 is cross-entropy."""

@@ -78,7 +78,9 @@ def read_state(folder: Path, tag: str) -> RunState:
         content = json.loads(path.read_text())
         state = RunState(**content)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"checkpoint state {path} cannot be read ({error}); remove the folder {folder / tag}") from error
+        raise UserError(
+            f"checkpoint state {path} cannot be read ({error}); remove the folder {folder / tag}"
+        ) from error
     if state.version != 1:
         raise UserError(f"checkpoint state {path} has version {state.version}, this program reads 1")
     return state

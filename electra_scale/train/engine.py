@@ -112,7 +112,12 @@ def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
 
 
 def resolve_deepspeed_json(
-    content: dict[str, Any], optimizer: OptimizerConfig, learning_rate: float, micro_batch: int, accumulation: int, ranks: int
+    content: dict[str, Any],
+    optimizer: OptimizerConfig,
+    learning_rate: float,
+    micro_batch: int,
+    accumulation: int,
+    ranks: int,
 ) -> dict[str, Any]:
     """Fill every ``"auto"`` from the recipe.
 
@@ -142,7 +147,8 @@ def resolve_deepspeed_json(
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         if resolved.setdefault(key, values[key]) != values[key]:
             raise UserError(
-                f'DeepSpeed JSON: {key} is {resolved[key]}, the recipe and {ranks} ranks give {values[key]}; write "auto"'
+                f"DeepSpeed JSON: {key} is {resolved[key]}, the recipe and {ranks} ranks give {values[key]}; "
+                'write "auto"'
             )
     return resolved
 

@@ -1,4 +1,4 @@
-"""Held-out text: the same masked inputs and uniform numbers at every evaluation, replacements from the generator itself."""
+"""Held-out text: the same masks and uniform numbers each time, replacements from the generator itself."""
 
 from __future__ import annotations
 

@@ -7,26 +7,24 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from data_pipeline.errors import UserError
 from electra_scale.config import Recipe, batch_split
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import generator_key
-from electra_scale.data.rows import SpecialTokens
-from electra_scale.data.store import Store
-from electra_scale.model import Electra, ModelConfig
+from electra_scale.data.store import Store, special_tokens
+from electra_scale.model import Electra
 from electra_scale.model.config import discriminator_flops, generator_flops
 from electra_scale.model.cooccurrence import cooccurrence_embeddings
 from electra_scale.model.hf import import_checkpoint
 from electra_scale.monitor.hardware import peak_flops
+from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
 from electra_scale.monitor.writer import Progress, RunWriter
 from electra_scale.replacement import build_sampler
@@ -36,7 +34,7 @@ from electra_scale.train.engine import Engine, World, precision_of, read_deepspe
 from electra_scale.train.evaluation import evaluate
 from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
 from electra_scale.train.run_folder import RunFolder
-from electra_scale.train.schedule import generator_warmup_rate, joint_rate
+from electra_scale.train.schedule import PhasePlan, learning_rate, phases
 
 STEP_WINDOW = 100
 """Steps over which disc_loss_variance/step_window is taken."""
@@ -50,17 +48,6 @@ def train(recipe: Recipe, resume: bool, world: World) -> None:
     Run(recipe, resume, world).run()
 
 
-@dataclass
-class PhasePlan:
-    """What differs between the phases. Steps are counted over the whole run: ``first`` <= step < ``last``."""
-
-    name: Phase
-    first: int
-    last: int
-    mask_share: float
-    peak_rate: float
-
-
 class Run:
     """One process' part of a run."""
 
@@ -68,9 +55,7 @@ class Run:
         self.recipe = recipe
         self.world = world
         self.deepspeed_json = read_deepspeed_json(recipe.deepspeed)
-        self.micro, self.accumulation = batch_split(
-            recipe.batch.global_batch, world.size, recipe.batch.most_per_device
-        )
+        self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
         self.store = Store(recipe.data.store)
         self.special = special_tokens(self.store.tokenizer_dir)
         self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
@@ -126,8 +111,9 @@ class Run:
 
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
         began = time.monotonic() - self.state.seconds
+        tokens = self.recipe.batch.global_batch * self.recipe.data.sequence_length
         logging, every = self.recipe.logging, self.recipe.checkpoint.every
-        meter = _Meter(self.recipe, self.config, plan, self.peak * self.world.size)
+        meter = Meter(tokens, self._flops_per_token(plan), self.peak * self.world.size)
         for step in range(max(self.state.step, plan.first), plan.last):
             done = step + 1
             last_of_run = done == self.recipe.total_steps
@@ -158,7 +144,7 @@ class Run:
                 self._save(engine)
                 meter.restart()
 
-    def _step(self, step: int, plan: PhasePlan, engine: Engine, meter: _Meter, logged: bool) -> dict[str, float]:
+    def _step(self, step: int, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool) -> dict[str, float]:
         """One global step; metrics where the step is logged, else an empty dictionary."""
         share = self.micro * self.accumulation
         waited = time.monotonic()
@@ -251,7 +237,9 @@ class Run:
             return new
         step = self.loader.check(state.loader)
         if step != state.step:
-            raise UserError(f"checkpoint at step {state.step} of {self.folder.path} holds data for step {step}; remove it")
+            raise UserError(
+                f"checkpoint at step {state.step} of {self.folder.path} holds data for step {step}; remove it"
+            )
         if state.world_size != self.world.size:
             raise UserError(
                 f"cannot resume {self.folder.path} on {self.world.size} ranks: it was saved by {state.world_size}; "
@@ -322,6 +310,14 @@ class Run:
         if self.config.dropout or self.config.attention_dropout:
             torch.manual_seed(generator_key(self.recipe.seed, "dropout", step, self.world.rank, number) >> 1)
 
+    def _flops_per_token(self, plan: PhasePlan) -> float:
+        length = self.recipe.data.sequence_length
+        forward = generator_flops(self.config, length, plan.mask_share)
+        if plan.name == "joint":
+            forward += discriminator_flops(self.config, length)
+        # Backward costs twice the forward pass.
+        return 3 * forward
+
     def _peak(self) -> float:
         if self.recipe.logging.peak_tflops is not None:
             return self.recipe.logging.peak_tflops * 1e12
@@ -347,73 +343,6 @@ class Run:
             f"{what} is not finite at step {step + 1}; {good}; lower optimizer.learning_rate or look at the data, "
             "then go on with --resume auto"
         )
-
-
-class _Meter:
-    """Rates between two logged steps; evaluation and saving are not counted."""
-
-    def __init__(self, recipe: Recipe, config: ModelConfig, plan: PhasePlan, peak: float) -> None:
-        self._tokens = recipe.batch.global_batch * recipe.data.sequence_length
-        flops = generator_flops(config, recipe.data.sequence_length, plan.mask_share)
-        if plan.name == "joint":
-            flops += discriminator_flops(config, recipe.data.sequence_length)
-        # Backward costs twice the forward pass.
-        self._flops = 3 * flops
-        self._peak = peak
-        self._last: dict[str, float] = {}
-        self.restart()
-
-    def restart(self) -> None:
-        self._began = time.monotonic()
-        self.steps = 0
-        self.waited = 0.0
-
-    def read(self) -> dict[str, float]:
-        """Tokens per second, share of the peak, share of the time spent waiting for data."""
-        elapsed = time.monotonic() - self._began
-        if self.steps and elapsed > 0:
-            rate = self.steps * self._tokens / elapsed
-            self._last = {
-                "speed/tokens_per_second": rate,
-                "speed/mfu": rate * self._flops / self._peak,
-                "speed/data_wait": self.waited / elapsed,
-            }
-        self.restart()
-        return dict(self._last)
-
-
-def phases(recipe: Recipe) -> list[PhasePlan]:
-    """The phases of a run in order; a warm-up of 0 steps is left out."""
-    warmup = recipe.generator_warmup
-    joint = PhasePlan(
-        "joint", warmup.steps, recipe.total_steps, recipe.data.mask_share, recipe.optimizer.learning_rate
-    )
-    if warmup.steps == 0:
-        return [joint]
-    return [PhasePlan("generator_warmup", 0, warmup.steps, warmup.mask_share, warmup.learning_rate), joint]
-
-
-def learning_rate(plan: PhasePlan, step: int, recipe: Recipe) -> float:
-    """Rate of a global step in its phase."""
-    inside, steps = step - plan.first, plan.last - plan.first
-    if plan.name == "joint":
-        return joint_rate(inside, plan.peak_rate, steps, recipe.schedule.warmup_steps)
-    return generator_warmup_rate(inside, plan.peak_rate, steps, recipe.generator_warmup.warmup_steps)
-
-
-def special_tokens(tokenizer_dir: Path) -> SpecialTokens:
-    """Ids of the special tokens; raises UserError if the tokenizer lacks one."""
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir))
-    found = {
-        "pad": tokenizer.pad_token_id,
-        "cls": tokenizer.cls_token_id,
-        "sep": tokenizer.sep_token_id,
-        "mask": tokenizer.mask_token_id,
-    }
-    missing = [name for name, value in found.items() if value is None]
-    if missing:
-        raise UserError(f"tokenizer {tokenizer_dir} has no {', '.join(missing)} token; build the store with one that has")
-    return SpecialTokens(**found)
 
 
 def _evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:

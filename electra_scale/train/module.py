@@ -1,4 +1,4 @@
-"""What one micro-batch contributes: losses of generator, discriminator and sampler, and the sums behind every metric."""
+"""What one micro-batch contributes: losses of generator, discriminator and sampler, and sums for metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PretrainModule(nn.Module):
     def forward(
         self, batch: Batch, counts: GlobalCounts, loss_scale: float, detailed: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to run backward on, and the micro-batch's sums (monitor/statistics.py); all of them when ``detailed``."""
+        """Loss to run backward on, and the micro-batch's sums (monitor/statistics.py), all if ``detailed``."""
         masked = self.masked_positions(batch)
         log_p = torch.log_softmax(masked.scores, -1)
         correct = log_p.gather(1, masked.original[:, None])[:, 0]
@@ -140,6 +140,5 @@ class PretrainModule(nn.Module):
                 decay = weight_decay if parameter.dim() > 1 else 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
         return [
-            {"params": parameters, "weight_decay": decay, "rate": rate}
-            for (rate, decay), parameters in groups.items()
+            {"params": parameters, "weight_decay": decay, "rate": rate} for (rate, decay), parameters in groups.items()
         ]

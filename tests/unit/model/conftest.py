@@ -14,9 +14,7 @@ VOCAB = 97
 
 # Widths and heads are the presets'; depth of base and large is cut to 2, the vocabulary is small.
 PRESETS = {
-    "tiny": ModelConfig(
-        VOCAB, 128, EncoderSize(4, 128, 512, 4), EncoderSize(4, 64, 256, 2), max_positions=64
-    ),
+    "tiny": ModelConfig(VOCAB, 128, EncoderSize(4, 128, 512, 4), EncoderSize(4, 64, 256, 2), max_positions=64),
     "small": ModelConfig(VOCAB, 128, EncoderSize(12, 256, 1024, 4), EncoderSize(12, 64, 256, 1)),
     "base": ModelConfig(VOCAB, 768, EncoderSize(2, 768, 3072, 12), EncoderSize(2, 256, 1024, 4)),
     "large": ModelConfig(VOCAB, 1024, EncoderSize(2, 1024, 4096, 16), EncoderSize(2, 256, 1024, 4)),

@@ -45,8 +45,7 @@ def our_states(model: Electra, network: str, ids: Tensor, segment: Tensor) -> tu
     states: list[Tensor] = []
     encoder = model.discriminator if network == "discriminator" else model.generator
     hooks = [
-        layer.register_forward_hook(lambda _module, _inputs, output: states.append(output))
-        for layer in encoder.layers
+        layer.register_forward_hook(lambda _module, _inputs, output: states.append(output)) for layer in encoder.layers
     ]
     positions, mask = positions_from_segments(segment), attention_mask(segment)
     with torch.no_grad():
@@ -132,15 +131,11 @@ def test_import_of_a_discriminator_alone_leaves_the_generator(tiny: ModelConfig,
     random_transformers_pair(tiny, tmp_path)
     model, before = Electra(tiny), Electra(tiny).state_dict()
     import_checkpoint(tmp_path / "d", None, model)
-    changed = {
-        name.split(".")[0] for name, value in model.state_dict().items() if not value.equal(before[name])
-    }
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not value.equal(before[name])}
     assert changed == {"embeddings", "discriminator", "discriminator_head"}
 
 
-def test_embeddings_are_tied_after_export_and_import(
-    tiny: ModelConfig, tokenizer_dir: Path, tmp_path: Path
-) -> None:
+def test_embeddings_are_tied_after_export_and_import(tiny: ModelConfig, tokenizer_dir: Path, tmp_path: Path) -> None:
     model = rough_model(tiny)
     export(model, tokenizer_dir, tmp_path / "out")
     theirs: Any = ElectraForMaskedLM.from_pretrained(tmp_path / "out" / "generator")
@@ -148,9 +143,7 @@ def test_embeddings_are_tied_after_export_and_import(
     storage = model.word_embeddings.data_ptr()
     import_checkpoint(tmp_path / "out", None, model)
     assert model.word_embeddings.data_ptr() == storage
-    assert [n for n, p in model.named_parameters() if p.shape == (VOCAB, tiny.embedding)] == [
-        "embeddings.word.weight"
-    ]
+    assert [n for n, p in model.named_parameters() if p.shape == (VOCAB, tiny.embedding)] == ["embeddings.word.weight"]
 
 
 @pytest.mark.parametrize("files", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])
@@ -201,9 +194,7 @@ def test_failed_export_leaves_nothing(tiny: ModelConfig, tokenizer_dir: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_export_does_not_move_the_global_random_state(
-    tiny: ModelConfig, tokenizer_dir: Path, tmp_path: Path
-) -> None:
+def test_export_does_not_move_the_global_random_state(tiny: ModelConfig, tokenizer_dir: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     export(Electra(tiny), tokenizer_dir, tmp_path / "out")
     assert torch.equal(before, torch.get_rng_state())
@@ -233,9 +224,7 @@ def test_import_refuses_what_does_not_fit(tiny: ModelConfig, tmp_path: Path) -> 
         import_checkpoint(tmp_path / "nothing", None, model)
 
 
-def test_differing_embeddings_are_reported(
-    tiny: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_differing_embeddings_are_reported(tiny: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, generator = random_transformers_pair(tiny, tmp_path)
     with torch.no_grad():
         generator.electra.embeddings.word_embeddings.weight[7] += 0.5

@@ -1,0 +1,63 @@
+"""``electra-scale``: what a user does around training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from data_pipeline.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Exit code 2, with one line on stderr, for what the user can put right."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "export":
+            from electra_scale.export import export_run
+
+            step = export_run(options.run, options.out, options.step)
+            print(f"exported step {step}: {options.out}/discriminator, {options.out}/generator")
+        elif options.command == "try":
+            from electra_scale.showcase import show
+
+            show(options.export, options.masked, options.wrong)
+        elif options.command == "demo":
+            from electra_scale.demo import run_demo
+
+            run_demo(options.out, options.corpus, options.recipe, options.ranks)
+    except UserError as error:
+        print(f"electra-scale: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="electra-scale", description="Pre-training of ELECTRA encoders at scale.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    export = commands.add_parser("export", help="write a run's checkpoint as Hugging Face checkpoints")
+    export.add_argument("run", type=Path, help="run folder")
+    export.add_argument("out", type=Path, help="folder to make; holds discriminator/ and generator/ afterwards")
+    export.add_argument("--step", type=int, help="checkpoint to export; the newest if not given")
+
+    trial = commands.add_parser("try", help="let exported networks fill a [MASK] and find a wrong word")
+    trial.add_argument("export", type=Path, help="folder that export wrote")
+    trial.add_argument("--masked", default=DEFAULT_MASKED, help="sentence with one [MASK] for the generator")
+    trial.add_argument("--wrong", default=DEFAULT_WRONG, help="sentence with a wrong word for the discriminator")
+
+    demo = commands.add_parser("demo", help="the main job on real text: corpus, store, training, export")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything that it makes")
+    demo.add_argument("--corpus", type=Path, help="own text: a file or a folder of .txt, .jsonl or .parquet")
+    demo.add_argument("--recipe", type=Path, default=Path("recipes/tiny.yaml"), help="recipe to train")
+    demo.add_argument("--ranks", type=int, default=2, help="ZeRO-2 ranks")
+    return parser
+
+
+DEFAULT_MASKED = "The government of the [MASK] has the power to make laws."
+DEFAULT_WRONG = "The president of the country was elected by the banana of the people."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
