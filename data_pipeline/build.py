@@ -84,8 +84,6 @@ def build_store(config: BuildConfig) -> Manifest:
         ]
         if config.tokenizer.path:
             _use_tokenizer(config, work)
-        else:
-            ids_dtype(config.tokenizer.vocab_size, config.ids_type)
         with start_workers(config.engine, config.workers, len(tasks)) as workers:
             _run("read", read_step, jobs, work.read, workers)
             jobs, counts = _merge(config, jobs)
@@ -101,7 +99,11 @@ def build_store(config: BuildConfig) -> Manifest:
 
 
 def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
-    """What decides the store's bytes: no worker count, and no path, so that it can be built elsewhere."""
+    """What decides the store's bytes: no worker count, and no path, so that it can be built elsewhere.
+
+    Raises:
+        UserError: the existing tokenizer can't be used, or ``ids_type`` can't hold the vocabulary.
+    """
     settings = dataclasses.asdict(config)
     for name in ("out", "workers", "engine"):
         del settings[name]
@@ -111,9 +113,11 @@ def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
         source["inputs"] = [{"name": entry.name, "size": entry.size} for entry in inputs if entry.source == index]
     if config.tokenizer.path:
         tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase)
+        ids_dtype(vocabulary_size(tokenizer), config.ids_type)
         digest = hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
         settings["tokenizer"] = {"existing": digest}
     else:
+        ids_dtype(config.tokenizer.vocab_size, config.ids_type)
         del settings["tokenizer"]["path"]
     settings["build_version"] = BUILD_VERSION
     settings["shard_version"] = SHARD_VERSION
@@ -224,7 +228,6 @@ def _merge(config: BuildConfig, jobs: Sequence[TaskJob]) -> tuple[list[TaskJob],
 
 def _use_tokenizer(config: BuildConfig, work: WorkFolder) -> None:
     tokenizer = read_tokenizer(str(config.tokenizer.path), config.tokenizer.lowercase)
-    ids_dtype(vocabulary_size(tokenizer), config.ids_type)
     write_bytes(work.tokenizer, tokenizer_json(tokenizer))
 
 

@@ -14,7 +14,8 @@ HASH_BYTES = 16
 # Control characters carry no text; tab and line feed are handled as white space, the BOM is one of ours.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 _LINE_END = re.compile("[ \t\r\f\v]*(?:\r\n|[\n\r\u0085\u2028\u2029\x0b\x0c])\\s*")
-_BLANKS = re.compile(r"[^\S\n]+")
+# A single space needs no replacement, and most blanks are single spaces.
+_BLANKS = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 
 Reason = Literal["too_short", "too_long"]
 

@@ -17,6 +17,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.hub import DatasetInfo, describe_dataset
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+# How many compressed files share a task is decided before they are unpacked.
+TYPICAL_COMPRESSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,9 @@ def _pieces(source: SourceConfig, entry: Input, task_bytes: int) -> Iterator[tup
         metadata = parquet_metadata(path, source.field)
         for group in range(metadata.num_row_groups):
             yield Piece(path, group, group + 1), metadata.row_group(group).total_byte_size
-    elif compression_of(path) or (source.kind == "text" and source.documents == "file"):
+    elif compression_of(path):
+        yield Piece(path, 0, entry.size), entry.size * TYPICAL_COMPRESSION
+    elif source.kind == "text" and source.documents == "file":
         yield Piece(path, 0, entry.size), entry.size
     else:
         for begin in range(0, entry.size, task_bytes):

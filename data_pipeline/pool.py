@@ -107,12 +107,12 @@ def _mpi_executor() -> Executor:
     try:
         from mpi4py import MPI
         from mpi4py.futures import MPIPoolExecutor
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter: mpi4py is here, an MPI library is not
         raise UserError("engine mpi needs mpi4py and an MPI library: pip install 'electra-scale[mpi]' mpich") from error
     if MPI.COMM_WORLD.Get_size() < 2:
         raise UserError(
             "engine mpi needs at least two MPI processes: start it as "
-            "`mpiexec -n 4 python -m mpi4py.futures -m data_pipeline.cli build --config FILE`"
+            "`mpiexec -n 4 python -m mpi4py.futures -m data_pipeline build --config FILE`"
         )
     executor: Executor = MPIPoolExecutor(initializer=_enter_worker)
     return executor

@@ -7,7 +7,7 @@ import difflib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -65,6 +65,15 @@ class ModelSection:
     init_std: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
 
+    init: Literal["bert", "fan_in"] = "bert"
+    """``bert``: every matrix has that deviation; ``fan_in``: dense layers have 1/sqrt(inputs), better when narrow."""
+
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """What the learned position embeddings start from."""
+
+    discriminator_from_generator: bool = False
+    """Start the discriminator's layers from the warmed-up generator's; both must have the same hidden sizes."""
+
     init_from: str | None = None
     """Exported checkpoint (folder with ``discriminator`` and ``generator``) to start from."""
 
@@ -85,6 +94,8 @@ class ModelSection:
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             init_std=self.init_std,
+            init=self.init,
+            position_init=self.position_init,
         )
 
 
@@ -236,6 +247,17 @@ class Recipe:
             found.append(
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
+            )
+        generator, discriminator = self.model.generator, self.model.discriminator
+        if self.model.discriminator_from_generator and (
+            (generator.hidden, generator.ffn, generator.heads)
+            != (discriminator.hidden, discriminator.ffn, discriminator.heads)
+            or generator.layers > discriminator.layers
+            or not self.generator_warmup.steps
+        ):
+            found.append(
+                "model.discriminator_from_generator needs a generator warm-up, equal hidden, ffn and heads of both "
+                "networks, and no more generator layers than discriminator layers"
             )
         if self.optimizer.learning_rate <= 0 or self.generator_warmup.learning_rate <= 0:
             found.append("optimizer.learning_rate and generator_warmup.learning_rate must be above 0")

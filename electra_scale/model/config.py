@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from data_pipeline.errors import UserError
+from electra_scale.model.initialisation import Init
 
 
 def _require_positive(owner: str, **values: int) -> None:
@@ -56,6 +58,8 @@ class ModelConfig:
         attention_dropout: share of attention probabilities dropped.
         layer_norm_eps: epsilon of every LayerNorm.
         init_std: standard deviation of the initial weights, cut at two deviations.
+        init: ``bert``: all matrices at ``init_std``; ``fan_in``: dense layers at 1/sqrt(inputs).
+        position_init: what learned positions start from, ``normal`` or ``sinusoidal``.
 
     Raises:
         UserError: a size below 1, or a share outside [0, 1).
@@ -71,6 +75,8 @@ class ModelConfig:
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-12
     init_std: float = 0.02
+    init: Init = "bert"
+    position_init: Literal["normal", "sinusoidal"] = "normal"
 
     def __post_init__(self) -> None:
         _require_positive(

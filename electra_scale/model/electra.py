@@ -9,7 +9,7 @@ from electra_scale.model.config import ModelConfig
 from electra_scale.model.embeddings import Embeddings
 from electra_scale.model.encoder import Encoder
 from electra_scale.model.heads import DiscriminatorHead, GeneratorHead
-from electra_scale.model.initialisation import initialise
+from electra_scale.model.initialisation import initialise, sinusoids
 
 
 class Electra(nn.Module):
@@ -39,11 +39,26 @@ class Electra(nn.Module):
         self.initialise(seed)
 
     def initialise(self, seed: int) -> None:
-        """Draw all weights again from ``seed``: truncated normal matrices, zero biases, LayerNorm 1 and 0.
+        """Set all weights again from ``seed``: truncated normal matrices, zero biases, LayerNorm 1 and 0.
 
         A parameter's values depend on the seed, its name and its shape only. The model must be on the CPU.
         """
-        initialise(self, self.config.init_std, seed)
+        initialise(self, self.config.init_std, seed, self.config.init)
+        if self.config.position_init == "sinusoidal":
+            table = self.embeddings.position.weight
+            with torch.no_grad():
+                table.copy_(sinusoids(table.shape[0], table.shape[1], self.config.init_std))
+
+    @torch.no_grad()
+    def start_discriminator_from_generator(self) -> None:
+        """Copy the generator's layers (and input projection) over the discriminator's first ones.
+
+        Raises RuntimeError if the shapes differ.
+        """
+        if self.generator.project is not None and self.discriminator.project is not None:
+            self.discriminator.project.load_state_dict(self.generator.project.state_dict())
+        for ours, theirs in zip(self.discriminator.layers, self.generator.layers, strict=False):
+            ours.load_state_dict(theirs.state_dict())
 
     @property
     def word_embeddings(self) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +25,43 @@ def truncated_normal(tensor: Tensor, std: float, seed: int, name: str) -> None:
     nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator_for(seed, name))
 
 
+Init = Literal["bert", "fan_in"]
+
+
 @torch.no_grad()
-def initialise(module: nn.Module, std: float, seed: int) -> None:
-    """BERT's initialisation: matrices from a truncated normal, biases 0, LayerNorm 1 and 0.
+def initialise(module: nn.Module, std: float, seed: int, init: Init = "bert") -> None:
+    """Matrices from a truncated normal, biases 0, LayerNorm 1 and 0.
+
+    ``bert`` gives every matrix the deviation ``std``. ``fan_in`` gives dense layers 1/sqrt(inputs) instead, which
+    keeps the signal's size through narrow layers: at 0.02 a width of 64 shrinks it sixfold a layer, and a small
+    network then spends its first minutes growing its weights.
 
     Args:
         module: everything below it is initialised, by its parameters' names relative to ``module``.
         std: deviation of the matrices before the cut.
         seed: any integer.
+        init: deviation of the dense layers.
     """
+    dense = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     norms = {name for name, part in module.named_modules() if isinstance(part, nn.LayerNorm)}
     for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
         if parameter.dim() > 1:
-            truncated_normal(parameter, std, seed, name)
+            wide = init == "fan_in" and owner in dense
+            truncated_normal(parameter, dense[owner].in_features ** -0.5 if wide else std, seed, name)
         elif owner in norms and leaf == "weight":
             parameter.fill_(1.0)
         else:
             parameter.zero_()
+
+
+def sinusoids(positions: int, width: int, std: float) -> Tensor:
+    """(positions, width) sines and cosines of falling frequency, scaled to a root mean square of ``std``.
+
+    A start for learned position embeddings (the form of Vaswani et al. 2017, section 3.5, with wavelengths up to
+    2 pi 1,000): distances are readable from step 0, which learned positions otherwise take long to become.
+    """
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(1000.0) / width))
+    angle = torch.arange(positions)[:, None] * rate
+    table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
+    return table * (std / table.square().mean().sqrt())

@@ -34,9 +34,10 @@ class HardnessDistributionSampler(Sampler):
         return residual
 
     def distribution(self, masked: Masked) -> tuple[Tensor, Tensor | None]:
-        log_p = torch.log_softmax(masked.scores, -1)
-        log_q = torch.log_softmax(log_p + self.residual(masked, masked.hidden), -1)
-        ratio = mix((log_q - log_p).exp(), self.mixture)
+        residual = self.residual(masked, masked.hidden)
+        # Not log q - log p: this is exactly 0 where the residual is, and defined where p is 0.
+        shift = torch.logsumexp(masked.scores + residual, -1) - torch.logsumexp(masked.scores, -1)
+        ratio = mix((residual - shift[:, None]).exp(), self.mixture)
         return proposal(masked.scores) * ratio, ratio
 
     def loss(self, masked: Masked, drawn: Draw, discriminator_loss: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class HardnessLossSampler(Sampler):
             own = self.head.own(masked.hidden).float()
             raw.scatter_(1, masked.original[:, None], own[:, None])
         hardness = self.hardness(raw)
+        # Only ratios count; so scaled, a constant hardness gives a ratio of exactly 1.
+        hardness = hardness / hardness.amax(-1, keepdim=True)
         p = proposal(masked.scores)
         normaliser = (p * hardness).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
         ratio = mix(hardness / normaliser, self.mixture)

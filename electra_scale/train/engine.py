@@ -97,8 +97,8 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
     stage = content.get("zero_optimization", {}).get("stage", 0)
     if stage not in (1, 2):
         raise UserError(f"DeepSpeed JSON {path}: zero_optimization.stage is {stage}; electra-scale runs stages 1 and 2")
-    if content.get("fp16", {}).get("enabled") and get_accelerator().device_name() == "cpu":
-        raise UserError(f"DeepSpeed JSON {path}: fp16 does not run on CPU; use bf16 or fp32")
+    if content.get("fp16", {}).get("enabled"):
+        raise UserError(f"DeepSpeed JSON {path}: fp16 is not supported; enable bf16, or neither for fp32")
     return content
 
 
@@ -106,8 +106,6 @@ def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
     """Precision of the matrix products."""
     if deepspeed_json.get("bf16", {}).get("enabled"):
         return torch.bfloat16
-    if deepspeed_json.get("fp16", {}).get("enabled"):
-        return torch.float16
     return torch.float32
 
 

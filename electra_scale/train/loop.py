@@ -100,6 +100,8 @@ class Run:
             module = self._module(plan.name, fresh=weights is None and not resumed)
             if weights is not None:
                 module.load_state_dict(weights, strict=True)
+                if self.recipe.model.discriminator_from_generator:
+                    module.electra.start_discriminator_from_generator()
             engine = self._engine(module, plan)
             if resumed:
                 engine.load(self.folder.checkpoints, tag_of(self.state.step))
@@ -280,7 +282,12 @@ class Run:
             self._say("computing co-occurrence embeddings")
             ids, offsets = self.store.documents("train", _COOCCURRENCE_TOKENS)
             vectors = cooccurrence_embeddings(
-                ids, offsets, self.config.vocab_size, self.config.embedding, seed=self.recipe.seed
+                ids,
+                offsets,
+                self.config.vocab_size,
+                self.config.embedding,
+                seed=self.recipe.seed,
+                std=self.config.init_std,
             )
             with torch.no_grad():
                 electra.word_embeddings.copy_(torch.from_numpy(vectors))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-WORDS = ["river", "stone", "light", "garden", "winter", "letter", "morning", "window", "bridge", "harbour", "market", "silver", "captain"]
+WORDS = tuple(f"{first}{last}" for first in ("ri", "sto", "li", "gar") for last in ("ver", "ne", "ght", "den"))
 
 
 @pytest.fixture(scope="module")

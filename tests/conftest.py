@@ -1,0 +1,22 @@
+"""What all tests share: parts of the system that a test needs, and where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture
+def require_part() -> Callable[[bool, str], None]:
+    """Skip a test whose part of the system is missing, with the line that installs it; fail where CI promises it."""
+
+    def require(present: bool, install: str) -> None:
+        if present:
+            return
+        if os.environ.get("REQUIRE_PARTS") == "1":
+            pytest.fail(f"a part that this test needs is missing: {install}")
+        pytest.skip(f"needs a part of the system: {install}")
+
+    return require

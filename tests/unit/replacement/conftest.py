@@ -1,0 +1,135 @@
+"""A vocabulary small enough to enumerate, a head whose scores are given, and q and w written down naively."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from electra_scale.model import EncoderSize, ModelConfig
+from electra_scale.replacement import Draw, Masked, ObjectiveConfig, Sampler, SamplingHeadConfig
+from electra_scale.replacement.fixed import ElectraSampler, TemperatureSampler
+from electra_scale.replacement.hp_dist import HardnessDistributionSampler
+from electra_scale.replacement.hp_loss import HardnessLossSampler
+
+V = 50
+ORIGINAL = 7
+HIDDEN, EMBEDDING = 6, 5
+MODEL = ModelConfig(V, EMBEDDING, EncoderSize(1, 8, 8, 2), EncoderSize(1, HIDDEN, 8, 2), max_positions=8)
+
+Array = NDArray[np.float64]
+
+
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class GivenHead(nn.Module):
+    """Stands in for a SamplingHead: the same scores (V,) at every position, and one for the original token."""
+
+    def __init__(self, scores: Tensor, own: Tensor | None = None) -> None:
+        super().__init__()
+        self.table = scores
+        self.own_token = own
+
+    def scores(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        return self.table.expand(len(hidden), V).clone()
+
+    def scores_at(self, hidden: Tensor, word_embeddings: Tensor, tokens: Tensor) -> Tensor:
+        return self.table[tokens]
+
+    def own(self, hidden: Tensor) -> Tensor:
+        assert self.own_token is not None
+        return self.own_token.expand(len(hidden))
+
+
+def softplus_inverse(value: Array) -> Array:
+    return np.log(np.expm1(value))
+
+
+class Case:
+    """One position: the generator's scores, the discriminator's loss of every token, and a sampler with its q."""
+
+    def __init__(
+        self,
+        name: str,
+        mixture: float = 0.0,
+        form: str = "rms",
+        own_token: bool = True,
+        temperature: float = 1.5,
+        floor: float = 1e-12,
+        exact: bool = True,
+        spread: float = 1.2,
+        seed: int = 0,
+    ) -> None:
+        random = np.random.default_rng(seed)
+        self.scores = random.normal(0, spread, V).astype(np.float32).astype(np.float64)
+        self.p = softmax(self.scores)
+        self.losses = random.uniform(0.05, 3.0, V)
+        # What the head believes: the truth, or something else.
+        self.believed = self.losses if exact else random.uniform(0.05, 3.0, V)
+        head = SamplingHeadConfig(own_token=own_token, form=form, floor=floor)  # type: ignore[arg-type]
+        self.objective = ObjectiveConfig(mixture=mixture, temperature=temperature, head=head)
+        self.sampler = self._sampler(name)
+        hard = {
+            "electra": self.p,
+            "temperature": softmax(self.scores / temperature),
+            "hp_loss": normalised(self.p * self.believed),
+            "hp_dist": normalised(self.p * self.believed),
+        }[name]
+        self.q = hard if name in ("electra", "temperature") else (1 - mixture) * hard + mixture * self.p
+        self.q_unmixed = hard
+
+    def _sampler(self, name: str) -> Sampler:
+        if name == "electra":
+            return ElectraSampler()
+        if name == "temperature":
+            return TemperatureSampler(self.objective.temperature)
+        settings = self.objective.head
+        if name == "hp_dist":
+            table = np.log(self.believed)
+        else:
+            above = self.believed - settings.floor
+            table = softplus_inverse(above**2 if settings.form == "rms" else above)
+        own = None
+        if settings.own_token:
+            # The vocabulary's own entry must not matter then.
+            own = torch.tensor(table[ORIGINAL], dtype=torch.float32)
+            table = table.copy()
+            table[ORIGINAL] = 3.0
+        head = GivenHead(torch.tensor(table, dtype=torch.float32), own)
+        kind = HardnessLossSampler if name == "hp_loss" else HardnessDistributionSampler
+        return kind(head, self.objective)  # type: ignore[arg-type]
+
+    def masked(self, uniform: Tensor) -> Masked:
+        """The position, once per uniform number."""
+        return masked_rows(torch.tensor(self.scores, dtype=torch.float32).expand(len(uniform), V), uniform)
+
+    def draw_each_token(self) -> Draw:
+        """Draws of 0, 1, ..., V - 1, each from the middle of its cell of the distribution function."""
+        middle = np.cumsum(self.q) - self.q / 2
+        drawn = self.sampler.propose(self.masked(torch.from_numpy(middle)))
+        assert drawn.tokens.tolist() == list(range(V))
+        return drawn
+
+
+def masked_rows(scores: Tensor, uniform: Tensor) -> Masked:
+    rows = len(scores)
+    hidden = torch.randn(rows, HIDDEN, generator=random(1))
+    embeddings = torch.randn(V, EMBEDDING, generator=random(2))
+    return Masked(scores, hidden, embeddings, torch.full((rows,), ORIGINAL), uniform)
+
+
+def softmax(scores: Array) -> Array:
+    return normalised(np.exp(scores - scores.max()))
+
+
+def normalised(weights: Array) -> Array:
+    return weights / weights.sum()
+
+
+def with_head(objective: ObjectiveConfig, **changes: object) -> ObjectiveConfig:
+    return replace(objective, head=replace(objective.head, **changes))  # type: ignore[arg-type]
