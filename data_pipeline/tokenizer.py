@@ -60,7 +60,7 @@ def read_tokenizer(path: str | Path, lowercase: bool) -> Tokenizer:
 def _read_json(file: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(file.read_text("utf-8"))
-    except Exception as error:
+    except Exception as error:  # the library raises nothing more specific for a bad file
         raise UserError(f"cannot read tokenizer {file}: {error}") from error
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     _check_specials(vocabulary, str(file))

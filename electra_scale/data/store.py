@@ -43,6 +43,8 @@ class Store:
             end = int(shard.offsets[documents]) if documents < len(shard.offsets) else int(shard.offsets[-1])
             ids.append(np.asarray(shard.ids[:end], dtype=np.int64))
             lengths.append(np.diff(shard.offsets[: documents + 1]))
+            if documents < len(shard.offsets) - 1:
+                break
             left -= end
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1)
         return np.concatenate(ids) if ids else np.zeros(0, np.int64), offsets.astype(np.int64)

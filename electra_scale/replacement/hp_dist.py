@@ -35,8 +35,9 @@ class HardnessDistributionSampler(Sampler):
 
     def distribution(self, masked: Masked) -> tuple[Tensor, Tensor | None]:
         residual = self.residual(masked, masked.hidden)
+        log_p = torch.log_softmax(masked.scores, -1)
         # Not log q - log p: this is exactly 0 where the residual is, and defined where p is 0.
-        shift = torch.logsumexp(masked.scores + residual, -1) - torch.logsumexp(masked.scores, -1)
+        shift = torch.logsumexp(log_p + residual, -1) - torch.logsumexp(log_p, -1)
         ratio = mix((residual - shift[:, None]).exp(), self.mixture)
         return proposal(masked.scores) * ratio, ratio
 

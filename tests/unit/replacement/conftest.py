@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class Case:
         self.believed = self.losses if exact else random.uniform(0.05, 3.0, V)
         head = SamplingHeadConfig(own_token=own_token, form=form, floor=floor)  # type: ignore[arg-type]
         self.objective = ObjectiveConfig(mixture=mixture, temperature=temperature, head=head)
-        self.sampler = self._sampler(name)
+        self.sampler = self.make_sampler(name)
         hard = {
             "electra": self.p,
             "temperature": softmax(self.scores / temperature),
@@ -83,7 +83,7 @@ class Case:
         self.q = hard if name in ("electra", "temperature") else (1 - mixture) * hard + mixture * self.p
         self.q_unmixed = hard
 
-    def _sampler(self, name: str) -> Sampler:
+    def make_sampler(self, name: str) -> Sampler:
         if name == "electra":
             return ElectraSampler()
         if name == "temperature":
@@ -131,5 +131,29 @@ def normalised(weights: Array) -> Array:
     return weights / weights.sum()
 
 
-def with_head(objective: ObjectiveConfig, **changes: object) -> ObjectiveConfig:
-    return replace(objective, head=replace(objective.head, **changes))  # type: ignore[arg-type]
+def varied(rows: int, seed: int = 0) -> Masked:
+    """Rows of different scores, hidden states, originals and uniform numbers."""
+    masked = masked_rows(
+        3 * torch.randn(rows, V, generator=random(seed)),
+        torch.rand(rows, generator=random(seed + 1), dtype=torch.float64),
+    )
+    masked.original = torch.randint(V, (rows,), generator=random(seed + 2))
+    return masked
+
+
+def objective(
+    name: str, own_token: bool = True, form: str = "rms", mixture: float = 0.1, **head: Any
+) -> ObjectiveConfig:
+    return ObjectiveConfig(
+        sampler=name,  # type: ignore[arg-type]
+        mixture=mixture,
+        head=SamplingHeadConfig(own_token=own_token, form=form, width=4, **head),  # type: ignore[arg-type]
+    )
+
+
+def roughened(sampler: Sampler, size: float = 0.5) -> Sampler:
+    generator = random(9)
+    with torch.no_grad():
+        for parameter in sampler.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+    return sampler

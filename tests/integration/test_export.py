@@ -1,0 +1,83 @@
+"""A run leaves as ordinary Hugging Face checkpoints, and can begin from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
+
+from electra_scale.cli import main
+from electra_scale.config import recipe_of_run
+from electra_scale.export import load_module
+from electra_scale.model import attention_mask, positions_from_segments
+from electra_scale.train import checkpoint
+from electra_scale.train.run_folder import RunFolder
+from tests.integration.conftest import plain, rows, run
+
+RecipeFile = Callable[..., Path]
+
+
+@pytest.fixture
+def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
+    result = run(plain("--config", recipe_file(), "--run", tmp_path / "run"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    return tmp_path / "run"
+
+
+def test_an_export_gives_transformers_the_networks_that_were_trained(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "export"
+    assert main(["export", str(trained), str(out)]) == 0
+    assert "step 18" in capsys.readouterr().out
+    tokenizer = AutoTokenizer.from_pretrained(str(out / "discriminator"))
+    encoded = tokenizer(["Return the number of items.", "Raise an error."], padding=True, return_tensors="pt")
+    segment = torch.where(encoded["attention_mask"] == 1, 0, -1)
+    positions, mask = positions_from_segments(segment), attention_mask(segment)
+    folder = RunFolder(trained)
+    tag = checkpoint.complete_tags(folder.checkpoints)[-1]
+    ours = load_module(folder, recipe_of_run(folder.recipe), tag).electra.eval()
+    theirs = ElectraForPreTraining.from_pretrained(str(out / "discriminator")).eval()
+    generator = ElectraForMaskedLM.from_pretrained(str(out / "generator")).eval()
+    with torch.no_grad():
+        logits = ours.discriminator_logits(encoded["input_ids"], positions, mask)
+        hidden = ours.generator_hidden(encoded["input_ids"], positions, mask)
+        scores = ours.generator_head.scores(ours.generator_head(hidden), ours.word_embeddings)
+        real = segment >= 0
+        assert torch.allclose(theirs(**encoded).logits[real], logits[real], atol=1e-5)
+        assert torch.allclose(generator(**encoded).logits[real], scores[real], atol=1e-5)
+
+
+def test_an_exported_checkpoint_can_be_tried_and_trained_on(
+    trained: Path, recipe_file: RecipeFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "export"
+    assert main(["export", str(trained), str(out)]) == 0
+    assert main(["try", str(out), "--masked", "Return the [MASK].", "--wrong", "Return the banana error."]) == 0
+    shown = capsys.readouterr().out
+    assert "five best" in shown
+    assert "replaced" in shown
+    path = recipe_file("onwards", **{"model.init_from": str(out), "generator_warmup.steps": 0})
+    result = run(plain("--config", path, "--run", tmp_path / "onwards"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    before = [row for row in rows(trained) if "eval/generator_cross_entropy" in row][-1]
+    after = rows(tmp_path / "onwards")[0]
+    scratch = rows(trained)[0]
+    # It goes on near where the first run ended, far from where that one began.
+    assert abs(after["gen/cross_entropy"] - before["eval/generator_cross_entropy"]) < abs(
+        after["gen/cross_entropy"] - scratch["gen/cross_entropy"]
+    )
+
+
+def test_export_refuses_what_it_cannot_do(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").write_text("mine")
+    assert main(["export", str(trained), str(tmp_path / "taken")]) == 2
+    assert (tmp_path / "taken/file").read_text() == "mine"
+    assert main(["export", str(trained), str(tmp_path / "out"), "--step", "7"]) == 2
+    assert "step-00000016" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
+    assert "not a run folder" in capsys.readouterr().err

@@ -1,0 +1,231 @@
+"""Promises of a run: what it writes, that it survives, that its numbers are right."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from electra_scale.config import Recipe, parse_recipe, recipe_parser
+from electra_scale.data.loader import Loader
+from electra_scale.data.store import Store, special_tokens
+from electra_scale.model import Electra
+from electra_scale.monitor.writer import JOINT_TAGS
+from electra_scale.replacement import build_sampler
+from electra_scale.train import checkpoint
+from electra_scale.train.module import GlobalCounts, PretrainModule
+from electra_scale.train.schedule import learning_rate, phases
+from tests.integration.conftest import end, launched, plain, rows, run, start
+
+RecipeFile = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, Path]:
+    """A finished run on two ranks, and its recipe."""
+    import yaml
+
+    from tests.integration.conftest import RECIPE
+
+    folder = tmp_path_factory.mktemp("straight")
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["data"]["store"] = str(store)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    result = run(launched(2, "--config", path, "--run", folder / "run", port=29611), folder)
+    assert checkpoint.newest(folder / "run/checkpoints") is not None, result.stdout + result.stderr
+    return folder / "run", path
+
+
+def test_a_run_leaves_what_it_promises(straight: tuple[Path, Path]) -> None:
+    folder, _ = straight
+    state = checkpoint.newest(folder / "checkpoints")
+    assert state is not None
+    assert state.finished
+    assert state.step == 18
+    assert state.world_size == 2
+    for name in ("recipe.yaml", "deepspeed.json", "versions.json", "data.json", "log.txt", "tokenizer/tokenizer.json"):
+        assert (folder / name).is_file(), name
+    assert checkpoint.complete_tags(folder / "checkpoints") == ["step-00000016", "step-00000018"]
+    assert [row["step"] for row in rows(folder)] == list(range(1, 19))
+    assert "joint step 18/18" in (folder / "log.txt").read_text()
+
+
+def test_tensorboard_shows_every_tag_with_the_values_of_the_metrics_file(straight: tuple[Path, Path]) -> None:
+    folder, _ = straight
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    shown = events.Tags()["scalars"]
+    assert set(JOINT_TAGS) <= set(shown)
+    assert {"eval/auc", "eval/generator_cross_entropy", "eval/discriminator_loss"} <= set(shown)
+    for row in rows(folder):
+        for name, value in row.items():
+            if name in ("step", "phase") or value is None:
+                continue
+            points = {event.step: event.value for event in events.Scalars(name)}
+            assert points[row["step"]] == pytest.approx(value, rel=1e-6)
+
+
+def test_the_sampler_starts_as_plain_electra_and_then_leaves_it(straight: tuple[Path, Path]) -> None:
+    joint = [row for row in rows(straight[0]) if row["phase"] == "joint"]
+    assert joint[0]["sampling/weight_max"] == pytest.approx(1.0, abs=1e-6)
+    assert joint[0]["sampling/ess"] == pytest.approx(1.0, abs=1e-6)
+    assert joint[-1]["sampling/weight_max"] > 1.0
+
+
+def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[Path, Path], tmp_path: Path) -> None:
+    reference, recipe = straight
+    folder = tmp_path / "run"
+    arguments = ("--config", recipe, "--run", folder, "--resume", "auto")
+    process = start(launched(2, *arguments, port=29612), tmp_path)
+    try:
+        deadline = time.monotonic() + 200
+        # In the joint phase, some steps past a checkpoint.
+        while not (folder / "metrics.jsonl").is_file() or len(rows_so_far(folder)) < 10:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        end(process)
+    killed_at = len(rows_so_far(folder))
+    state = checkpoint.newest(folder / "checkpoints")
+    assert state is not None
+    assert 0 < state.step < 18, "the kill came too late to test anything"
+    result = run(launched(2, *arguments, port=29613), tmp_path)
+    assert "going on from step" in result.stdout, result.stderr
+    resumed = rows(folder)
+    assert [row["step"] for row in resumed] == list(range(1, 19)), f"killed after {killed_at} rows"
+    assert resumed == rows(reference)
+
+
+def rows_so_far(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("stop", [5, 6, 7])
+def test_a_run_resumes_around_the_end_of_the_generator_warmup(
+    stop: int, straight: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The last checkpoint of the warm-up leads into the joint phase as if nothing had happened."""
+    reference, recipe = straight
+    folder = tmp_path / "run"
+    arguments = ("--config", recipe, "--run", folder, "--checkpoint.every", "1", "--checkpoint.keep", "30")
+    result = run(launched(2, *arguments, port=29620 + stop), tmp_path)
+    tags = checkpoint.complete_tags(folder / "checkpoints")
+    assert len(tags) == 18, result.stderr
+    for tag in tags[stop:]:
+        (folder / "checkpoints" / tag / "run_state.json").unlink()
+    run(launched(2, *arguments, "--resume", "auto", port=29630 + stop), tmp_path)
+    assert rows(folder) == rows(reference)
+
+
+def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
+    """Loss and gradient norm of plain PyTorch on whole global batches: no ranks, no micro-batches, no engine."""
+    store = Store(recipe.data.store)
+    special = special_tokens(store.tokenizer_dir)
+    data = recipe.data
+    loader = Loader(
+        store.split("train", data.sequence_length, special),
+        recipe.seed,
+        recipe.batch.global_batch,
+        data.mask_token_share,
+        data.streams,
+        data.shuffle_window,
+    )
+    config = recipe.model.resolve(store.manifest.tokenizer.vocab_size)
+    sampler = build_sampler(recipe.objective, config, recipe.seed)
+    module = PretrainModule(Electra(config, recipe.seed), sampler, recipe.objective, special, "joint")
+    settings = recipe.optimizer
+    optimizer = torch.optim.AdamW(
+        module.parameter_groups(settings.weight_decay, 1.0),
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+    (plan,) = phases(recipe)
+    found = []
+    for step in range(steps):
+        batch = loader.batch(step, 0, recipe.batch.global_batch, data.mask_share)
+        counts = GlobalCounts(torch.tensor(float(len(batch.masked))), (batch.segment >= 0).sum().float())
+        optimizer.zero_grad()
+        loss, _ = module(batch, counts, 1.0, False)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(plan, step, recipe)
+        optimizer.step()
+        found.append((float(loss), float(norm)))
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["electra", "temperature", "hp_loss", "hp_dist"])
+def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: RecipeFile, tmp_path: Path) -> None:
+    path = recipe_file(
+        **{
+            "objective.sampler": sampler,
+            "generator_warmup.steps": 0,
+            "schedule.steps": 20,
+            # Two micro-batches a rank, so that accumulation is part of the comparison.
+            "batch.most_per_device": 2,
+            "logging.evaluate_every": 100,
+            "checkpoint.every": 100,
+        }
+    )
+    result = run(launched(2, "--config", path, "--run", tmp_path / "run", port=29640), tmp_path)
+    ours = rows(tmp_path / "run")
+    assert len(ours) == 20, result.stderr
+    recipe, _ = parse_recipe(recipe_parser("test"), ["--config", str(path)])
+    for row, (loss, norm) in zip(ours, reference_loop(recipe, 20), strict=True):
+        assert row["loss/total"] == pytest.approx(loss, rel=1e-4), row["step"]
+        assert row["optim/grad_norm"] == pytest.approx(norm, rel=1e-4), row["step"]
+
+
+def test_one_plain_process_trains_what_two_ranks_train(straight: tuple[Path, Path], tmp_path: Path) -> None:
+    reference, recipe = straight
+    result = run(plain("--config", recipe, "--run", tmp_path / "run"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    for ours, theirs in zip(rows(tmp_path / "run"), rows(reference), strict=True):
+        assert ours["loss/total"] == pytest.approx(theirs["loss/total"], rel=1e-4), ours["step"]
+
+
+def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> None:
+    import sys
+
+    reference, recipe = straight
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29650"]
+    command += ["-m", "electra_scale.pretrain", "--config", str(recipe), "--run", str(tmp_path / "run")]
+    result = run(command, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows(tmp_path / "run") == rows(reference)
+
+
+def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    from tests.integration.conftest import ROOT
+
+    path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
+    result = run(launched(2, "--config", path, "--run", tmp_path / "run", port=29660), tmp_path)
+    found = rows(tmp_path / "run")
+    assert [row["step"] for row in found] == list(range(1, 11)), result.stderr
+    assert all(math.isfinite(row["loss/total"]) for row in found)
+    tags = checkpoint.complete_tags(tmp_path / "run/checkpoints")
+    (tmp_path / "run/checkpoints" / tags[-1] / "run_state.json").unlink()
+    run(launched(2, "--config", path, "--run", tmp_path / "run", "--resume", "auto", port=29661), tmp_path)
+    assert rows(tmp_path / "run") == found
+
+
+def test_dropout_is_keyed_so_that_resume_stays_exact(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    path = recipe_file(**{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+    folder = tmp_path / "run"
+    result = run(plain("--config", path, "--run", folder), tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = rows(folder)
+    tags = checkpoint.complete_tags(folder / "checkpoints")
+    (folder / "checkpoints" / tags[-1] / "run_state.json").unlink()
+    result = run(plain("--config", path, "--run", folder, "--resume", "auto"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows(folder) == found
