@@ -190,7 +190,7 @@ class LoggingConfig:
 class Recipe:
     """A run."""
 
-    run: str = "runs/run"
+    run_dir: str = "runs/run"
     """Run folder: checkpoints, metrics, TensorBoard, the resolved recipe."""
 
     deepspeed: str = "ds_configs/zero2.json"
@@ -259,15 +259,31 @@ class Recipe:
                 "model.discriminator_from_generator needs a generator warm-up, equal hidden, ffn and heads of both "
                 "networks, and no more generator layers than discriminator layers"
             )
-        if self.optimizer.learning_rate <= 0 or self.generator_warmup.learning_rate <= 0:
+        # Written so that NaN, which compares false, is refused too.
+        if not (self.optimizer.learning_rate > 0 and self.generator_warmup.learning_rate > 0):
             found.append("optimizer.learning_rate and generator_warmup.learning_rate must be above 0")
+        if not all(0 <= beta < 1 for beta in self.optimizer.betas):
+            found.append(f"optimizer.betas are {self.optimizer.betas}; each must be at least 0 and below 1")
+        if not self.optimizer.eps > 0:
+            found.append(f"optimizer.eps is {self.optimizer.eps}; it must be above 0")
+        if not (self.optimizer.weight_decay >= 0 and self.optimizer.clip >= 0):
+            found.append("optimizer.weight_decay and optimizer.clip must be 0 or more")
+        if self.logging.peak_tflops is not None and not self.logging.peak_tflops > 0:
+            found.append(f"logging.peak_tflops is {self.logging.peak_tflops}; it must be above 0, or unset")
+        try:
+            # The model checks its own sizes and shares; the vocabulary is not known yet.
+            self.model.resolve(vocab_size=1)
+        except UserError as error:
+            found.append(str(error))
         return found
 
 
 def recipe_parser(program: str) -> ArgumentParser:
     """Parser of ``--config FILE`` and ``--section.key value``; ``--help`` explains every setting."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, exit_on_error=False, description="Pre-train an ELECTRA encoder.")
+    parser = ArgumentParser(
+        prog=program, exit_on_error=False, allow_abbrev=False, description="Pre-train an ELECTRA encoder."
+    )
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
     parser.add_class_arguments(Recipe, None)
     return parser
@@ -282,7 +298,7 @@ def parse_recipe(parser: ArgumentParser, arguments: list[str]) -> tuple[Recipe, 
         check_keys(path)
     try:
         parsed = parser.parse_args(arguments)
-        options = parser.instantiate_classes(parsed)
+        options = parser.instantiate(parsed)
     except ArgumentError as error:
         raise UserError(_one_line(str(error))) from error
     except ValueError as error:
@@ -301,7 +317,7 @@ def check_keys(path: Path) -> None:
         raise UserError(f"recipe {path} does not exist; the shipped ones are in recipes/")
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} is not valid YAML: {_one_line(str(error))}") from error
     if not isinstance(content, dict):
         raise UserError(f"recipe {path} must be a mapping of settings, it is {type(content).__name__}")

@@ -95,7 +95,7 @@ def training_command(out: Path, recipe: Path, ranks: int) -> list[str]:
     """The launcher's command line; GPUs if there are enough for every rank, else the CPU."""
     devices = ["--num_gpus" if torch.cuda.device_count() >= ranks else "--num_accelerators", str(ranks)]
     launcher = Path(sys.executable).with_name("deepspeed")
-    run = ["--config", str(recipe), "--run", str(out), "--data.store", str(out / "store"), "--resume", "auto"]
+    run = ["--config", str(recipe), "--run_dir", str(out), "--data.store", str(out / "store"), "--resume", "auto"]
     return [str(launcher), *devices, "--module", "electra_scale.pretrain", *run]
 
 

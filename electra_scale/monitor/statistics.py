@@ -58,7 +58,7 @@ def joint_statistics(
 def detection_statistics(logits: Tensor, replaced: Tensor, counted: Tensor) -> dict[str, Tensor]:
     """Histograms of the logits by label, (AUC_BINS,) each, and the counts behind precision and recall. All (B, S)."""
     clamped = logits.clamp(-_LOGIT_RANGE, _LOGIT_RANGE)
-    bins = ((clamped + _LOGIT_RANGE) * (AUC_BINS / (2 * _LOGIT_RANGE))).long().clamp(max=AUC_BINS - 1)
+    bins = ((clamped + _LOGIT_RANGE) * (AUC_BINS / (2 * _LOGIT_RANGE))).long().clamp(0, AUC_BINS - 1)
     bins = torch.where(counted, bins + AUC_BINS * replaced, 2 * AUC_BINS).flatten()
     histogram = torch.zeros(2 * AUC_BINS + 1, device=logits.device)
     histogram.scatter_add_(0, bins, torch.ones_like(bins, dtype=histogram.dtype))

@@ -56,7 +56,8 @@ class RunWriter:
         self._log: TextIO = (folder / "log.txt").open("a", buffering=1)
         self._board = SummaryWriter(
             log_dir=str(folder / "tensorboard"),
-            purge_step=from_step + 1 if from_step else None,
+            # From step 0 too: a first life may have ended before its first checkpoint.
+            purge_step=from_step + 1,
             # Two lives of a run on one host within a second must not share a file.
             filename_suffix=f".{os.getpid()}",
         )
@@ -111,7 +112,7 @@ class Progress:
         self._step = start
         self._began = time.monotonic()
         self._start = start
-        self._spoke = 0.0
+        self._spoke = float("-inf")
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def advance(self, step: int) -> None:

@@ -76,11 +76,13 @@ def read_state(folder: Path, tag: str) -> RunState:
     path = folder / tag / _STATE
     try:
         content = json.loads(path.read_text())
-        state = RunState(**content)
+        version = content.get("version", 1) if isinstance(content, dict) else 1
+        state = RunState(**content) if version == 1 else None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"checkpoint state {path} cannot be read ({error}); remove the folder {folder / tag}"
         ) from error
-    if state.version != 1:
-        raise UserError(f"checkpoint state {path} has version {state.version}, this program reads 1")
+    # Another release may have other fields; its checkpoint is not damaged.
+    if state is None:
+        raise UserError(f"checkpoint state {path} has version {version}, this program reads 1")
     return state

@@ -61,7 +61,7 @@ class Run:
         self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
         self.loader = self._loader("train")
         self.heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
-        self.folder = RunFolder(Path(recipe.run))
+        self.folder = RunFolder(Path(recipe.run_dir))
         self.state = self._starting_state(resume)
         self.phases = phases(recipe)
         self.discriminator_losses: deque[float] = deque(self.state.discriminator_losses, maxlen=STEP_WINDOW)

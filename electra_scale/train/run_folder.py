@@ -53,7 +53,7 @@ class RunFolder:
         """Raise UserError if a run has begun here."""
         if self.holds_a_run():
             raise UserError(
-                f"{self.path} already holds a run; go on with --resume auto, or choose another folder with --run"
+                f"{self.path} already holds a run; go on with --resume auto, or choose another folder with --run_dir"
             )
 
     def check_tokenizer(self, store: Store) -> None:
@@ -65,7 +65,7 @@ class RunFolder:
         if began_with != found:
             raise UserError(
                 f"cannot resume {self.path}: it began with tokenizer {began_with}, store {store.path} has {found}; "
-                "point data.store at the run's own store, or start a new run with --run"
+                "point data.store at the run's own store, or start a new run with --run_dir"
             )
 
     def describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:

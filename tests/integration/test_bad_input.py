@@ -41,7 +41,7 @@ def test_a_store_without_a_manifest_is_refused(recipe_file: RecipeFile, store: P
     shutil.copytree(store, unfinished)
     (unfinished / "manifest.json").unlink()
     path = recipe_file(**{"data.store": str(unfinished)})
-    refused(plain("--config", path, "--run", tmp_path / "run"), tmp_path, str(unfinished), "manifest")
+    refused(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path, str(unfinished), "manifest")
     assert not (tmp_path / "run").exists()
 
 
@@ -49,7 +49,7 @@ def test_a_global_batch_that_does_not_divide_is_refused(recipe_file: RecipeFile,
     path = recipe_file(**{"batch.global_batch": 9})
     command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29670"]
     command += ["-m", "electra_scale.pretrain"]
-    launched = [plain()[0], *command, "--config", str(path), "--run", str(tmp_path / "run")]
+    launched = [plain()[0], *command, "--config", str(path), "--run_dir", str(tmp_path / "run")]
     result = run(launched, tmp_path)
     lines = [line for line in result.stderr.splitlines() if line.startswith("electra-scale: error")]
     assert result.returncode != 0
@@ -65,7 +65,7 @@ def test_a_truncated_shard_is_refused(recipe_file: RecipeFile, store: Path, tmp_
     for shard in broken.glob("train-*.arrow"):
         shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     path = recipe_file(**{"data.store": str(broken)})
-    refused(plain("--config", path, "--run", tmp_path / "run"), tmp_path, ".arrow")
+    refused(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path, ".arrow")
 
 
 def test_a_flipped_byte_in_a_shard_is_found_and_named(
@@ -85,9 +85,9 @@ def test_a_flipped_byte_in_a_shard_is_found_and_named(
 
 def test_a_folder_with_a_run_is_not_overwritten(recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(**{"schedule.steps": 1, "generator_warmup.steps": 0})
-    assert run(plain("--config", path, "--run", tmp_path / "run"), tmp_path).returncode == 0
+    assert run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path).returncode == 0
     before = snapshot(tmp_path / "run")
-    refused(plain("--config", path, "--run", tmp_path / "run"), tmp_path, "--resume auto", "--run")
+    refused(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path, "--resume auto", "--run_dir")
     assert snapshot(tmp_path / "run") == before
 
 
@@ -95,7 +95,7 @@ def test_resume_with_another_tokenizer_is_refused(
     recipe_file: RecipeFile, corpus: Path, store: Path, tmp_path: Path
 ) -> None:
     path = recipe_file(**{"schedule.steps": 1, "generator_warmup.steps": 0})
-    assert run(plain("--config", path, "--run", tmp_path / "run"), tmp_path).returncode == 0
+    assert run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path).returncode == 0
     other = tmp_path / "other"
     build_store(
         BuildConfig(
@@ -109,15 +109,15 @@ def test_resume_with_another_tokenizer_is_refused(
         yaml.safe_load((folder / "manifest.json").read_text())["tokenizer"]["fingerprint"] for folder in (store, other)
     ]
     before = snapshot(tmp_path / "run")
-    command = plain("--config", path, "--run", tmp_path / "run", "--resume", "auto", "--data.store", other)
+    command = plain("--config", path, "--run_dir", tmp_path / "run", "--resume", "auto", "--data.store", other)
     refused(command, tmp_path, "tokenizer", *fingerprints)
     assert snapshot(tmp_path / "run") == before
 
 
 def test_resume_with_other_data_settings_is_refused(recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(**{"schedule.steps": 1, "generator_warmup.steps": 0})
-    assert run(plain("--config", path, "--run", tmp_path / "run"), tmp_path).returncode == 0
-    command = plain("--config", path, "--run", tmp_path / "run", "--resume", "auto", "--data.sequence_length", "16")
+    assert run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path).returncode == 0
+    command = plain("--config", path, "--run_dir", tmp_path / "run", "--resume", "auto", "--data.sequence_length", "16")
     refused(command, tmp_path, "sequence_length=32", "sequence_length=16")
 
 

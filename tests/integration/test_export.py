@@ -22,7 +22,7 @@ RecipeFile = Callable[..., Path]
 
 @pytest.fixture
 def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
-    result = run(plain("--config", recipe_file(), "--run", tmp_path / "run"), tmp_path)
+    result = run(plain("--config", recipe_file(), "--run_dir", tmp_path / "run"), tmp_path)
     assert result.returncode == 0, result.stderr
     return tmp_path / "run"
 
@@ -61,7 +61,7 @@ def test_an_exported_checkpoint_can_be_tried_and_trained_on(
     assert "five best" in shown
     assert "replaced" in shown
     path = recipe_file("onwards", **{"model.init_from": str(out), "generator_warmup.steps": 0})
-    result = run(plain("--config", path, "--run", tmp_path / "onwards"), tmp_path)
+    result = run(plain("--config", path, "--run_dir", tmp_path / "onwards"), tmp_path)
     assert result.returncode == 0, result.stderr
     before = [row for row in rows(trained) if "eval/generator_cross_entropy" in row][-1]
     after = rows(tmp_path / "onwards")[0]

@@ -38,7 +38,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Pat
     recipe["data"]["store"] = str(store)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    result = run(launched(2, "--config", path, "--run", folder / "run", port=29611), folder)
+    result = run(launched(2, "--config", path, "--run_dir", folder / "run", port=29611), folder)
     assert checkpoint.newest(folder / "run/checkpoints") is not None, result.stdout + result.stderr
     return folder / "run", path
 
@@ -81,7 +81,7 @@ def test_the_sampler_starts_as_plain_electra_and_then_leaves_it(straight: tuple[
 def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[Path, Path], tmp_path: Path) -> None:
     reference, recipe = straight
     folder = tmp_path / "run"
-    arguments = ("--config", recipe, "--run", folder, "--resume", "auto")
+    arguments = ("--config", recipe, "--run_dir", folder, "--resume", "auto")
     process = start(launched(2, *arguments, port=29612), tmp_path)
     try:
         deadline = time.monotonic() + 200
@@ -114,7 +114,7 @@ def test_a_run_resumes_around_the_end_of_the_generator_warmup(
     """The last checkpoint of the warm-up leads into the joint phase as if nothing had happened."""
     reference, recipe = straight
     folder = tmp_path / "run"
-    arguments = ("--config", recipe, "--run", folder, "--checkpoint.every", "1", "--checkpoint.keep", "30")
+    arguments = ("--config", recipe, "--run_dir", folder, "--checkpoint.every", "1", "--checkpoint.keep", "30")
     result = run(launched(2, *arguments, port=29620 + stop), tmp_path)
     tags = checkpoint.complete_tags(folder / "checkpoints")
     assert len(tags) == 18, result.stderr
@@ -159,7 +159,7 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(plan, step, recipe)
         optimizer.step()
-        found.append((float(loss), float(norm)))
+        found.append((float(loss.detach()), float(norm)))
     return found
 
 
@@ -176,7 +176,7 @@ def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: Reci
             "checkpoint.every": 100,
         }
     )
-    result = run(launched(2, "--config", path, "--run", tmp_path / "run", port=29640), tmp_path)
+    result = run(launched(2, "--config", path, "--run_dir", tmp_path / "run", port=29640), tmp_path)
     ours = rows(tmp_path / "run")
     assert len(ours) == 20, result.stderr
     recipe, _ = parse_recipe(recipe_parser("test"), ["--config", str(path)])
@@ -187,7 +187,7 @@ def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: Reci
 
 def test_one_plain_process_trains_what_two_ranks_train(straight: tuple[Path, Path], tmp_path: Path) -> None:
     reference, recipe = straight
-    result = run(plain("--config", recipe, "--run", tmp_path / "run"), tmp_path)
+    result = run(plain("--config", recipe, "--run_dir", tmp_path / "run"), tmp_path)
     assert result.returncode == 0, result.stderr
     for ours, theirs in zip(rows(tmp_path / "run"), rows(reference), strict=True):
         assert ours["loss/total"] == pytest.approx(theirs["loss/total"], rel=1e-4), ours["step"]
@@ -198,7 +198,7 @@ def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> 
 
     reference, recipe = straight
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29650"]
-    command += ["-m", "electra_scale.pretrain", "--config", str(recipe), "--run", str(tmp_path / "run")]
+    command += ["-m", "electra_scale.pretrain", "--config", str(recipe), "--run_dir", str(tmp_path / "run")]
     result = run(command, tmp_path)
     assert result.returncode == 0, result.stderr
     assert rows(tmp_path / "run") == rows(reference)
@@ -208,24 +208,24 @@ def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> Non
     from tests.integration.conftest import ROOT
 
     path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
-    result = run(launched(2, "--config", path, "--run", tmp_path / "run", port=29660), tmp_path)
+    result = run(launched(2, "--config", path, "--run_dir", tmp_path / "run", port=29660), tmp_path)
     found = rows(tmp_path / "run")
     assert [row["step"] for row in found] == list(range(1, 11)), result.stderr
     assert all(math.isfinite(row["loss/total"]) for row in found)
     tags = checkpoint.complete_tags(tmp_path / "run/checkpoints")
     (tmp_path / "run/checkpoints" / tags[-1] / "run_state.json").unlink()
-    run(launched(2, "--config", path, "--run", tmp_path / "run", "--resume", "auto", port=29661), tmp_path)
+    run(launched(2, "--config", path, "--run_dir", tmp_path / "run", "--resume", "auto", port=29661), tmp_path)
     assert rows(tmp_path / "run") == found
 
 
 def test_dropout_is_keyed_so_that_resume_stays_exact(recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(**{"model.dropout": 0.1, "model.attention_dropout": 0.1})
     folder = tmp_path / "run"
-    result = run(plain("--config", path, "--run", folder), tmp_path)
+    result = run(plain("--config", path, "--run_dir", folder), tmp_path)
     assert result.returncode == 0, result.stderr
     found = rows(folder)
     tags = checkpoint.complete_tags(folder / "checkpoints")
     (folder / "checkpoints" / tags[-1] / "run_state.json").unlink()
-    result = run(plain("--config", path, "--run", folder, "--resume", "auto"), tmp_path)
+    result = run(plain("--config", path, "--run_dir", folder, "--resume", "auto"), tmp_path)
     assert result.returncode == 0, result.stderr
     assert rows(folder) == found

@@ -17,22 +17,10 @@ from electra_scale.data.loader import Loader
 from electra_scale.data.rows import SpecialTokens, read_row, row_count, stream_starts
 
 SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
-_WORDS = "river stone light garden winter letter morning window bridge harbour market silver".split()  # noqa: SIM905
-    "river",
-    "stone",
-    "light",
-    "garden",
-    "winter",
-    "letter",
-    "morning",
-    "window",
-    "bridge",
-    "harbour",
-    "market",
-    "silver",
-    "captain",
-    "story",
-]
+_TEXT = """
+river stone light garden winter letter morning window bridge harbour market silver captain story
+"""
+_WORDS = _TEXT.split()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,198 @@
+"""What a run reports: the same values in both places, each step once, and lines that a log can hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from electra_scale.monitor import writer as writer_module
+from electra_scale.monitor.writer import Progress, RunWriter, keep_rows
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[RunWriter]:
+    made = RunWriter(tmp_path / "run", 0)
+    yield made
+    made.close()
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def live(folder: Path, from_step: int, steps: range, offset: float = 0.0) -> None:
+    """One life of a run, which reports each step."""
+    life = RunWriter(folder, from_step)
+    for step in steps:
+        life.metrics(step, "joint", {"loss/total": step + offset, "optim/lr": 1 / step})
+    life.close()
+
+
+def test_both_places_hold_the_same_values(tmp_path: Path) -> None:
+    live(tmp_path, 0, range(1, 6))
+    found, shown = rows(tmp_path), board(tmp_path)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5]
+    assert all(row["phase"] == "joint" for row in found)
+    assert set(shown) == {"loss/total", "optim/lr"}
+    for tag, points in shown.items():
+        assert [step for step, _ in points] == [row["step"] for row in found]
+        assert [value for _, value in points] == pytest.approx([row[tag] for row in found])
+
+
+@pytest.mark.parametrize("from_step", [3, 0])
+def test_a_run_that_goes_on_has_each_step_once(tmp_path: Path, from_step: int) -> None:
+    """Also when the first life ended before its first checkpoint."""
+    live(tmp_path, 0, range(1, 6))
+    live(tmp_path, from_step, range(from_step + 1, 9), offset=100)
+    expected = [(step, step if step <= from_step else step + 100) for step in range(1, 9)]
+    assert [(row["step"], row["loss/total"]) for row in rows(tmp_path)] == expected
+    assert board(tmp_path)["loss/total"] == expected
+
+
+def test_a_value_that_is_not_finite_is_visible_as_null(tmp_path: Path) -> None:
+    life = RunWriter(tmp_path, 0)
+    life.metrics(1, "joint", {"disc/auc": math.nan, "loss/total": math.inf, "optim/lr": 0.5})
+    life.close()
+    assert rows(tmp_path) == [{"step": 1, "phase": "joint", "disc/auc": None, "loss/total": None, "optim/lr": 0.5}]
+
+
+def test_rows_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
+    life = RunWriter(tmp_path, 0)
+    life.metrics(1, "joint", {"loss/total": 1.0})
+    life.flush()
+    assert len(rows(tmp_path)) == 1
+    assert board(tmp_path)["loss/total"] == [(1, 1.0)]
+    life.close()
+
+
+def test_later_rows_and_a_row_cut_short_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "x": step / 10}) + "\n" for step in range(1, 6)]
+    for cut in range(1, len(lines[-1]) - 1):
+        path.write_text("".join(lines)[: -cut - 1])
+        keep_rows(path, 10)
+        assert path.read_text() == "".join(lines[:-1])
+    path.write_text("".join(lines))
+    keep_rows(path, 3)
+    assert path.read_text() == "".join(lines[:3])
+    keep_rows(path, 0)
+    assert path.read_text() == ""
+
+
+def test_a_last_row_without_its_line_end_is_kept_whole(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}')
+    keep_rows(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_no_file_is_no_trouble(tmp_path: Path) -> None:
+    keep_rows(tmp_path / "metrics.jsonl", 3)
+    assert not list(tmp_path.iterdir())
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(writer_module.time, "monotonic", lambda: self.now)
+
+
+VALUES = {"loss/generator": 6.51234, "loss/discriminator": 0.43217, "disc/auc": 0.61234, "optim/lr": 1e-3}
+
+
+def test_off_a_terminal_a_line_comes_now_and_then(
+    tmp_path: Path, writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = Progress(100, 0, writer)
+    for step in range(1, 31):
+        clock.now += 1
+        progress.advance(step)
+        progress.report("joint", VALUES)
+    progress.close()
+    writer.flush()
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert printed.err == ""
+    line = printed.out.splitlines()[0]
+    assert "joint step 1/100" in line
+    assert "generator 6.512" in line
+    assert "discriminator 0.4322" in line
+    assert "auc 0.612" in line
+    # 99 steps of a second each.
+    assert "left 1:39" in line
+    # The log file has every report, with the time.
+    logged = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert len(logged) == 30
+    assert logged[0].endswith(line)
+
+
+def test_the_first_line_comes_at_once_on_a_machine_that_has_just_started(
+    writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    clock.now = 2.0
+    progress = Progress(100, 0, writer)
+    progress.advance(1)
+    progress.report("joint", VALUES)
+    assert "step 1/100" in capsys.readouterr().out
+    progress.close()
+
+
+def test_time_left_counts_the_steps_of_this_life_only(
+    writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = Progress(10_000, 9_000, writer)
+    clock.now += 36
+    progress.advance(9_010)
+    progress.report("joint", VALUES)
+    # 990 steps of 3.6 seconds.
+    assert "left 59:24" in capsys.readouterr().out
+    progress.close()
+
+
+def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
+    writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    progress = Progress(100, 40, writer)
+    progress.advance(50)
+    progress.report("joint", VALUES)
+    progress.say("held-out at step 50")
+    progress.close()
+    shown = terminal.getvalue()
+    assert "50/100" in shown
+    assert "step/s" in shown or "s/step" in shown
+    assert "generator=6.512" in shown
+    assert "held-out at step 50" in shown + capsys.readouterr().out
+
+
+def test_what_is_said_reaches_people_and_the_log(
+    tmp_path: Path, writer: RunWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress(100, 0, writer)
+    progress.say("weights start from there")
+    progress.close()
+    writer.flush()
+    assert "weights start from there" in capsys.readouterr().out
+    assert "weights start from there" in (tmp_path / "run" / "log.txt").read_text()

@@ -1,0 +1,124 @@
+"""Small networks with no weight at its start, and batches of packed rows with padding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.rows import SpecialTokens, read_row, row_count, stream_starts
+from electra_scale.model import Electra, EncoderSize, ModelConfig
+from electra_scale.replacement import ObjectiveConfig, SamplingHeadConfig, build_sampler
+from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
+
+V, S = 24, 14
+SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
+MODEL = ModelConfig(
+    vocab_size=V,
+    embedding=12,
+    discriminator=EncoderSize(2, 16, 24, 4),
+    generator=EncoderSize(2, 8, 16, 2),
+    max_positions=S,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
+SAMPLERS: dict[str, ObjectiveConfig] = {
+    "electra": ObjectiveConfig(sampler="electra"),
+    "temperature": ObjectiveConfig(sampler="temperature", importance_weights=True),
+    **{
+        f"{name} {form} {'own' if own else 'context'}": ObjectiveConfig(
+            sampler=name,  # type: ignore[arg-type]
+            head=SamplingHeadConfig(width=6, own_token=own, form=form),  # type: ignore[arg-type]
+        )
+        for name, form, own in (
+            ("hp_loss", "rms", True),
+            ("hp_loss", "mean", True),
+            ("hp_loss", "rms", False),
+            ("hp_loss", "mean", False),
+            ("hp_dist", "rms", True),
+            ("hp_dist", "rms", False),
+        )
+    },
+}
+LEARNING = [name for name in SAMPLERS if name.startswith("hp")]
+
+
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_module(
+    objective: ObjectiveConfig, phase: Phase = "joint", rough: bool = True, **changes: Any
+) -> PretrainModule:
+    """A module whose weights depend on the sampler's parts in nothing but the sampler; ``changes`` of the objective."""
+    objective = replace(objective, **changes)
+    electra = Electra(MODEL, seed=1)
+    sampler = build_sampler(objective, MODEL, seed=1)
+    module = PretrainModule(electra, sampler, objective, SPECIAL, phase)
+    roughen(electra, 2)
+    if rough:
+        roughen(sampler, 3)
+    return module
+
+
+def roughen(part: torch.nn.Module, seed: int) -> None:
+    """Move every parameter off its start, so that no zero hides a path."""
+    generator = random(seed)
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def make_loader(rows: int, global_batch: int = 8) -> Loader:
+    """A loader over made-up documents; it has at least so many rows."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(2, 2 * S, rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = random.integers(5, V, offsets[-1]).astype(np.uint16)
+
+    def read(_shard: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return read_row(ids, offsets, stream_starts(offsets), row, S, SPECIAL)
+
+    split: Any = SimpleNamespace(
+        store=SimpleNamespace(manifest=SimpleNamespace(fingerprint="numbers")),
+        rows=np.array([row_count(len(lengths), int(offsets[-1]), S)]),
+        sequence_length=S,
+        special=SPECIAL,
+        read=read,
+    )
+    return Loader(split, seed=4, global_batch=global_batch, mask_token_share=0.85, streams=1, window=8, shuffle=False)
+
+
+def make_batch(first: int = 0, count: int = 8, mask_share: float = 0.3) -> Batch:
+    """Rows ``first`` to ``first + count`` of the one global batch of these tests, two of them cut short."""
+    batch = make_loader(8).batch(0, first, count, mask_share)
+    for row in {2, 5} & set(range(first, first + count)):
+        place = row - first
+        batch.segment[place, 9:] = -1
+        batch.ids[place, 9:] = SPECIAL.pad
+    kept = batch.segment.flatten()[batch.masked] >= 0
+    return Batch(batch.ids, batch.segment, batch.masked[kept], batch.shown_as_mask[kept], batch.uniform[kept])
+
+
+def counts_of(*batches: Batch) -> GlobalCounts:
+    masked = sum(len(batch.masked) for batch in batches)
+    tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
+    return GlobalCounts(torch.tensor(float(masked)), torch.tensor(float(tokens)))
+
+
+def gradients(module: PretrainModule, batches: list[Batch], counts: GlobalCounts) -> dict[str, Tensor]:
+    """Gradients that the batches leave together; zeros where a parameter got none."""
+    module.zero_grad()
+    for batch in batches:
+        loss, _ = module(batch, counts, 1.0, False)
+        loss.backward()
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in module.named_parameters()
+    }
