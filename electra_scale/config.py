@@ -117,6 +117,9 @@ class OptimizerConfig:
     learning_rate: float = 5e-4
     """Peak rate."""
 
+    generator_rate: float = 1.0
+    """Rate of the generator's layers and head in the joint phase, as a multiple; the embeddings have the full rate."""
+
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the first and second moment."""
 
@@ -262,6 +265,8 @@ class Recipe:
         # Written so that NaN, which compares false, is refused too.
         if not (self.optimizer.learning_rate > 0 and self.generator_warmup.learning_rate > 0):
             found.append("optimizer.learning_rate and generator_warmup.learning_rate must be above 0")
+        if self.optimizer.generator_rate <= 0:
+            found.append(f"optimizer.generator_rate is {self.optimizer.generator_rate}; it must be above 0")
         if not all(0 <= beta < 1 for beta in self.optimizer.betas):
             found.append(f"optimizer.betas are {self.optimizer.betas}; each must be at least 0 and below 1")
         if not self.optimizer.eps > 0:

@@ -28,7 +28,7 @@ from electra_scale.export import export_run
 from electra_scale.showcase import show
 from electra_scale.train import checkpoint
 
-CORPUS_MB = 60.0
+CORPUS_MB = 52.0
 """Text that the demo asks for: enough for its ten million tokens, small enough for minutes."""
 
 VOCABULARY = 4096
@@ -51,7 +51,11 @@ def run_demo(out: Path, corpus: Path | None, recipe: Path, ranks: int) -> None:
 
     _say(f"2/5 store: {out / 'store'}")
     config = BuildConfig(
-        out=str(out / "store"), sources=sources, tokenizer=TokenizerConfig(vocab_size=VOCABULARY), held_out=0.01
+        out=str(out / "store"),
+        sources=sources,
+        tokenizer=TokenizerConfig(vocab_size=VOCABULARY, sample_bytes=20_000_000),
+        held_out=0.01,
+        task_bytes=8_000_000,
     )
     manifest = build_store(config)
 

@@ -167,7 +167,7 @@ class Engine:
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module,
-            model_parameters=module.parameter_groups(optimizer.weight_decay, head_rate),
+            model_parameters=module.parameter_groups(optimizer.weight_decay, head_rate, optimizer.generator_rate),
             config=deepspeed_json,
             dist_init_required=False,
         )

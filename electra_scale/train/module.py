@@ -121,18 +121,22 @@ class PretrainModule(nn.Module):
         labels = (ids != batch.ids).to(logits.dtype)
         return logits, binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
-    def parameter_groups(self, weight_decay: float, head_rate: float) -> list[dict[str, object]]:
+    def parameter_groups(
+        self, weight_decay: float, head_rate: float = 1.0, generator_rate: float = 1.0
+    ) -> list[dict[str, object]]:
         """What the phase trains. LayerNorm and biases are not decayed; ``rate`` scales the schedule's learning rate.
 
         Parameters that a phase does not train are left out, because DeepSpeed decays whatever it is given.
         """
         electra = self.electra
+        joint = self.phase == "joint"
+        pace = generator_rate if joint else 1.0
         parts: list[tuple[nn.Module, float]] = [
             (electra.embeddings, 1.0),
-            (electra.generator, 1.0),
-            (electra.generator_head, 1.0),
+            (electra.generator, pace),
+            (electra.generator_head, pace),
         ]
-        if self.phase == "joint":
+        if joint:
             parts += [(electra.discriminator, 1.0), (electra.discriminator_head, 1.0), (self.sampler, head_rate)]
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for part, rate in parts:

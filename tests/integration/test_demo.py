@@ -1,0 +1,57 @@
+"""The demo's whole chain, at a size of seconds: own text, store, two ranks, export, summary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_pipeline.errors import UserError
+from electra_scale.cli import main
+from electra_scale.demo import own_sources
+from tests.integration.conftest import RECIPE
+
+
+def test_the_demo_takes_own_text_to_an_exported_encoder(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["logging"]["evaluate_every"] = 3
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "demo"
+    arguments = ["demo", "--out", str(out), "--corpus", str(corpus), "--recipe", str(tmp_path / "recipe.yaml")]
+    assert main(arguments) == 0
+    for name in ("store/manifest.json", "checkpoints/latest", "tensorboard", "metrics.jsonl", "summary.json"):
+        assert (out / name).exists(), name
+    for network in ("discriminator", "generator"):
+        assert (out / "export" / network / "model.safetensors").is_file()
+    summary = json.loads((out / "summary.json").read_text())
+    for key in ("documents", "tokens", "steps", "ranks", "tokens_per_second", "seconds", "auc"):
+        assert summary[key] > 0, key
+    assert summary["disc_loss_variance_masked"] >= 0
+    assert summary["ranks"] == 2
+    assert summary["steps"] == 12
+    shown = capfd.readouterr().out
+    for text in ("tensorboard --logdir", "five best", "probability that a token was replaced", "AUC, held out"):
+        assert text in shown
+
+    # A second call has nothing left to train and says the same.
+    assert main(arguments) == 0
+    again = json.loads((out / "summary.json").read_text())
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+
+
+def test_own_text_is_recognised_by_its_names(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.jsonl.gz", "c.parquet", "deep/d.txt.zst", "e.pdf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = {source.kind: [Path(path).name for path in source.paths] for source in own_sources(tmp_path)}
+    assert found == {"text": ["a.txt", "d.txt.zst"], "jsonl": ["b.jsonl.gz"], "parquet": ["c.parquet"]}
+    with pytest.raises(UserError, match=r"e\.pdf"):
+        own_sources(tmp_path / "e.pdf")
+    with pytest.raises(UserError, match="does not exist"):
+        own_sources(tmp_path / "nothing")
