@@ -71,9 +71,6 @@ class ModelSection:
     position_init: Literal["normal", "sinusoidal"] = "normal"
     """What the learned position embeddings start from."""
 
-    discriminator_from_generator: bool = False
-    """Start the discriminator's layers from the warmed-up generator's; both must have the same hidden sizes."""
-
     init_from: str | None = None
     """Exported checkpoint (folder with ``discriminator`` and ``generator``) to start from."""
 
@@ -250,17 +247,6 @@ class Recipe:
             found.append(
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
-            )
-        generator, discriminator = self.model.generator, self.model.discriminator
-        if self.model.discriminator_from_generator and (
-            (generator.hidden, generator.ffn, generator.heads)
-            != (discriminator.hidden, discriminator.ffn, discriminator.heads)
-            or generator.layers > discriminator.layers
-            or not self.generator_warmup.steps
-        ):
-            found.append(
-                "model.discriminator_from_generator needs a generator warm-up, equal hidden, ffn and heads of both "
-                "networks, and no more generator layers than discriminator layers"
             )
         # Written so that NaN, which compares false, is refused too.
         if not (self.optimizer.learning_rate > 0 and self.generator_warmup.learning_rate > 0):

@@ -116,6 +116,8 @@ class Progress:
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def advance(self, step: int) -> None:
+        if not self._began:
+            self._start, self._began = step, time.monotonic()
         self._step = step
         if self._bar is not None:
             self._bar.update(step - self._bar.n)

@@ -100,8 +100,6 @@ class Run:
             module = self._module(plan.name, fresh=weights is None and not resumed)
             if weights is not None:
                 module.load_state_dict(weights, strict=True)
-                if self.recipe.model.discriminator_from_generator:
-                    module.electra.start_discriminator_from_generator()
             engine = self._engine(module, plan)
             if resumed:
                 engine.load(self.folder.checkpoints, tag_of(self.state.step))
@@ -266,7 +264,8 @@ class Run:
         """Networks with their first weights; ``fresh`` = these are really trained from, not loaded over."""
         recipe = self.recipe
         electra = Electra(self.config, recipe.seed)
-        if fresh:
+        # The engine sends the main rank's weights to all others.
+        if fresh and self.world.main:
             self._first_weights(electra)
         sampler = build_sampler(recipe.objective, self.config, recipe.seed)
         return PretrainModule(electra, sampler, recipe.objective, self.special, phase)

@@ -109,6 +109,16 @@ def test_rows_stay_inside_their_window() -> None:
     assert sum(sample == i for i, sample in enumerate(drawn)) < 100
 
 
+def test_windows_and_streams_are_shuffled_differently() -> None:
+    window = 32
+    order = make([10 * window, 10 * window], streams=2, window=window)
+    found = set()
+    for stream in range(2):
+        rows = [place.row for place in epoch(order)[stream::2]]
+        found |= {tuple(row % window for row in rows[i : i + window]) for i in range(0, len(rows), window)}
+    assert len(found) == 20
+
+
 def test_shuffling_has_no_favourite_places() -> None:
     """Over many epochs each sample stands at each place of its window about equally often."""
     order = make([8], streams=1, window=8)
