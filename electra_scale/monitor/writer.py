@@ -110,7 +110,8 @@ class Progress:
         self._writer = writer
         self._total = total
         self._step = start
-        self._began = time.monotonic()
+        # Set with the first step, so that what comes before it does not count as speed.
+        self._began = 0.0
         self._start = start
         self._spoke = float("-inf")
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None

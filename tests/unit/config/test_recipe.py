@@ -183,6 +183,7 @@ def test_a_file_of_bytes_is_named(tmp_path: Path) -> None:
         ("optimizer.learning_rate", -1),
         ("optimizer.learning_rate", ".nan"),
         ("optimizer.betas", "[0.9, 1.0]"),
+        ("optimizer.generator_rate", 0),
         ("optimizer.eps", 0),
         ("optimizer.weight_decay", -0.1),
         ("optimizer.clip", -1),

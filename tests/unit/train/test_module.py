@@ -199,7 +199,7 @@ def test_a_batch_without_masked_positions_teaches_the_discriminator_only() -> No
 @every_sampler
 def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
     module = make_module(SAMPLERS[name])
-    groups = module.parameter_groups(0.01, 4.0)
+    groups = module.parameter_groups(0.01, 4.0, 0.5)
     names = {id(parameter): key for key, parameter in module.named_parameters()}
     listed: list[str] = []
     for group in groups:
@@ -208,13 +208,18 @@ def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
             listed.append(key)
             plain = "norm" in key or key.endswith(("bias", "gain"))
             assert group["weight_decay"] == (0.0 if plain else 0.01), key
-            assert group["rate"] == (4.0 if key.startswith("sampler.") else 1.0), key
+            rates = {"sampler": 4.0, "electra.generator": 0.5, "electra.generator_head": 0.5}
+            part = "sampler" if key.startswith("sampler") else ".".join(key.split(".")[:2])
+            assert group["rate"] == rates.get(part, 1.0), key
     assert sorted(listed) == sorted(names.values())
 
 
 def test_a_warm_up_gives_the_optimizer_what_it_trains_and_no_more() -> None:
     module = make_module(SAMPLERS["hp_loss rms own"], "generator_warmup")
-    listed = {id(parameter) for group in module.parameter_groups(0.01, 1.0) for parameter in group["params"]}  # type: ignore[attr-defined]
+    groups = module.parameter_groups(0.01, 4.0, 0.5)
+    # The generator's own pace is for the joint phase.
+    assert all(group["rate"] == 1.0 for group in groups)
+    listed = {id(parameter) for group in groups for parameter in group["params"]}  # type: ignore[attr-defined]
     for key, parameter in module.named_parameters():
         assert (id(parameter) in listed) == key.startswith(("electra.embeddings", "electra.generator")), key
 
