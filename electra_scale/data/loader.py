@@ -63,7 +63,9 @@ class Loader:
         streams: int,
         window: int,
         shuffle: bool = True,
+        masking: str = "",
     ) -> None:
+        """``masking`` says which mask share the batches will be asked for, and when; it is compared on resume."""
         self.split = split
         self.seed = seed
         self.global_batch = global_batch
@@ -71,7 +73,7 @@ class Loader:
         self.fingerprint = split.store.manifest.fingerprint
         self.settings = (
             f"sequence_length={split.sequence_length} global_batch={global_batch} streams={streams} window={window} "
-            f"mask_token_share={mask_token_share}"
+            f"mask_token_share={mask_token_share} {masking}".rstrip()
         )
         self.order = Order(split.rows, self.fingerprint, seed, streams, window, shuffle)
         self._special = split.special.ids()

@@ -258,6 +258,7 @@ class Run:
             streams=data.streams,
             window=data.shuffle_window,
             shuffle=training,
+            masking=" ".join(f"{plan.name}:{plan.first}:mask_share={plan.mask_share}" for plan in phases(self.recipe)),
         )
 
     def _module(self, phase: Phase, fresh: bool) -> PretrainModule:

@@ -60,7 +60,12 @@ class RunFolder:
         """Raise UserError if the run began with another tokenizer than the store has."""
         if not self.data.is_file():
             return
-        began_with = json.loads(self.data.read_text())["tokenizer"]
+        try:
+            began_with = json.loads(self.data.read_text())["tokenizer"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.data} is damaged ({error!r}); start a new run with --run_dir, this one's data is unknown"
+            ) from error
         found = store.manifest.tokenizer.fingerprint
         if began_with != found:
             raise UserError(

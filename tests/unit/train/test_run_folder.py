@@ -82,3 +82,10 @@ def test_another_tokenizer_is_refused_naming_both(folder: RunFolder, tmp_path: P
         folder.check_tokenizer(store(tmp_path / "other", "bbb"))
     for named in ("aaa", "bbb", str(folder.path), str(tmp_path / "other")):
         assert named in str(refusal.value)
+
+
+def test_a_damaged_data_file_is_named(folder: RunFolder, tmp_path: Path) -> None:
+    folder.path.mkdir(parents=True)
+    folder.data.write_text('{"tokenizer"')
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
+        folder.check_tokenizer(store(tmp_path / "one"))
