@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.runs import corpus, recipe_file, store
+
+__all__ = ["corpus", "recipe_file", "require_part", "store"]
+
 
 @pytest.fixture
 def require_part() -> Callable[[bool, str], None]:

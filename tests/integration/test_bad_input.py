@@ -12,7 +12,7 @@ import yaml
 from data_pipeline.build import build_store
 from data_pipeline.cli import main as electra_data
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
-from tests.integration.conftest import plain, run
+from tests.runs import plain, run
 
 RecipeFile = Callable[..., Path]
 

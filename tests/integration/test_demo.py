@@ -11,7 +11,7 @@ import yaml
 from data_pipeline.errors import UserError
 from electra_scale.cli import main
 from electra_scale.demo import own_sources
-from tests.integration.conftest import RECIPE
+from tests.runs import RECIPE
 
 
 def test_the_demo_takes_own_text_to_an_exported_encoder(

@@ -15,7 +15,7 @@ from electra_scale.export import load_module
 from electra_scale.model import attention_mask, positions_from_segments
 from electra_scale.train import checkpoint
 from electra_scale.train.run_folder import RunFolder
-from tests.integration.conftest import plain, rows, run
+from tests.runs import plain, rows, run
 
 RecipeFile = Callable[..., Path]
 

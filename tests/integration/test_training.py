@@ -21,7 +21,7 @@ from electra_scale.replacement import build_sampler
 from electra_scale.train import checkpoint
 from electra_scale.train.module import GlobalCounts, PretrainModule
 from electra_scale.train.schedule import learning_rate, phases
-from tests.integration.conftest import end, launched, plain, rows, run, start
+from tests.runs import end, launched, plain, rows, run, start
 
 RecipeFile = Callable[..., Path]
 
@@ -31,7 +31,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Pat
     """A finished run on two ranks, and its recipe."""
     import yaml
 
-    from tests.integration.conftest import RECIPE
+    from tests.runs import RECIPE
 
     folder = tmp_path_factory.mktemp("straight")
     recipe = json.loads(json.dumps(RECIPE))
@@ -205,7 +205,7 @@ def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> 
 
 
 def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    from tests.integration.conftest import ROOT
+    from tests.runs import ROOT
 
     path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
     result = run(launched(2, "--config", path, "--run_dir", tmp_path / "run", port=29660), tmp_path)

@@ -20,7 +20,7 @@ import yaml
 from data_pipeline.build import build_store
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 RECIPE: dict[str, Any] = {
     "deepspeed": str(ROOT / "ds_configs/zero2.json"),
