@@ -108,14 +108,13 @@ def summarise(out: Path, manifest: Manifest, ranks: int, seconds: float) -> dict
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     joint = [row for row in rows if row["phase"] == "joint"]
     evaluated = [row for row in joint if "eval/auc" in row]
-    first, last = joint[0]["step"], joint[-1]["step"]
+    logged = [row for row in joint if "loss/total" in row]
     recipe, _ = parse_recipe(recipe_parser("demo"), ["--config", str(out / "recipe.yaml")])
     quarter_step = recipe.generator_warmup.steps + recipe.schedule.steps / 4
     quarter = min(evaluated, key=lambda row: abs(row["step"] - quarter_step))
     counts = Store(out / "store").token_counts().astype(np.float64)
     shares = counts[counts > 0] / counts.sum()
     end = evaluated[-1]
-    assert first <= quarter["step"] <= last
     return {
         "documents": manifest.counts["documents"],
         "tokens": manifest.counts["tokens"],
@@ -124,16 +123,16 @@ def summarise(out: Path, manifest: Manifest, ranks: int, seconds: float) -> dict
         "ranks": ranks,
         "sampler": recipe.objective.sampler,
         "focal_gamma": recipe.objective.focal_gamma,
-        "tokens_per_second": statistics.median(row["speed/tokens_per_second"] for row in joint[1:]),
+        "tokens_per_second": statistics.median(row["speed/tokens_per_second"] for row in logged),
         "seconds": seconds,
-        "generator_loss": joint[-1]["loss/generator"],
-        "discriminator_loss": joint[-1]["loss/discriminator"],
+        "generator_loss": logged[-1]["loss/generator"],
+        "discriminator_loss": logged[-1]["loss/discriminator"],
         "unigram_entropy": float(-(shares * np.log(shares)).sum()),
         "heldout_generator_loss": end["eval/generator_cross_entropy"],
         "heldout_discriminator_loss": end["eval/discriminator_loss"],
         "auc_at_quarter": quarter["eval/auc"],
         "auc": end["eval/auc"],
-        "disc_loss_variance_masked": joint[-1]["disc_loss_variance/masked"],
+        "disc_loss_variance_masked": logged[-1]["disc_loss_variance/masked"],
     }
 
 

@@ -69,7 +69,7 @@ class Run:
         self.progress: Progress | None = None
 
     def run(self) -> None:
-        if self.state.finished:
+        if self.state.finished and self.state.step >= self.recipe.total_steps:
             if self.world.main:
                 print(f"{self.folder.path} is finished at step {self.state.step}; nothing to do")
             return

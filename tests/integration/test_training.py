@@ -229,3 +229,19 @@ def test_dropout_is_keyed_so_that_resume_stays_exact(recipe_file: RecipeFile, tm
     result = run(plain("--config", path, "--run_dir", folder, "--resume", "auto"), tmp_path)
     assert result.returncode == 0, result.stderr
     assert rows(folder) == found
+
+
+def test_a_finished_run_does_nothing_more_unless_it_is_given_more_steps(
+    straight: tuple[Path, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    reference, recipe = straight
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    command = launched(2, "--config", recipe, "--run_dir", folder, "--resume", "auto", port=29671)
+    result = run(command, tmp_path)
+    assert "finished at step 18" in result.stdout, result.stderr
+    assert rows(folder) == rows(reference)
+    run([*command, "--schedule.steps", "14"], tmp_path)
+    assert [row["step"] for row in rows(folder)] == list(range(1, 21))

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from electra_scale.model import Electra, EncoderSize, ModelConfig
+from electra_scale.config import parse_recipe, recipe_parser
+from electra_scale.model import Electra, ModelConfig
 
 VOCAB = 97
 
-# Widths and heads are the presets'; depth of base and large is cut to 2, the vocabulary is small.
-PRESETS = {
-    "tiny": ModelConfig(VOCAB, 128, EncoderSize(4, 128, 512, 4), EncoderSize(4, 64, 256, 2), max_positions=64),
-    "small": ModelConfig(VOCAB, 128, EncoderSize(12, 256, 1024, 4), EncoderSize(12, 64, 256, 1)),
-    "base": ModelConfig(VOCAB, 768, EncoderSize(2, 768, 3072, 12), EncoderSize(2, 256, 1024, 4)),
-    "large": ModelConfig(VOCAB, 1024, EncoderSize(2, 1024, 4096, 16), EncoderSize(2, 256, 1024, 4)),
-}
+_RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+
+
+def _shape(name: str) -> ModelConfig:
+    """The sizes of a shipped recipe; base and large with two layers, and a small vocabulary, to be quick."""
+    recipe, _ = parse_recipe(recipe_parser("test"), ["--config", str(_RECIPES / f"{name}.yaml")])
+    sizes = recipe.model.discriminator, recipe.model.generator
+    if name in ("base", "large"):
+        sizes = replace(sizes[0], layers=2), replace(sizes[1], layers=2)
+    return ModelConfig(VOCAB, recipe.model.embedding, *sizes)
+
+
+PRESETS = {name: _shape(name) for name in ("tiny", "small", "base", "large")}
 
 
 @pytest.fixture(params=sorted(PRESETS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +207,12 @@ def test_import_refuses_what_does_not_fit(tiny: ModelConfig, tmp_path: Path) -> 
     (tmp_path / "nothing").mkdir()
 
     def variant(discriminator: EncoderSize, generator: EncoderSize = tiny.generator) -> Electra:
-        return Electra(ModelConfig(VOCAB, 128, discriminator, generator, max_positions=64))
+        return Electra(ModelConfig(VOCAB, 128, discriminator, generator))
 
-    wide = variant(EncoderSize(4, 256, 512, 4))
+    wide = variant(replace(tiny.discriminator, hidden=256))
     with pytest.raises(UserError, match=r"discriminator\.hidden 128 there, 256 here"):
         import_checkpoint(tmp_path / "d", None, wide)
-    few_heads = variant(EncoderSize(4, 128, 512, 2))
+    few_heads = variant(replace(tiny.discriminator, heads=2))
     with pytest.raises(UserError, match=r"heads 4 there, 2 here"):
         import_checkpoint(tmp_path / "d", None, few_heads)
     swapped = variant(tiny.generator, tiny.discriminator)

@@ -88,7 +88,7 @@ def test_initial_weights_follow_from_the_seed_alone(tiny: ModelConfig) -> None:
 
 
 def test_initial_weights_of_one_part_ignore_the_others(tiny: ModelConfig) -> None:
-    other = ModelConfig(VOCAB, 128, tiny.discriminator, EncoderSize(1, 32, 64, 1), max_positions=64)
+    other = ModelConfig(VOCAB, 128, tiny.discriminator, EncoderSize(1, 32, 64, 1))
     state = Electra(other).state_dict()
     for name, value in Electra(tiny).state_dict().items():
         if name.split(".")[0] in {"embeddings", "discriminator", "discriminator_head"}:
