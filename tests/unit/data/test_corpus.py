@@ -32,12 +32,14 @@ def test_the_filter_keeps_prose_and_drops_the_rest() -> None:
 
 
 def test_pages_become_paragraphs_without_furniture() -> None:
-    page = f"""<html><head><title>T</title><style>x</style></head><body><nav>Menu</nav>
-    <h1>Head</h1><p>{PROSE}<br>More <b>bold</b> <!-- no --> words.</p><pre>code</pre>
-    <ul><li>One</li><li>Two</li></ul><table><tr><td>cell</td></tr></table>tail</body></html>"""
-    assert html_paragraphs(page.encode()) == ["Head", f"{PROSE} More bold words.", "One", "Two", "tail"]
+    page = f"""<html><head><title>T</title><style>x</style></head><body><nav>Menu of the page</nav>
+    <main><h1>Head</h1><p>{PROSE} More <b>bold</b> <!-- no --> words.</p><p>Another. {PROSE}</p>
+    <table><tr><td>cell</td></tr></table></main><footer>All rights reserved</footer></body></html>"""
+    found = html_paragraphs(page.encode())
+    assert [block for block in found if is_prose(block)] == [f"{PROSE} More bold words.", f"Another. {PROSE}"]
+    assert not any(word in " ".join(found) for word in ("Menu", "cell", "rights"))
     assert html_paragraphs(b"") == []
-    assert html_paragraphs("<p>grüße".encode()) == ["grüße"]
+    assert html_paragraphs(f"<html><body><p>grüße, {PROSE}</p></body></html>".encode()) == [f"grüße, {PROSE}"]
 
 
 def test_dictionary_entries_become_readable_paragraphs(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_folders_with_other_things_are_refused(tmp_path: Path) -> None:
 
 def test_pages_too_large_for_prose_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.html"
-    path.write_text(f"<p>{PROSE}</p>")
+    path.write_text(f"<html><body><p>{PROSE}</p></body></html>")
     assert page_paragraphs(path) == [PROSE]
     monkeypatch.setattr("data_pipeline.prose.MAX_PAGE_BYTES", 10)
     assert page_paragraphs(path) == []
