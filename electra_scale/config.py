@@ -157,9 +157,6 @@ class GeneratorWarmupConfig:
     mask_share: float = 0.4
     """Share of tokens that the generator predicts; more than in the joint phase gives more signal a step."""
 
-    start_discriminator: bool = False
-    """Start the discriminator's first layers from the generator's afterwards; needs equal hidden, ffn and heads."""
-
 
 @dataclass
 class CheckpointConfig:
@@ -250,19 +247,6 @@ class Recipe:
             found.append(
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
-            )
-        generator, discriminator = self.model.generator, self.model.discriminator
-        alike = (generator.hidden, generator.ffn, generator.heads) == (
-            discriminator.hidden,
-            discriminator.ffn,
-            discriminator.heads,
-        )
-        if self.generator_warmup.start_discriminator and not (
-            alike and generator.layers <= discriminator.layers and self.generator_warmup.steps
-        ):
-            found.append(
-                "generator_warmup.start_discriminator needs warm-up steps, equal hidden, ffn and heads of both "
-                "networks, and no more layers in the generator than in the discriminator"
             )
         # Written so that NaN, which compares false, is refused too.
         if not (self.optimizer.learning_rate > 0 and self.generator_warmup.learning_rate > 0):

@@ -49,17 +49,6 @@ class Electra(nn.Module):
             with torch.no_grad():
                 table.copy_(sinusoids(table.shape[0], table.shape[1], self.config.init_std))
 
-    @torch.no_grad()
-    def start_discriminator_from_generator(self) -> None:
-        """Copy the generator's layers, and its input projection, over the discriminator's first ones.
-
-        Raises RuntimeError if the shapes differ.
-        """
-        if self.discriminator.project is not None and self.generator.project is not None:
-            self.discriminator.project.load_state_dict(self.generator.project.state_dict())
-        for ours, theirs in zip(self.discriminator.layers, self.generator.layers, strict=False):
-            ours.load_state_dict(theirs.state_dict())
-
     @property
     def word_embeddings(self) -> Tensor:
         """(V,E) word embeddings: both networks' input, and the generator's output weights."""

@@ -100,8 +100,6 @@ class Run:
             module = self._module(plan.name, fresh=weights is None and not resumed)
             if weights is not None:
                 module.load_state_dict(weights, strict=True)
-                if self.recipe.generator_warmup.start_discriminator:
-                    module.electra.start_discriminator_from_generator()
             engine = self._engine(module, plan)
             if resumed:
                 engine.load(self.folder.checkpoints, tag_of(self.state.step))
