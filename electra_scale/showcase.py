@@ -6,12 +6,15 @@ from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
+from transformers.utils import logging
 
 from data_pipeline.errors import UserError
 
 
 def show(export: Path, masked: str, wrong: str) -> None:
     """Print the generator's five best tokens for a [MASK] and the discriminator's score for each token."""
+    # A bar for two files of a few megabytes would only tear the table apart.
+    logging.disable_progress_bar()
     print(f'generator, five best for "{masked}"')
     for token, probability in fill(export / "generator", masked):
         print(f"  {token:<16} {probability:.3f}")
