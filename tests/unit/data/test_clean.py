@@ -36,11 +36,11 @@ def test_unicode_forms_are_a_choice() -> None:
 
 @given(text=st.text(), form=st.sampled_from(["NFC", "NFKC", "none"]), whitespace=st.booleans())
 def test_cleaning_twice_changes_nothing(text: str, form: str, whitespace: bool) -> None:
-    config = CleanConfig(unicode=form, whitespace=whitespace)  # type: ignore[arg-type]
+    config = CleanConfig(unicode=form, whitespace=whitespace)
     once = clean_text(text, config)
     assert clean_text(once, config) == once
     if form != "none":
-        assert unicodedata.is_normalized(form, once)  # type: ignore[arg-type]
+        assert unicodedata.is_normalized(form, once)
 
 
 def test_length_limits_drop_documents_and_say_why() -> None:

@@ -71,7 +71,7 @@ class Case:
         self.losses = random.uniform(0.05, 3.0, V)
         # What the head believes: the truth, or something else.
         self.believed = self.losses if exact else random.uniform(0.05, 3.0, V)
-        head = SamplingHeadConfig(own_token=own_token, form=form, floor=floor)  # type: ignore[arg-type]
+        head = SamplingHeadConfig(own_token=own_token, form=form, floor=floor)
         self.objective = ObjectiveConfig(mixture=mixture, temperature=temperature, head=head)
         self.sampler = self.make_sampler(name)
         hard = {
@@ -102,7 +102,7 @@ class Case:
             table[ORIGINAL] = 3.0
         head = GivenHead(torch.tensor(table, dtype=torch.float32), own)
         kind = HardnessLossSampler if name == "hp_loss" else HardnessDistributionSampler
-        return kind(head, self.objective)  # type: ignore[arg-type]
+        return kind(head, self.objective)
 
     def masked(self, uniform: Tensor) -> Masked:
         """The position, once per uniform number."""
@@ -145,9 +145,9 @@ def objective(
     name: str, own_token: bool = True, form: str = "rms", mixture: float = 0.1, **head: Any
 ) -> ObjectiveConfig:
     return ObjectiveConfig(
-        sampler=name,  # type: ignore[arg-type]
+        sampler=name,
         mixture=mixture,
-        head=SamplingHeadConfig(own_token=own_token, form=form, width=4, **head),  # type: ignore[arg-type]
+        head=SamplingHeadConfig(own_token=own_token, form=form, width=4, **head),
     )
 
 

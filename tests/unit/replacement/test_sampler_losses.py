@@ -21,7 +21,7 @@ def test_expected_gradient_of_hp_dist_is_the_gap_to_the_optimum(own_token: bool,
     case = Case("hp_dist", mixture=mixture, own_token=own_token, exact=False)
     table = torch.tensor(np.log(case.believed), dtype=torch.float32, requires_grad=True)
     own = table[ORIGINAL] * 1 if own_token else None
-    sampler = HardnessDistributionSampler(GivenHead(table, own), case.objective)  # type: ignore[arg-type]
+    sampler = HardnessDistributionSampler(GivenHead(table, own), case.objective)
     masked = case.masked(torch.zeros(V, dtype=torch.float64))
     every = Draw(torch.arange(V), torch.tensor(case.p / case.q), torch.ones(V))
     losses = sampler.loss(masked, every, torch.tensor(case.losses))
@@ -34,7 +34,7 @@ def test_expected_gradient_of_hp_dist_is_the_gap_to_the_optimum(own_token: bool,
 def test_hp_dist_has_no_expected_gradient_at_the_optimum() -> None:
     case = Case("hp_dist", mixture=0.1, own_token=False)
     table = torch.tensor(np.log(case.losses), dtype=torch.float32, requires_grad=True)
-    sampler = HardnessDistributionSampler(GivenHead(table), case.objective)  # type: ignore[arg-type]
+    sampler = HardnessDistributionSampler(GivenHead(table), case.objective)
     every = Draw(torch.arange(V), torch.tensor(case.p / case.q), torch.ones(V))
     losses = sampler.loss(case.masked(torch.zeros(V, dtype=torch.float64)), every, torch.tensor(case.losses))
     (gradient,) = torch.autograd.grad(losses @ torch.tensor(case.q), table)
@@ -51,7 +51,7 @@ def test_hp_loss_is_fitted_to_the_mean_or_to_the_root_mean_square(form: str, mom
         other = torch.zeros(V).index_fill(0, torch.tensor([ORIGINAL]), 5.0)
         table = other if own_token else other.index_put((torch.tensor([ORIGINAL]),), score)
         head = GivenHead(table, score if own_token else None)
-        sampler = HardnessLossSampler(head, objective("hp_loss", own_token, form, floor=1e-9))  # type: ignore[arg-type]
+        sampler = HardnessLossSampler(head, objective("hp_loss", own_token, form, floor=1e-9))
         masked = varied(2)
         masked.original[:] = ORIGINAL
         drawn = Draw(torch.tensor([ORIGINAL, ORIGINAL]), torch.ones(2), torch.ones(2))

@@ -68,7 +68,7 @@ def test_a_new_head_is_plain_electra(name: str, own_token: bool, form: str, mixt
 def test_constant_hardness_is_plain_electra(name: str, own_token: bool, form: str, level: float) -> None:
     head = GivenHead(torch.full((V,), level), torch.tensor(level) if own_token else None)
     kind = HardnessLossSampler if name == "hp_loss" else HardnessDistributionSampler
-    sampler = kind(head, objective(name, own_token, form))  # type: ignore[arg-type]
+    sampler = kind(head, objective(name, own_token, form))
     masked = varied(4000)
     drawn, plain = sampler.propose(masked), ElectraSampler().propose(masked)
     assert torch.equal(drawn.tokens, plain.tokens)
@@ -152,7 +152,7 @@ def test_no_weight_exceeds_one_over_the_mixture(name: str, mixture: float) -> No
     scores = torch.linspace(-2, 2, V)
     head = GivenHead(torch.where(torch.arange(V) % 2 == 0, 200.0, -200.0))
     kind = HardnessLossSampler if name == "hp_loss" else HardnessDistributionSampler
-    sampler = kind(head, objective(name, own_token=False, mixture=mixture))  # type: ignore[arg-type]
+    sampler = kind(head, objective(name, own_token=False, mixture=mixture))
     uniform = torch.rand(5000, generator=random(0), dtype=torch.float64)
     weight = sampler.propose(masked_rows(scores.expand(5000, V), uniform)).weight
     assert weight.max() <= (1 + 1e-6) / mixture
@@ -164,7 +164,7 @@ def test_the_floor_bounds_the_weight() -> None:
     floor = 0.2
     scores = torch.linspace(-2, 2, V)
     hardness = torch.where(torch.arange(V) % 2 == 0, 4.0, -30.0)
-    sampler = HardnessLossSampler(GivenHead(hardness), objective("hp_loss", False, "mean", 0.0, floor=floor))  # type: ignore[arg-type]
+    sampler = HardnessLossSampler(GivenHead(hardness), objective("hp_loss", False, "mean", 0.0, floor=floor))
     uniform = torch.rand(5000, generator=random(0), dtype=torch.float64)
     weight = sampler.propose(masked_rows(scores.expand(5000, V), uniform)).weight
     believed = np.where(np.arange(V) % 2 == 0, np.log1p(np.exp(4)), 0) + floor
@@ -195,8 +195,8 @@ def test_a_head_that_has_run_away_still_gives_a_token() -> None:
     table[2] = 1000.0
     uniform = torch.linspace(0, 1 - 2.0**-53, 8, dtype=torch.float64)
     for sampler in (
-        HardnessDistributionSampler(GivenHead(table), objective("hp_dist")),  # type: ignore[arg-type]
-        HardnessLossSampler(GivenHead(table), objective("hp_loss")),  # type: ignore[arg-type]
+        HardnessDistributionSampler(GivenHead(table), objective("hp_dist")),
+        HardnessLossSampler(GivenHead(table), objective("hp_loss")),
     ):
         drawn = sampler.propose(masked_rows(scores, uniform))
         assert drawn.weight.isfinite().all()

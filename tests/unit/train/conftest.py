@@ -33,8 +33,8 @@ SAMPLERS: dict[str, ObjectiveConfig] = {
     "temperature": ObjectiveConfig(sampler="temperature", importance_weights=True),
     **{
         f"{name} {form} {'own' if own else 'context'}": ObjectiveConfig(
-            sampler=name,  # type: ignore[arg-type]
-            head=SamplingHeadConfig(width=6, own_token=own, form=form),  # type: ignore[arg-type]
+            sampler=name,
+            head=SamplingHeadConfig(width=6, own_token=own, form=form),
         )
         for name, form, own in (
             ("hp_loss", "rms", True),

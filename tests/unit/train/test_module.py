@@ -203,7 +203,7 @@ def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
     names = {id(parameter): key for key, parameter in module.named_parameters()}
     listed: list[str] = []
     for group in groups:
-        for parameter in group["params"]:  # type: ignore[attr-defined]
+        for parameter in group["params"]:
             key = names[id(parameter)]
             listed.append(key)
             plain = "norm" in key or key.endswith(("bias", "gain"))
@@ -219,7 +219,7 @@ def test_a_warm_up_gives_the_optimizer_what_it_trains_and_no_more() -> None:
     groups = module.parameter_groups(0.01, 4.0, 0.5)
     # The generator's own pace is for the joint phase.
     assert all(group["rate"] == 1.0 for group in groups)
-    listed = {id(parameter) for group in groups for parameter in group["params"]}  # type: ignore[attr-defined]
+    listed = {id(parameter) for group in groups for parameter in group["params"]}
     for key, parameter in module.named_parameters():
         assert (id(parameter) in listed) == key.startswith(("electra.embeddings", "electra.generator")), key
 

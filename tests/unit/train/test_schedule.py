@@ -40,8 +40,8 @@ def test_the_warm_up_phase_ends_at_a_tenth_of_its_peak() -> None:
 
 @pytest.mark.parametrize("rate", [joint_rate, generator_warmup_rate])
 def test_without_rising_steps_the_first_step_has_the_peak(rate: object) -> None:
-    assert rate(0, 3e-4, 100, 0) == pytest.approx(3e-4)  # type: ignore[operator]
-    assert rate(0, 3e-4, 1, 0) == pytest.approx(3e-4)  # type: ignore[operator]
+    assert rate(0, 3e-4, 100, 0) == pytest.approx(3e-4)
+    assert rate(0, 3e-4, 1, 0) == pytest.approx(3e-4)
 
 
 def test_a_run_has_two_phases_that_follow_each_other() -> None:
