@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# The benchmarks' peers want other versions of some packages, so they live in an environment of their own.
+BENCH := .venv-bench
+BENCH_READY := $(BENCH)/.installed
 
-.PHONY: demo test lint types
+.PHONY: demo test bench lint types
 
 demo: $(READY)
 	@echo "demo: text -> tokenizer -> shards -> ZeRO-2 training -> export, all under runs/demo"
@@ -14,6 +17,12 @@ demo: $(READY)
 test: $(READY)
 	@echo "test: the whole suite"
 	$(BIN)/python -m pytest $(TESTS)
+
+bench: $(BENCH_READY)
+	@test -n "$(CORPUS)" || { echo "bench: say which text to measure on: make bench CORPUS=folder"; exit 2; }
+	@echo "bench: build and loader against their peers, then a store of 10 GB; tables here, JSON in runs/bench"
+	$(BENCH)/bin/python benchmarks/data.py --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
+	$(BENCH)/bin/python benchmarks/stream.py --out runs/bench/stream.json
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -29,3 +38,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation deepspeed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+$(BENCH_READY): pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-streaming.txt
+	@echo "setup: $(BENCH) with the peers (once; some minutes)"
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --upgrade pip setuptools wheel
+	$(BENCH)/bin/pip install --quiet -c constraints.txt torch numpy ninja py-cpuinfo
+	$(BENCH)/bin/pip install --quiet -c constraints.txt -r benchmarks/requirements.txt
+	$(BENCH)/bin/pip install --quiet -c constraints.txt --no-build-isolation deepspeed
+	$(BENCH)/bin/pip install --quiet -c constraints.txt -e '.[fast,s3]'
+	$(BENCH)/bin/pip install --quiet --no-deps -r benchmarks/requirements-streaming.txt
+	touch $(BENCH_READY)

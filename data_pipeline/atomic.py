@@ -23,6 +23,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def disk_full(error: OSError) -> bool:
+    """Whether writing failed for lack of space, or for a limit on a file's size."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success sync it and rename it to ``path``.
@@ -39,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise UserError(f"disk full while writing {path}: free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"cannot write {path}: {error.strerror}; check the folder's permissions") from error

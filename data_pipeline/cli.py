@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -22,6 +25,7 @@ from data_pipeline.config import (
 from data_pipeline.corpus import fetch_corpus
 from data_pipeline.describe import describe_store
 from data_pipeline.errors import UserError
+from data_pipeline.mpi import launched, lead
 from data_pipeline.verify import verify_store
 
 PROGRAM = "electra-data"
@@ -44,7 +48,7 @@ def _build_parser() -> _Parser:
     return parser
 
 
-def _build(arguments: Sequence[str]) -> int:
+def _build(arguments: Sequence[str], ranks: Executor | None = None) -> int:
     before = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     before.add_argument("--config", action="append", default=[])
     known, _ = before.parse_known_args(arguments)
@@ -60,7 +64,8 @@ def _build(arguments: Sequence[str]) -> int:
     values["sources"] = [SourceConfig(**source) for source in values["sources"]]
     values["tokenizer"] = TokenizerConfig(**values["tokenizer"])
     values["clean"] = CleanConfig(**values["clean"])
-    build_store(BuildConfig(**{field.name: values[field.name] for field in dataclasses.fields(BuildConfig)}))
+    config = BuildConfig(**{field.name: values[field.name] for field in dataclasses.fields(BuildConfig)})
+    build_store(config, ranks)
     return 0
 
 
@@ -71,10 +76,13 @@ def _simple_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("build", help="build a store from text (see `electra-data build --help`)", add_help=False)
     inspect = commands.add_parser("inspect", help="say what a store holds")
-    inspect.add_argument("store", help="folder of the store")
+    inspect.add_argument("store", help="the store: a folder, or s3://bucket/prefix")
     inspect.add_argument("--samples", type=int, default=3, metavar="N", help="decoded documents to show (3)")
     verify = commands.add_parser("verify", help="check every checksum and count of a store")
-    verify.add_argument("store", help="folder of the store")
+    verify.add_argument("store", help="the store: a folder, or s3://bucket/prefix")
+    report = commands.add_parser("report", help="write a page with plots of what a store holds")
+    report.add_argument("store", help="the store: a folder, or s3://bucket/prefix")
+    report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="page (report.html)")
     corpus = commands.add_parser("corpus", help="fetch real English text for the demo")
     corpus.add_argument("out", help="folder to put the text into")
     corpus.add_argument(
@@ -97,20 +105,36 @@ def _run(arguments: Sequence[str]) -> int:
             print(f"{PROGRAM}: {problem}", file=sys.stderr)
         print(f"{options.store}: {len(problems)} faults" if problems else f"{options.store}: sound")
         return 1 if problems else 0
+    if options.command == "report":
+        # Plots need an extra that the other commands do without.
+        from data_pipeline.report import write_report
+
+        write_report(options.store, options.out)
+        print(f"wrote {options.out}")
+        return 0
     fetch_corpus(options.out, options.max_mb)
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, 1 (verify found a fault) or 2 (an error the user can act on)."""
+def _guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command; what a user can act on becomes one line."""
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return command()
     except UserError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, 1 (verify found a fault) or 2 (an error the user can act on)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    launch = launched(os.environ) if arguments[:1] == ["build"] else None
+    if launch is None:
+        return _guarded(lambda: _run(arguments))
+    return _guarded(lambda: lead(launch, lambda ranks: _guarded(lambda: _build(arguments[1:], ranks))))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
 from data_pipeline.errors import UserError
+from data_pipeline.place import is_object_store, split_s3_url
 from data_pipeline.shard import IdsType
 
-SourceKind = Literal["text", "jsonl", "parquet", "datasets"]
+SourceKind = Literal["text", "jsonl", "parquet", "datasets", "wikipedia"]
+FilterName = Literal["words", "word_length", "symbols", "letters", "stop_words", "repeated_lines"]
 
 
 @dataclasses.dataclass
@@ -21,9 +23,11 @@ class SourceConfig:
     """One place that documents come from.
 
     Args:
-        kind: what the files are: text, jsonl, parquet, or datasets (Hugging Face).
+        kind: what the files are: text, jsonl, parquet, wikipedia (an XML dump), or datasets (Hugging Face).
         paths: files, folders (all files below, without hidden ones) or globs (** allowed), relative to the
-            current folder; for text, jsonl and parquet. Text and JSON Lines may be .gz or .zst.
+            current folder, or s3://bucket/key (a key, a prefix that ends in /, or a glob); not for datasets.
+            Text, JSON Lines and dumps may be .gz, .zst or .bz2. A compressed file or a dump is read by one worker:
+            give a dump's numbered parts rather than the whole.
         documents: text only: blank_line (documents are separated by a blank line), line (every line is one)
             or file (every file is one).
         field: the field or column that holds the text; for jsonl, parquet and datasets.
@@ -31,6 +35,7 @@ class SourceConfig:
             load_dataset reads).
         config: datasets only: the data set's configuration, if it has several.
         split: datasets only: which split to read.
+        label: what training calls this source, for a mixture; left out, all such sources are "main".
     """
 
     kind: SourceKind = "text"
@@ -40,6 +45,7 @@ class SourceConfig:
     name: str | None = None
     config: str | None = None
     split: str = "train"
+    label: str = "main"
 
 
 @dataclasses.dataclass
@@ -77,6 +83,10 @@ class CleanConfig:
         min_chars: drop documents with fewer characters after cleaning (empty ones are always dropped).
         max_chars: drop documents with more characters after cleaning.
         deduplicate: keep only the first of documents whose cleaned text is the same.
+        near_duplicates: drop a document that MinHash finds at about this Jaccard similarity (of its five-word
+            shingles) or above to an earlier one; left out, only equal documents are dropped.
+        filters: quality filters to apply, by name, in this order (docs/data.md says what each removes).
+        language: keep only documents in this language (an ISO 639-1 code such as en); left out, all stay.
     """
 
     unicode: Literal["NFC", "NFKC", "none"] = "NFC"
@@ -84,6 +94,9 @@ class CleanConfig:
     min_chars: int = 1
     max_chars: int = 5_000_000
     deduplicate: bool = True
+    near_duplicates: float | None = None
+    filters: list[FilterName] = dataclasses.field(default_factory=list)
+    language: str | None = None
 
 
 @dataclasses.dataclass
@@ -91,7 +104,7 @@ class BuildConfig:
     """Everything that decides what a store holds.
 
     Args:
-        out: folder of the store to make.
+        out: the store to make: a folder, or s3://bucket/prefix.
         sources: where the documents come from, in order.
         tokenizer: a new or an existing vocabulary.
         clean: cleaning and de-duplication.
@@ -99,7 +112,12 @@ class BuildConfig:
         ids_type: integer type of token ids: auto (the smallest that fits), uint16 or uint32.
         task_bytes: bytes of input per unit of work; each unit becomes one shard per split.
         workers: processes; one per core when left out. Any number gives the same bytes.
-        engine: processes (this machine) or mpi (start it under `mpiexec -n N python -m mpi4py.futures`).
+        engine: processes (this machine), mpi (start it under mpirun or srun), or auto: mpi when an MPI launcher
+            started more than one process.
+        memory: most bytes that the step between reading and tokenizing (de-duplication, choice of the
+            vocabulary's sample) holds at once; a larger corpus takes more passes, not more memory.
+        mixture: weight of each source label in training, by samples drawn; left out, every document once an epoch.
+            A recipe's data.mixture wins over it.
     """
 
     out: str = ""
@@ -110,7 +128,9 @@ class BuildConfig:
     ids_type: IdsType = "auto"
     task_bytes: int = 32 << 20
     workers: int | None = None
-    engine: Literal["processes", "mpi"] = "processes"
+    engine: Literal["auto", "processes", "mpi"] = "auto"
+    memory: int = 1 << 30
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def check_config(config: BuildConfig) -> None:
@@ -119,36 +139,81 @@ def check_config(config: BuildConfig) -> None:
     Raises:
         UserError: naming the key, its value and what would be right.
     """
-
-    def need(condition: bool, key: str, value: object, wanted: str) -> None:
-        if not condition:
-            raise UserError(f"{key} is {value!r}: it must be {wanted}")
-
-    need(bool(config.out), "out", config.out, "the folder of the store to make")
-    need(bool(config.sources), "sources", config.sources, "a list with at least one source")
-    need(0 <= config.held_out < 1, "held_out", config.held_out, "at least 0 and below 1")
-    need(config.task_bytes >= 1024, "task_bytes", config.task_bytes, "at least 1024")
-    need(config.workers is None or config.workers >= 1, "workers", config.workers, "at least 1")
-    clean, tokenizer = config.clean, config.tokenizer
-    need(clean.min_chars >= 0, "clean.min_chars", clean.min_chars, "at least 0")
-    need(clean.max_chars >= max(1, clean.min_chars), "clean.max_chars", clean.max_chars, "at least min_chars")
-    need(tokenizer.vocab_size >= 32, "tokenizer.vocab_size", tokenizer.vocab_size, "at least 32")
-    need(tokenizer.sample_bytes >= 1, "tokenizer.sample_bytes", tokenizer.sample_bytes, "at least 1")
-    need(tokenizer.min_frequency >= 1, "tokenizer.min_frequency", tokenizer.min_frequency, "at least 1")
-    need(tokenizer.alphabet >= 1, "tokenizer.alphabet", tokenizer.alphabet, "at least 1")
-    need(0 <= tokenizer.seed < 1 << 64, "tokenizer.seed", tokenizer.seed, "a whole number below 2**64")
+    _check_out(config.out)
+    _need(bool(config.sources), "sources", config.sources, "a list with at least one source")
+    _need(0 <= config.held_out < 1, "held_out", config.held_out, "at least 0 and below 1")
+    _need(config.task_bytes >= 1024, "task_bytes", config.task_bytes, "at least 1024")
+    _need(config.workers is None or config.workers >= 1, "workers", config.workers, "at least 1")
+    _need(config.memory >= 1 << 20, "memory", config.memory, "at least 1048576 bytes (1 MiB)")
+    tokenizer = config.tokenizer
+    _need(tokenizer.vocab_size >= 32, "tokenizer.vocab_size", tokenizer.vocab_size, "at least 32")
+    _need(tokenizer.sample_bytes >= 1, "tokenizer.sample_bytes", tokenizer.sample_bytes, "at least 1")
+    _need(tokenizer.min_frequency >= 1, "tokenizer.min_frequency", tokenizer.min_frequency, "at least 1")
+    _need(tokenizer.alphabet >= 1, "tokenizer.alphabet", tokenizer.alphabet, "at least 1")
+    _need(0 <= tokenizer.seed < 1 << 64, "tokenizer.seed", tokenizer.seed, "a whole number below 2**64")
+    _check_clean(config.clean)
     for index, source in enumerate(config.sources):
-        key = f"sources[{index}]"
-        if source.kind == "datasets":
-            need(bool(source.name), f"{key}.name", source.name, "a data set's name or folder")
-            need(not source.paths, f"{key}.paths", source.paths, "left out for kind datasets (use name)")
+        _check_source(source, f"sources[{index}]")
+    labels = list(dict.fromkeys(source.label for source in config.sources))
+    for label, weight in config.mixture.items():
+        key = f"mixture.{label}"
+        if label not in labels:
+            raise UserError(f"{key}: no source has the label {label!r}: {nearest(label, labels)}")
+        _need(0 < weight < float("inf"), key, weight, "above 0 (leave out the sources that should not be drawn)")
+    if config.mixture:
+        for label in labels:
+            _need(label in config.mixture, "mixture", config.mixture, f"a weight for every label, {label!r} too")
+
+
+def _need(condition: bool, key: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise UserError(f"{key} is {value!r}: it must be {wanted}")
+
+
+def _check_out(out: str) -> None:
+    _need(bool(out), "out", out, "the folder of the store to make, or s3://bucket/prefix")
+    if is_object_store(out):
+        split_s3_url(out)
+    elif "://" in out:
+        raise UserError(f"out is {out!r}: it must be a folder or s3://bucket/prefix")
+
+
+def _check_clean(clean: CleanConfig) -> None:
+    _need(clean.min_chars >= 0, "clean.min_chars", clean.min_chars, "at least 0")
+    _need(clean.max_chars >= max(1, clean.min_chars), "clean.max_chars", clean.max_chars, "at least min_chars")
+    similarity = clean.near_duplicates
+    _need(
+        similarity is None or 0 < similarity < 1,
+        "clean.near_duplicates",
+        similarity,
+        "between 0 and 1, such as 0.8 (equal documents are dropped by clean.deduplicate)",
+    )
+    names = list(get_args(FilterName))
+    for name in clean.filters:
+        if name not in names:
+            raise UserError(f"clean.filters: no filter is called {name!r}: {nearest(str(name), names)}")
+    _need(len(set(clean.filters)) == len(clean.filters), "clean.filters", clean.filters, "a list of different filters")
+    _need(clean.language != "", "clean.language", clean.language, "an ISO 639-1 code such as en, or left out")
+
+
+def _check_source(source: SourceConfig, key: str) -> None:
+    named = bool(source.label.strip()) and source.label.isprintable()
+    _need(named, f"{key}.label", source.label, "a printable name, or left out")
+    if source.kind == "datasets":
+        _need(bool(source.name), f"{key}.name", source.name, "a data set's name or folder")
+        _need(not source.paths, f"{key}.paths", source.paths, "left out for kind datasets (use name)")
+        return
+    _need(bool(source.paths), f"{key}.paths", source.paths, "a list of files, folders or globs")
+    _need(source.name is None, f"{key}.name", source.name, f"left out for kind {source.kind} (use paths)")
+    for path in source.paths:
+        if is_object_store(path):
+            split_s3_url(path)
         else:
-            need(bool(source.paths), f"{key}.paths", source.paths, "a list of files, folders or globs")
-            need(
-                source.name is None,
-                f"{key}.name",
-                source.name,
-                f"left out for kind {source.kind} (use paths)",
+            _need(
+                bool(path) and "://" not in path,
+                f"{key}.paths",
+                path,
+                "a file, folder or glob, on this machine or below s3://bucket/",
             )
 
 
@@ -174,15 +239,18 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     for name, section in (("tokenizer", TokenizerConfig), ("clean", CleanConfig)):
         if name in raw:
             _check_keys(_as_mapping(raw[name], name, str(path)), section, f"{name}.", str(path))
+    if "filters" in raw.get("clean", {}):
+        _check_strings(raw["clean"]["filters"], "clean.filters", "[words, stop_words]", str(path))
+    for label, weight in _as_mapping(raw.get("mixture", {}), "mixture", str(path)).items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise UserError(f"{path}: mixture.{label} must be a number, such as mixture: {{main: 1.0}}, not {weight!r}")
     sources = raw.get("sources", [])
     if not isinstance(sources, list):
         raise UserError(f"{path}: sources must be a list (lines that start with a dash)")
     for index, source in enumerate(sources):
         key = f"sources[{index}]"
         _check_keys(_as_mapping(source, key, str(path)), SourceConfig, f"{key}.", str(path))
-        paths = source.get("paths", [])
-        if not isinstance(paths, list) or not all(isinstance(entry, str) for entry in paths):
-            raise UserError(f"{path}: {key}.paths must be a list of strings, such as paths: [corpus/*.txt]")
+        _check_strings(source.get("paths", []), f"{key}.paths", "[corpus/*.txt]", str(path))
     return raw
 
 
@@ -196,6 +264,12 @@ def _as_mapping(value: object, key: str, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: {key} must hold keys and values, not {type(value).__name__}")
     return value
+
+
+def _check_strings(value: object, key: str, example: str, path: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        name = key.rsplit(".", 1)[-1]
+        raise UserError(f"{path}: {key} must be a list of strings, such as {name}: {example}, not {value!r}")
 
 
 def _check_keys(mapping: Mapping[Any, Any], section: type[Any], prefix: str, path: str) -> None:

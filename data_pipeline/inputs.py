@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,18 +15,21 @@ import pyarrow.parquet as pq
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import UserError
 from data_pipeline.hub import DatasetInfo, describe_dataset
+from data_pipeline.place import Entry, is_object_store
+from data_pipeline.remote_file import RemoteFile, find_remote
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 # How many compressed files share a task is decided before they are unpacked.
 TYPICAL_COMPRESSION = 3
+_PARQUET_BLOCK_BYTES = 256 << 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """One input of a source: a file, or a data set's split.
+    """One input of a source: a file, local or in an object store, or a data set's split.
 
-    ``name`` and ``size`` (bytes; rows for a data set) go into the manifest; ``identity`` (full path and time
-    of change, or the data set's fingerprint) only tells whether an unfinished build may continue.
+    ``name`` and ``size`` (bytes; rows for a data set) go into the manifest; ``identity`` (full path and time of
+    change or ETag, or the data set's fingerprint) only tells whether an unfinished build may continue.
     """
 
     source: int
@@ -70,13 +73,17 @@ def find_inputs(sources: Sequence[SourceConfig]) -> list[Input]:
         if source.kind == "datasets":
             found.append(_dataset_input(index, source))
             continue
-        files: dict[str, None] = {}
+        files: dict[str, Input] = {}
         for pattern in source.paths:
-            matched = _expand(pattern)
+            if is_object_store(pattern):
+                matched = [_remote_input(index, location, entry) for location, entry in find_remote(pattern)]
+            else:
+                matched = [_file_input(index, path) for path in _expand(pattern)]
             if not matched:
                 raise UserError(f"sources[{index}].paths: {pattern!r} matches no file: check the path or the glob")
-            files.update(dict.fromkeys(matched))
-        found.extend(_file_input(index, path) for path in files)
+            for entry in matched:
+                files.setdefault(entry.location, entry)
+        found.extend(files.values())
     return found
 
 
@@ -132,6 +139,11 @@ def _file_input(index: int, path: str) -> Input:
     return Input(index, path, name, status.st_size, f"{os.path.abspath(path)!a} {status.st_mtime_ns}")
 
 
+def _remote_input(index: int, location: str, entry: Entry) -> Input:
+    name = location.rsplit("/", 1)[-1]
+    return Input(index, location, name, entry.size, f"{location!a} {entry.identity}")
+
+
 def _dataset_input(index: int, source: SourceConfig) -> Input:
     info: DatasetInfo = describe_dataset(source)
     return Input(index, str(source.name), info.name, info.rows, info.fingerprint)
@@ -150,13 +162,26 @@ def _pieces(source: SourceConfig, entry: Input, task_bytes: int) -> Iterator[tup
         for group in range(metadata.num_row_groups):
             yield Piece(path, group, group + 1), metadata.row_group(group).total_byte_size
     elif compression_of(path):
+        # A compressed stream can't be entered in the middle.
         yield Piece(path, 0, entry.size), entry.size * TYPICAL_COMPRESSION
-    elif source.kind == "text" and source.documents == "file":
+    elif source.kind == "wikipedia" or (source.kind == "text" and source.documents == "file"):
         yield Piece(path, 0, entry.size), entry.size
     else:
         for begin in range(0, entry.size, task_bytes):
             end = min(begin + task_bytes, entry.size)
             yield Piece(path, begin, end), end - begin
+
+
+@contextlib.contextmanager
+def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file on disk or in an object store, of which only what is asked for is read."""
+    if is_object_store(location):
+        # Column chunks are larger than this and come by a request each, footers by one or two.
+        with RemoteFile(location, block=_PARQUET_BLOCK_BYTES) as raw, pq.ParquetFile(pa.PythonFile(raw, "r")) as file:
+            yield file
+    else:
+        with pq.ParquetFile(location) as file:
+            yield file
 
 
 def parquet_metadata(path: str, field: str) -> Any:
@@ -166,10 +191,10 @@ def parquet_metadata(path: str, field: str) -> Any:
         UserError: no Parquet file, or no such column.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"cannot read {Path(path)} as Parquet: {error}") from error
+        raise UserError(f"cannot read {path} as Parquet: {error}; restore the file or leave it out") from error
     if field not in schema.names:
         raise UserError(f"{path} has no column {field!r}: set field to one of {', '.join(schema.names)}")
     kind = schema.field(field).type

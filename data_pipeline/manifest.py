@@ -10,14 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from data_pipeline.atomic import write_bytes
 from data_pipeline.errors import UserError
+from data_pipeline.place import Missing, is_object_store, open_place
 
 MANIFEST_NAME = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 SPLITS = ("train", "heldout")
 
+# No count, size or vocabulary is larger; what is read is used for sizes of arrays.
+MOST_ROWS = (1 << 31) - 1
+MOST_VOCABULARY = 1 << 24
+_MOST = (1 << 63) - 1
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Control characters, line ends and halves of surrogate pairs have no business in a name.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +37,14 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
-    """One shard: ``rows`` documents holding ``tokens`` token ids in a file of ``bytes`` bytes."""
+    """One shard: ``rows`` documents holding ``tokens`` token ids in a file of ``bytes`` bytes.
+
+    ``source`` is the label of the source that its documents come from.
+    """
 
     name: str
     split: Literal["train", "heldout"]
+    source: str
     rows: int
     tokens: int
     bytes: int
@@ -91,34 +102,48 @@ def manifest_fingerprint(tokenizer_fingerprint: str, settings: Mapping[str, Any]
     return digest.hexdigest()
 
 
-def write_manifest(store: str | Path, manifest: Manifest) -> Path:
-    """Write ``manifest.json`` atomically; the last thing that a build does."""
-    path = Path(store) / MANIFEST_NAME
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The text of ``manifest.json``, the same for equal manifests."""
     text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
-    write_bytes(path, text.encode() + b"\n")
-    return path
+    return text.encode() + b"\n"
+
+
+def write_manifest(store: str | Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` atomically; the last thing that a build does.
+
+    Raises:
+        UserError: an object store has another manifest there already.
+    """
+    place = open_place(store)
+    data = manifest_bytes(manifest)
+    if not is_object_store(place.url):
+        place.put(MANIFEST_NAME, data)
+    elif not place.put_new(MANIFEST_NAME, data) and place.read(MANIFEST_NAME) != data:
+        raise UserError(
+            f"{place.url} got another {MANIFEST_NAME} while this build ran: two builds wrote there; "
+            f"delete all of {place.url} and build it again, or choose another out"
+        )
 
 
 def load_manifest(store: str | Path) -> Manifest:
-    """Read and check the manifest of a store in a local folder.
+    """Read and check the manifest of a store, a folder or ``s3://bucket/prefix``.
 
     Raises:
-        UserError: the folder is missing, unfinished, not a store, or its manifest is unreadable, of another
-            version, of wrong types, names files outside the store, or disagrees with its own fingerprint.
+        UserError: the store is missing, unfinished or does not answer, is not a store, or its manifest is
+            unreadable, of another version, of wrong types, names files outside the store, or disagrees with
+            its own fingerprint.
     """
-    folder = Path(store)
-    if not folder.is_dir():
-        raise UserError(f"no store at {folder}: the folder does not exist; build one with `electra-data build`")
-    path = folder / MANIFEST_NAME
+    place = open_place(store)
+    where = f"{place.url.rstrip('/')}/{MANIFEST_NAME}"
+    if not is_object_store(place.url) and not Path(place.url).is_dir():
+        raise UserError(f"no store at {place.url}: the folder does not exist; build one with `electra-data build`")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        data = place.read(MANIFEST_NAME)
+    except Missing:
         raise UserError(
-            f"{folder} has no {MANIFEST_NAME}: an unfinished build or not a store; run `electra-data build` again"
+            f"{place.url} has no {MANIFEST_NAME}: an unfinished build or not a store; run `electra-data build` again"
         ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the file's permissions") from error
-    return parse_manifest(data, str(path))
+    return parse_manifest(data, where)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -128,7 +153,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         UserError: see :func:`load_manifest`.
     """
     try:
-        raw = json.loads(data)
+        raw = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON ({error}): restore it or build the store again") from error
     reader = _Reader(where)
@@ -146,12 +171,12 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         fingerprint=reader.digest(top, "fingerprint"),
         tokenizer=TokenizerEntry(
             fingerprint=reader.digest(tokenizer, "fingerprint"),
-            vocab_size=reader.integer(tokenizer, "vocab_size"),
+            vocab_size=reader.integer(tokenizer, "vocab_size", MOST_VOCABULARY),
             files={reader.tokenizer_path(name): reader.digest(files, name) for name in files},
         ),
         shards=[reader.shard(entry, index) for index, entry in enumerate(reader.items(top, "shards"))],
         counts={
-            name: reader.integer(reader.mapping(top["counts"], "counts"), name)
+            reader.text({"name": name}, f"counts ({name!r})", "name"): reader.integer(top["counts"], name)
             for name in reader.mapping(top.get("counts"), "counts")
         },
         settings=reader.mapping(top.get("settings"), "settings"),
@@ -160,13 +185,20 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     names = [shard.name for shard in manifest.shards]
     if len(set(names)) != len(names):
         raise UserError(f"{where} lists a shard twice: build the store again")
-    expected = manifest_fingerprint(manifest.tokenizer.fingerprint, manifest.settings, manifest.shards)
+    try:
+        expected = manifest_fingerprint(manifest.tokenizer.fingerprint, manifest.settings, manifest.shards)
+    except (ValueError, RecursionError) as error:
+        raise reader.refuse("settings", f"plain JSON ({error})") from error
     if expected != manifest.fingerprint:
         raise UserError(
             f"{where} was altered: its fingerprint is {manifest.fingerprint[:12]} but its content gives "
             f"{expected[:12]}; restore it or build the store again"
         )
     return manifest
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 class _Reader:
@@ -189,10 +221,18 @@ class _Reader:
             raise self.refuse(field, "a list")
         return value
 
-    def integer(self, parent: Mapping[str, Any], field: str) -> int:
+    def integer(self, parent: Mapping[str, Any], field: str, most: int = _MOST) -> int:
         value = parent.get(field)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise self.refuse(field, "a whole number of at least 0")
+        if value > most:
+            raise self.refuse(field, f"at most {most:,}")
+        return value
+
+    def text(self, parent: Mapping[str, Any], field: str, key: str) -> str:
+        value = parent.get(key)
+        if not isinstance(value, str) or not value or _UNPRINTABLE.search(value):
+            raise self.refuse(field, "a text of one line")
         return value
 
     def digest(self, parent: Mapping[str, Any], field: str) -> str:
@@ -203,14 +243,17 @@ class _Reader:
 
     def file_name(self, value: object, field: str) -> str:
         # One path component only, so that nothing read or written through a manifest leaves the store.
-        bad = not isinstance(value, str) or value in ("", ".", "..") or any(c in value for c in "/\\\0")
+        bad = not isinstance(value, str) or value in ("", ".", "..") or any(c in value for c in "/\\")
+        bad = bad or _UNPRINTABLE.search(str(value)) is not None
         if bad:
             raise self.refuse(f"{field} ({value!r})", "a plain file name inside the store")
         return str(value)
 
     def tokenizer_path(self, value: str) -> str:
         path = PurePosixPath(value)
-        ordinary = str(path) == value and ".." not in path.parts and not any(c in value for c in "\\\0")
+        ordinary = (
+            str(path) == value and ".." not in path.parts and "\\" not in value and not _UNPRINTABLE.search(value)
+        )
         if path.is_absolute() or len(path.parts) != 2 or path.parts[0] != "tokenizer" or not ordinary:
             raise self.refuse(f"tokenizer.files ({value!r})", "a path of the form tokenizer/NAME inside the store")
         return value
@@ -224,8 +267,9 @@ class _Reader:
         return ShardEntry(
             name=self.file_name(entry.get("name"), f"{field}.name"),
             split=split,
-            rows=self.integer(entry, "rows"),
-            tokens=self.integer(entry, "tokens"),
+            source=self.text(entry, f"{field}.source", "source"),
+            rows=self.integer(entry, "rows", MOST_ROWS),
+            tokens=self.integer(entry, "tokens", MOST_ROWS),
             bytes=self.integer(entry, "bytes"),
             sha256=self.digest(entry, "sha256"),
         )

@@ -1,4 +1,4 @@
-"""Running a function over many tasks: in this process, in a pool of processes, or over MPI."""
+"""Running a function over many tasks: in this process, in a pool of processes, or on the ranks of an MPI launch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
@@ -32,16 +32,29 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-@contextmanager
-def start_workers(engine: Literal["processes", "mpi"], workers: int | None, tasks: int) -> Iterator[Workers]:
-    """The workers of a build; no more processes than there are tasks.
+def check_engine(engine: Literal["auto", "processes", "mpi"], ranks: Executor | None) -> None:
+    """Refuse an engine that does not fit how this process was started; ``ranks`` as in :func:`start_workers`.
 
     Raises:
-        UserError: the MPI engine is asked for without mpi4py or outside ``python -m mpi4py.futures``.
+        UserError: MPI ranks were started for the engine processes, or none for the engine mpi.
     """
-    if engine == "mpi":
-        with _mpi_executor() as executor:
-            yield _ExecutorWorkers(executor)
+    if ranks is not None and engine == "processes":
+        raise UserError("engine is processes but an MPI launcher started several: set engine to auto or mpi")
+    if ranks is None and engine == "mpi":
+        raise UserError(
+            "engine mpi needs at least two MPI processes: start it as `mpirun -n 4 electra-data build --config FILE`"
+        )
+
+
+@contextmanager
+def start_workers(workers: int | None, tasks: int, ranks: Executor | None) -> Iterator[Workers]:
+    """The workers of a build; no more processes than there are tasks.
+
+    Args:
+        ranks: runs functions on the other ranks of an MPI launch; None if this process was started alone.
+    """
+    if ranks is not None:
+        yield _ExecutorWorkers(ranks)
         return
     count = min(workers or available_cores(), max(1, tasks))
     if count == 1:
@@ -86,6 +99,8 @@ class _ExecutorWorkers:
         finally:
             for future in futures:
                 future.cancel()
+            # Whoever comes next may clear away what tasks still write to.
+            wait(futures)
 
 
 def _enter_worker() -> None:
@@ -101,18 +116,3 @@ def _die_with(parent: multiprocessing.process.BaseProcess) -> None:
     # A killed parent can't end its pool, and an idle worker would wait for ever.
     parent.join()
     os._exit(1)
-
-
-def _mpi_executor() -> Executor:
-    try:
-        from mpi4py import MPI
-        from mpi4py.futures import MPIPoolExecutor
-    except (ImportError, RuntimeError) as error:  # the latter: mpi4py is here, an MPI library is not
-        raise UserError("engine mpi needs mpi4py and an MPI library: pip install 'electra-scale[mpi]' mpich") from error
-    if MPI.COMM_WORLD.Get_size() < 2:
-        raise UserError(
-            "engine mpi needs at least two MPI processes: start it as "
-            "`mpiexec -n 4 python -m mpi4py.futures -m data_pipeline build --config FILE`"
-        )
-    executor: Executor = MPIPoolExecutor(initializer=_enter_worker)
-    return executor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +68,8 @@ def shard_schema(dtype: np.dtype[Any], tokenizer_fingerprint: str) -> pa.Schema:
 
 def write_shard(
     path: str | Path,
-    rows: Sequence[npt.NDArray[Any]],
+    flat: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
     doc: npt.NDArray[np.uint64],
     *,
     vocab_size: int,
@@ -79,20 +79,19 @@ def write_shard(
     """Write documents to ``path`` atomically.
 
     Args:
-        rows: one integer array of token ids per document, without special tokens.
+        flat: (tokens,) token ids of all documents one after the other, without special tokens.
+        offsets: (rows + 1,) where each document begins in ``flat``, and the end of the last.
         doc: (rows,) document ids.
 
     Raises:
-        UserError: an id does not fit the vocabulary or the ids' type; too many tokens for one shard.
+        UserError: an id does not fit the vocabulary or the ids' type; too many tokens for one shard; the disk
+            is full.
     """
     dtype = ids_dtype(vocab_size, ids_type)
-    if len(rows) != len(doc):
-        raise ValueError(f"{len(rows)} rows but {len(doc)} document ids")
-    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise UserError(f"{path}: {offsets[-1]:,} tokens are too many for one shard: use smaller task_bytes")
-    flat = np.concatenate(rows) if len(rows) else np.zeros(0, dtype)
+    if len(offsets) != len(doc) + 1 or offsets[0] != 0 or offsets[-1] != len(flat):
+        raise ValueError(f"{len(offsets)} offsets for {len(doc)} documents of {len(flat)} tokens")
+    if len(flat) > np.iinfo(np.int32).max:
+        raise UserError(f"{path}: {len(flat):,} tokens are too many for one shard: use smaller task_bytes")
     if flat.size and (int(flat.max()) >= vocab_size or int(flat.min()) < 0):
         worst = int(flat.max()) if int(flat.max()) >= vocab_size else int(flat.min())
         raise UserError(
@@ -114,23 +113,25 @@ def write_shard(
         writer.write_batch(batch)
 
 
-def open_shard(path: str | Path, tokenizer_fingerprint: str | None = None) -> Shard:
+def open_shard(path: str | Path, tokenizer_fingerprint: str | None = None, where: str | None = None) -> Shard:
     """Map a shard into memory and check it.
 
     Args:
         tokenizer_fingerprint: when given, the shard must carry this one.
+        where: what errors call the shard; its path when left out.
 
     Raises:
         UserError: the file is missing, truncated, not a shard, of another version, or made with another
             tokenizer.
     """
+    where = where or str(path)
     try:
         source = pa.memory_map(str(path), "r")
     except FileNotFoundError:
-        raise UserError(f"shard {path} is missing: restore it or build the store again") from None
+        raise UserError(f"shard {where} is missing: restore it or build the store again") from None
     except OSError as error:
-        raise UserError(f"cannot open shard {path}: {error}; check the file and its permissions") from error
-    return read_shard(source, str(path), tokenizer_fingerprint)
+        raise UserError(f"cannot open shard {where}: {error}; check the file and its permissions") from error
+    return read_shard(source, where, tokenizer_fingerprint)
 
 
 def read_shard(source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerprint: str | None = None) -> Shard:
@@ -142,12 +143,17 @@ def read_shard(source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerpr
     damaged = f"shard {where} is truncated or damaged"
     cure = "run `electra-data verify`, then restore the file or build the store again"
     try:
-        reader = ipc.open_file(source)
+        file = pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
+        whole = file.read_buffer()
+        reader = ipc.open_file(whole)
         schema, batches = reader.schema, reader.num_record_batches
         _check_schema(schema, where, tokenizer_fingerprint)
         if batches != 1:
             raise UserError(f"shard {where} has {batches} record batches, not one: it is not a shard of this format")
         batch = reader.get_batch(0)
+        # A compressed buffer is read to a place of its own.
+        if any(not _inside(buffer, whole) for column in batch.columns for buffer in column.buffers() if buffer):
+            raise UserError(f"shard {where} is compressed: it is not a shard of this format")
         batch.validate(full=True)
         ids_column, doc_column = batch.column("ids"), batch.column("doc")
         if ids_column.null_count or doc_column.null_count:
@@ -162,6 +168,10 @@ def read_shard(source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerpr
         raise UserError(f"{damaged} (offsets do not cover the ids): {cure}")
     metadata = schema.metadata or {}
     return Shard(ids, offsets, doc, metadata[b"tokenizer_fingerprint"].decode("ascii", "replace"))
+
+
+def _inside(part: pa.Buffer, whole: pa.Buffer) -> bool:
+    return not part.size or whole.address <= part.address <= part.address + part.size <= whole.address + whole.size
 
 
 def _check_schema(schema: pa.Schema, where: str, tokenizer_fingerprint: str | None) -> None:

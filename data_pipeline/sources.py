@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import io
 import json
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import UserError
 from data_pipeline.hub import dataset_texts
-from data_pipeline.inputs import Piece, Task, compression_of
+from data_pipeline.inputs import Piece, Task, compression_of, open_parquet
+from data_pipeline.place import is_object_store
+from data_pipeline.read_counts import ReadCounts
+from data_pipeline.remote_file import RemoteFile
+from data_pipeline.wikipedia import articles
 
 # A longer line or document is not held in memory: it is skipped and counted as too long.
 MAX_RAW_BYTES = 64 << 20
 _PARQUET_BATCH_ROWS = 1024
 _BUFFER = 1 << 20
-
-
-@dataclasses.dataclass
-class ReadCounts:
-    """What reading met; ``bytes_read`` counts uncompressed bytes: whole lines of text and JSON Lines."""
-
-    documents_read: int = 0
-    bytes_read: int = 0
-    bad_lines: int = 0
-    oversized: int = 0
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_JSON_BLANKS = " \t\r\n"
 
 
 def read_task(task: Task, source: SourceConfig, counts: ReadCounts) -> Iterator[str]:
@@ -43,7 +38,7 @@ def read_task(task: Task, source: SourceConfig, counts: ReadCounts) -> Iterator[
             for text in _read_piece(piece, source, counts):
                 counts.documents_read += 1
                 yield text
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {piece.location}: {error}; restore the file or leave it out") from error
 
 
@@ -52,18 +47,20 @@ def _read_piece(piece: Piece, source: SourceConfig, counts: ReadCounts) -> Itera
         for value in dataset_texts(source, piece.begin, piece.end):
             yield from _field_text(value, counts)
     elif source.kind == "parquet":
-        with pq.ParquetFile(piece.location) as file:
+        with open_parquet(piece.location) as file:
             groups = list(range(piece.begin, piece.end))
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS, row_groups=groups, columns=[source.field]):
-                for value in batch.column(0).to_pylist():
+                for value in _values(batch.column(0)):
                     yield from _field_text(value, counts)
     else:
-        with _open(piece.location) as file:
+        with _open(piece) as file:
             begin, end = piece.begin, piece.end
             if compression_of(piece.location):
                 begin, end = 0, 1 << 62
             if source.kind == "jsonl":
                 yield from _json_lines(file, begin, end, source.field, counts)
+            elif source.kind == "wikipedia":
+                yield from articles(file, piece.location, counts)
             elif source.documents == "line":
                 yield from _line_documents(file, begin, end, counts)
             elif source.documents == "blank_line":
@@ -72,12 +69,34 @@ def _read_piece(piece: Piece, source: SourceConfig, counts: ReadCounts) -> Itera
                 yield from _file_document(file, counts)
 
 
-def _open(path: str) -> BinaryIO:
-    compression = compression_of(path)
-    if compression is None:
-        return open(path, "rb", buffering=_BUFFER)
-    # Arrow's stream reads concatenated members and, unlike some readers, refuses truncated ones.
-    return cast(BinaryIO, io.BufferedReader(pa.input_stream(path, compression=compression), _BUFFER))
+@contextlib.contextmanager
+def _open(piece: Piece) -> Iterator[BinaryIO]:
+    """A piece's file, decompressed, local or in an object store."""
+    remote = is_object_store(piece.location)
+    with RemoteFile(piece.location, piece.end) if remote else open(piece.location, "rb", buffering=0) as raw:
+        compression = compression_of(piece.location)
+        if compression is None:
+            yield io.BufferedReader(raw, _BUFFER)
+        else:
+            # Arrow's stream reads concatenated members and, unlike some readers, refuses truncated ones.
+            stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
+            yield io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER)
+
+
+def _values(column: pa.Array) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:
+        # Parquet does not check that its strings are UTF-8: one that is not costs itself only.
+        return [_value(scalar) for scalar in column]
+    return values
+
+
+def _value(scalar: pa.Scalar) -> object:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def _field_text(value: object, counts: ReadCounts) -> Iterator[str]:
@@ -93,7 +112,11 @@ def _field_text(value: object, counts: ReadCounts) -> Iterator[str]:
 
 def _encodable(text: str) -> bool:
     # JSON can spell half a surrogate pair, which is no character and has no UTF-8.
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decode(data: bytes, counts: ReadCounts) -> str | None:
@@ -144,7 +167,7 @@ def _owned_lines(file: BinaryIO, begin: int, end: int, counts: ReadCounts) -> It
             counts.oversized += 1
         else:
             counts.bytes_read += len(line)
-            if line.strip():
+            if not line.isspace():
                 yield line
 
 
@@ -156,14 +179,16 @@ def _line_documents(file: BinaryIO, begin: int, end: int, counts: ReadCounts) ->
 
 
 def _json_lines(file: BinaryIO, begin: int, end: int, field: str, counts: ReadCounts) -> Iterator[str]:
+    decode = json.JSONDecoder().raw_decode
     for line in _owned_lines(file, begin, end, counts):
         try:
-            record = json.loads(line)
+            record, stop = decode(source := line.removeprefix(_BYTE_ORDER_MARK).decode("utf-8").strip(_JSON_BLANKS))
         except (ValueError, RecursionError):
             counts.bad_lines += 1
             continue
-        text = record.get(field) if isinstance(record, dict) else None
-        if isinstance(text, str) and _encodable(text):
+        text = record.get(field) if stop == len(source) and isinstance(record, dict) else None
+        # Without an escape there is no way to spell half a surrogate pair in UTF-8.
+        if isinstance(text, str) and (b"\\u" not in line or _encodable(text)):
             yield text
         else:
             counts.bad_lines += 1
@@ -178,7 +203,7 @@ def _blank_line_documents(file: BinaryIO, begin: int, end: int, counts: ReadCoun
     parts: list[bytes] = []
     size = 0
     for start, line in lines_between(file, begin, end):
-        blank = line is not None and not line.strip()
+        blank = line is not None and line.isspace()
         if blank:
             yield from _flush(parts, size, counts)
             parts, size = [], 0

@@ -1,57 +1,125 @@
-"""The three steps that run once per task: read, sample, tokenize. Each leaves one finished record."""
+"""The steps that run once per task. Each leaves one finished record.
+
+With a trained vocabulary: read, sample, tokenize. With a given one: read_and_tokenize, then publish for the tasks
+whose shards aren't final yet.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from data_pipeline.atomic import sha256_of, write_bytes
-from data_pipeline.clean import HASH_BYTES, clean_text, content_hash, refuse_length
+from data_pipeline.clean import HASH_BYTES, Cleaner, content_hash
 from data_pipeline.config import CleanConfig, SourceConfig
+from data_pipeline.encoding import TextEncoder, open_encoder
 from data_pipeline.errors import UserError
 from data_pipeline.inputs import Task
-from data_pipeline.manifest import ShardEntry
-from data_pipeline.merge import HELD_OUT, KEPT, SAMPLED, hash_halves
-from data_pipeline.records import WorkFolder, load_record, save_record
-from data_pipeline.shard import IdsType, write_shard
+from data_pipeline.merge import KEPT, SAMPLED, hash_halves, held_out_mask
+from data_pipeline.output import ShardTokenizer, Split, TaskShards, read_rows
+from data_pipeline.records import Work
+from data_pipeline.shard import IdsType
 from data_pipeline.sources import ReadCounts, read_task
-from data_pipeline.tokenizer import UNK, text_encoder, tokenizer_fingerprint, vocabulary_size
+from data_pipeline.tokenizer import UNK, tokenizer_fingerprint, vocabulary_size
 from data_pipeline.vocabulary import CharacterStatistics, normalized
 
-# A whole compressed file is one task; its tokens are spread over shards of at most about this many.
-MAX_SHARD_TOKENS = 1 << 26
 _BATCH_CHARACTERS = 1 << 20
+_TRIED_CHARACTERS = 2000
+# In place of a count of tokens: the document was not tokenized, its task holds the same text before it.
+_REPEATED = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskJob:
-    """All that a worker needs for one task. ``first`` is the place of its first document in the verdicts."""
+    """All that a worker needs for one task. ``losing``: its documents may still be dropped by the serial step."""
 
-    work: WorkFolder
+    work: Work
     task: Task
     source: SourceConfig
     clean: CleanConfig
     lowercase: bool
     ids_type: IdsType
-    first: int = 0
+    held_out: float
+    encoder: str = ""
+
+    @property
+    def losing(self) -> bool:
+        return self.clean.deduplicate or self.clean.near_duplicates is not None
 
 
-def _documents(job: TaskJob, counts: ReadCounts, dropped: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-    for raw in read_task(job.task, job.source, counts):
-        text = clean_text(raw, job.clean)
-        reason = refuse_length(text, job.clean)
-        if reason is None:
-            yield text, content_hash(text)
-        else:
-            dropped[reason] += 1
+class _Reader:
+    """Reads and cleans a task's documents, and collects what is recorded of each."""
+
+    def __init__(self, job: TaskJob) -> None:
+        self._job = job
+        self._counts = ReadCounts()
+        self._cleaner = Cleaner(job.clean)
+        self._dropped = dict.fromkeys(self._cleaner.reasons, 0)
+        self._keys = _near_keys(job.clean.near_duplicates)
+        self._hashes = bytearray()
+        self._sizes: list[tuple[int, int, int]] = []
+        self._bands: list[npt.NDArray[np.uint64]] = []
+
+    def documents(self) -> Iterator[tuple[str, bytes]]:
+        """Cleaned text and content hash of each document that stays."""
+        clean = self._cleaner.clean
+        for raw in read_task(self._job.task, self._job.source, self._counts):
+            text, reason = clean(raw)
+            if reason is None:
+                yield text, content_hash(text)
+            else:
+                self._dropped[reason] += 1
+
+    def note(self, text: str, digest: bytes) -> None:
+        """Record a document."""
+        self._hashes += digest
+        size = len(text) if text.isascii() else len(text.encode("utf-8"))
+        # Cleaning leaves single spaces and line feeds, and counting those is quicker than splitting.
+        tidy = self._job.clean.whitespace
+        words = text.count(" ") + text.count("\n") + 1 if tidy else len(text.split())
+        self._sizes.append((size, words, len(text)))
+        if self._keys is not None:
+            self._bands.append(self._keys(text))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        sizes = np.array(self._sizes, np.int64).reshape(-1, 3)
+        rows = len(sizes)
+        return {
+            "hashes": np.frombuffer(bytes(self._hashes), np.uint8).reshape(rows, HASH_BYTES),
+            "sizes": sizes[:, 0],
+            "words": sizes[:, 1],
+            "characters": sizes[:, 2],
+            "bands": np.stack(self._bands) if self._bands else np.zeros((rows, 0), np.uint64),
+        }
+
+    def info(self) -> dict[str, Any]:
+        counts = self._counts
+        dropped = {**self._dropped, "too_long": self._dropped.get("too_long", 0) + counts.oversized}
+        return {
+            "documents": len(self._sizes),
+            "counts": {
+                "documents_read": counts.documents_read + counts.oversized,
+                "bytes_read": counts.bytes_read,
+                "bad_lines": counts.bad_lines,
+                **dropped,
+                "skipped": counts.skipped,
+            },
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _near_keys(similarity: float | None) -> Callable[[str], npt.NDArray[np.uint64]] | None:
+    if similarity is None:
+        return None
+    # Needs an extra, and most builds keep near duplicates.
+    from data_pipeline.near_duplicates import Signatures
+
+    return Signatures(similarity).keys
 
 
 def read_step(job: TaskJob) -> None:
@@ -60,44 +128,43 @@ def read_step(job: TaskJob) -> None:
     Raises:
         UserError: an input can't be read.
     """
-    counts, dropped = ReadCounts(), {"too_short": 0, "too_long": 0}
-    hashes = bytearray()
-    sizes: list[int] = []
-    for text, digest in _documents(job, counts, dropped):
-        hashes += digest
-        sizes.append(len(text.encode("utf-8")))
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "hashes": np.frombuffer(bytes(hashes), np.uint8).reshape(-1, HASH_BYTES),
-        "sizes": np.array(sizes, np.int64),
-    }
-    info = {
-        "documents_read": counts.documents_read + counts.oversized,
-        "bytes_read": counts.bytes_read,
-        "bad_lines": counts.bad_lines,
-        "too_short": dropped["too_short"],
-        "too_long": dropped["too_long"] + counts.oversized,
-    }
-    save_record(job.work.read(job.task.index), arrays, info)
+    reader = _Reader(job)
+    for text, digest in reader.documents():
+        reader.note(text, digest)
+    job.work.put_record(job.work.read(job.task.index), reader.arrays(), reader.info())
 
 
-def _judged(job: TaskJob) -> Iterator[tuple[str, int, int]]:
-    """Cleaned text, verdict and document id of each document, read again and compared with the record."""
-    recorded = load_record(job.work.read(job.task.index)).arrays["hashes"]
-    doc, _ = hash_halves(recorded)
-    verdicts = np.load(job.work.merged, mmap_mode="r")[job.first : job.first + len(recorded)]
+def _judged(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
+    """Cleaned text, verdict and hash of each document, read again and compared with the record."""
+    recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
+    verdicts = _verdicts(job)
     row = 0
-    for text, digest in _documents(job, ReadCounts(), {"too_short": 0, "too_long": 0}):
+    for text, digest in _Reader(job).documents():
         if row >= len(recorded) or digest != recorded[row].tobytes():
             raise _changed(job)
-        yield text, int(verdicts[row]), int(doc[row])
+        yield text, int(verdicts[row]), digest
         row += 1
     if row != len(recorded):
         raise _changed(job)
 
 
+def _verdicts(job: TaskJob) -> npt.NDArray[np.uint8]:
+    return job.work.load_record(job.work.verdict(job.task.index)).arrays["verdicts"]
+
+
 def _changed(job: TaskJob) -> UserError:
     names = ", ".join(piece.location for piece in job.task.pieces[:3])
     return UserError(f"an input changed while it was being read ({names}): run again when it is at rest")
+
+
+def some_texts(job: TaskJob, count: int) -> list[str]:
+    """The beginnings of the first few cleaned documents of a task, to try an encoder on."""
+    found: list[str] = []
+    for text, _ in _Reader(job).documents():
+        found.append(text[:_TRIED_CHARACTERS])
+        if len(found) >= count:
+            break
+    return found
 
 
 def sample_step(job: TaskJob) -> None:
@@ -115,7 +182,7 @@ def sample_step(job: TaskJob) -> None:
             statistics.add(texts[-1], words)
     statistics.find_inner(words)
     record = {"texts": texts, "counts": statistics.counts, "inner": "".join(sorted(statistics.inner))}
-    write_bytes(job.work.sample(job.task.index), json.dumps(record).encode())
+    job.work.put_json(job.work.sample(job.task.index), record)
 
 
 def tokenize_step(job: TaskJob) -> None:
@@ -124,96 +191,116 @@ def tokenize_step(job: TaskJob) -> None:
     Raises:
         UserError: an input changed since it was first read, or the disk is full.
     """
-    encoder, size, fingerprint, unknown = _encoder(str(job.work.tokenizer))
-    outputs = {split: _ShardOutput(job, split, size, fingerprint) for split in ("train", "heldout")}
-    without_tokens = 0
-    for texts, verdicts, docs in _batches(job):
-        for encoding, verdict, doc in zip(
-            encoder.encode_batch_fast(texts, add_special_tokens=False), verdicts, docs, strict=True
-        ):
-            if not encoding.ids:
-                without_tokens += 1
-                continue
-            outputs["heldout" if verdict & HELD_OUT else "train"].add(encoding.ids, doc)
-    for output in outputs.values():
-        output.flush()
-    train, heldout = outputs["train"], outputs["heldout"]
-    info = {
-        "shards": [dataclasses.asdict(entry) for output in outputs.values() for entry in output.entries],
-        "without_tokens": without_tokens,
-        "unknown_tokens": int(train.token_counts[unknown] + heldout.token_counts[unknown]),
-    }
-    save_record(job.work.tokens(job.task.index), {"token_counts": train.token_counts}, info)
+    kept = ((text, digest) for text, verdict, digest in _judged(job) if verdict & KEPT)
+    shards, lengths = _tokenize(job, kept, job.work.final_shard)
+    info = {**shards.info(), "without_tokens": int((lengths == 0).sum())}
+    job.work.put_record(job.work.tokens(job.task.index), {"token_counts": shards.token_counts}, info)
 
 
-def _batches(job: TaskJob) -> Iterator[tuple[list[str], list[int], list[int]]]:
+def read_and_tokenize_step(job: TaskJob) -> None:
+    """Read, clean and tokenize a task's documents into shards at once; record both.
+
+    Raises:
+        UserError: an input can't be read, or the disk is full.
+    """
+    reader = _Reader(job)
+    repeated: list[bool] = []
+    seen: set[bytes] = set()
+
+    def documents() -> Iterator[tuple[str, bytes]]:
+        for text, digest in reader.documents():
+            reader.note(text, digest)
+            again = job.clean.deduplicate and digest in seen
+            repeated.append(again)
+            seen.add(digest)
+            if not again:
+                yield text, digest
+
+    work = job.work
+    shards, tokenized = _tokenize(job, documents(), work.early_shard if job.losing else work.final_shard)
+    lengths = np.full(len(repeated), _REPEATED, np.int64)
+    lengths[~np.array(repeated, np.bool_)] = tokenized
+    arrays = {**reader.arrays(), "lengths": lengths, "token_counts": shards.token_counts}
+    work.put_record(work.read(job.task.index), arrays, {**reader.info(), **shards.info()})
+
+
+def publish_step(job: TaskJob) -> None:
+    """Bring a task's early shards to their final place without the rows of dropped documents.
+
+    Raises:
+        UserError: a shard is damaged, or the disk is full.
+    """
+    work = job.work
+    record = work.load_record(work.read(job.task.index))
+    tokenizer = _tokenizer(work)
+    rows = record.arrays["lengths"] > 0
+    _, keys = hash_halves(record.arrays["hashes"])
+    aside = held_out_mask(keys, job.held_out)
+    kept = (_verdicts(job) & KEPT) != 0
+    shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, tokenizer, work.final_shard)
+    splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", rows & ~aside), ("heldout", rows & aside))
+    for split, chosen in splits:
+        staying = kept[chosen]
+        names = [entry["name"] for entry in record.info["shards"] if entry["split"] == split]
+        for flat, lengths, docs, stays in read_rows(work, names, staying, tokenizer.fingerprint):
+            shards.add(split, flat[np.repeat(stays, lengths)], lengths[stays], docs[stays])
+    shards.finish()
+    work.put_record(
+        work.tokens(job.task.index), {"token_counts": shards.token_counts}, {**shards.info(), "without_tokens": 0}
+    )
+    if not work.in_place:
+        # In a bucket, an equal build on another machine may still need them.
+        for entry in record.info["shards"]:
+            work.place.delete(work.early_shard(entry["name"]))
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(work: Work) -> ShardTokenizer:
+    data = work.place.read(work.tokenizer)
+    tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    unknown = tokenizer.get_vocab(with_added_tokens=True)[UNK]
+    return ShardTokenizer(data, vocabulary_size(tokenizer), tokenizer_fingerprint(tokenizer), unknown)
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(work: Work, name: str) -> TextEncoder:
+    return open_encoder(_tokenizer(work).json, name)
+
+
+def _tokenize(
+    job: TaskJob, documents: Iterator[tuple[str, bytes]], name: Callable[[str], str]
+) -> tuple[TaskShards, npt.NDArray[np.int64]]:
+    """Write documents into a task's shards; also (documents,) how many tokens each has."""
+    encoder = _encoder(job.work, job.encoder)
+    shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, _tokenizer(job.work), name)
+    counted = [np.zeros(0, np.int64)]
+    for texts, digests in _batches(documents):
+        flat, offsets = encoder.encode(texts)
+        lengths = np.diff(offsets)
+        counted.append(lengths)
+        docs, keys = hash_halves(np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
+        aside = held_out_mask(keys, job.held_out)
+        splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", ~aside), ("heldout", aside))
+        for split, chosen in splits:
+            rows = chosen & (lengths > 0)
+            if rows.all():
+                shards.add(split, flat, lengths, docs)
+            elif rows.any():
+                shards.add(split, flat[np.repeat(rows, lengths)], lengths[rows], docs[rows])
+    shards.finish()
+    return shards, np.concatenate(counted)
+
+
+def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], bytes]]:
     texts: list[str] = []
-    verdicts: list[int] = []
-    docs: list[int] = []
+    digests = bytearray()
     characters = 0
-    for text, verdict, doc in _judged(job):
-        if not verdict & KEPT:
-            continue
+    for text, digest in documents:
         texts.append(text)
-        verdicts.append(verdict)
-        docs.append(doc)
+        digests += digest
         characters += len(text)
         if characters >= _BATCH_CHARACTERS:
-            yield texts, verdicts, docs
-            texts, verdicts, docs, characters = [], [], [], 0
+            yield texts, bytes(digests)
+            texts, digests, characters = [], bytearray(), 0
     if texts:
-        yield texts, verdicts, docs
-
-
-@functools.lru_cache(maxsize=1)
-def _encoder(path: str) -> tuple[Tokenizer, int, str, int]:
-    tokenizer = Tokenizer.from_file(path)
-    unknown = tokenizer.get_vocab(with_added_tokens=True)[UNK]
-    return text_encoder(tokenizer), vocabulary_size(tokenizer), tokenizer_fingerprint(tokenizer), unknown
-
-
-class _ShardOutput:
-    """Collects one split's rows of a task and writes them as one or more shards."""
-
-    def __init__(self, job: TaskJob, split: Any, vocab_size: int, fingerprint: str) -> None:
-        self.entries: list[ShardEntry] = []
-        self.token_counts = np.zeros(vocab_size, np.int64)
-        self._job = job
-        self._split = split
-        self._vocab_size = vocab_size
-        self._fingerprint = fingerprint
-        self._rows: list[npt.NDArray[np.uint32]] = []
-        self._docs: list[int] = []
-        self._tokens = 0
-
-    def add(self, ids: list[int], doc: int) -> None:
-        if self._rows and self._tokens + len(ids) > MAX_SHARD_TOKENS:
-            self.flush()
-        self._rows.append(np.array(ids, np.uint32))
-        self._docs.append(doc)
-        self._tokens += len(ids)
-
-    def flush(self) -> None:
-        if not self._rows:
-            return
-        name = f"{self._split}-{self._job.task.index:06d}-{len(self.entries):02d}.arrow"
-        path: Path = self._job.work.shards / name
-        write_shard(
-            path,
-            self._rows,
-            np.array(self._docs, np.uint64),
-            vocab_size=self._vocab_size,
-            tokenizer_fingerprint=self._fingerprint,
-            ids_type=self._job.ids_type,
-        )
-        self.token_counts += np.bincount(np.concatenate(self._rows), minlength=self._vocab_size)
-        entry = ShardEntry(
-            name=name,
-            split=self._split,
-            rows=len(self._rows),
-            tokens=self._tokens,
-            bytes=path.stat().st_size,
-            sha256=sha256_of(path),
-        )
-        self.entries.append(entry)
-        self._rows, self._docs, self._tokens = [], [], 0
+        yield texts, bytes(digests)

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from data_pipeline.atomic import sha256_of, write_bytes
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import TokenizerEntry
+from data_pipeline.place import Missing, open_place
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENIZER_FOLDER = "tokenizer"
@@ -59,11 +60,24 @@ def read_tokenizer(path: str | Path, lowercase: bool) -> Tokenizer:
 
 def _read_json(file: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(file.read_text("utf-8"))
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read tokenizer {file}: {error.strerror}") from error
+    return parse_tokenizer(data, str(file))
+
+
+def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
+    """The tokenizer of the bytes of a ``tokenizer.json``, for whole documents; ``where`` names them in errors.
+
+    Raises:
+        UserError: the bytes are no tokenizer, or one of the five special tokens is missing.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises nothing more specific for a bad file
-        raise UserError(f"cannot read tokenizer {file}: {error}") from error
+        raise UserError(f"cannot read tokenizer {where}: {error}") from error
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    _check_specials(vocabulary, str(file))
+    _check_specials(vocabulary, where)
     # Published files often cut at 128 or 512 tokens; documents are kept whole here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -136,15 +150,18 @@ def save_tokenizer(store: str | Path, tokenizer: Tokenizer) -> TokenizerEntry:
 
 
 def load_tokenizer(store: str | Path) -> Tokenizer:
-    """The tokenizer of a store.
+    """The tokenizer of a store, a folder or ``s3://bucket/prefix``.
 
     Raises:
-        UserError: the store has none, or it can't be read.
+        UserError: the store has none or does not answer, or the tokenizer can't be read.
     """
-    file = Path(store) / TOKENIZER_FOLDER / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"{store} has no {TOKENIZER_FOLDER}/tokenizer.json: an unfinished build or not a store")
-    return _read_json(file)
+    place = open_place(store)
+    name = f"{TOKENIZER_FOLDER}/tokenizer.json"
+    try:
+        data = place.read(name)
+    except Missing:
+        raise UserError(f"{place.url} has no {name}: an unfinished build or not a store") from None
+    return parse_tokenizer(data, f"{place.url}/{name}")
 
 
 def _config_json(tokenizer: Tokenizer) -> bytes:

@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write a run's checkpoint as Hugging Face checkpoints")
     export.add_argument("run", type=Path, help="run folder")
-    export.add_argument("out", type=Path, help="folder to make; holds discriminator/ and generator/ afterwards")
+    export.add_argument(
+        "out", help="folder to make, or s3://bucket/prefix; holds discriminator/ and generator/ afterwards"
+    )
     export.add_argument("--step", type=int, help="checkpoint to export; the newest if not given")
 
     trial = commands.add_parser("try", help="let exported networks fill a [MASK] and find a wrong word")

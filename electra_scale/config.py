@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,23 @@ from electra_scale.replacement.config import ObjectiveConfig
 
 
 @dataclass
+class CacheConfig:
+    """Shards of a store that is not a local folder are kept here; safe for all ranks of a node together."""
+
+    folder: str | None = None
+    """A folder on the node's own disk; unset, ``electra-scale-cache-UID`` in the system's temporary folder. Set, it is
+    used for stores in folders too (a slow network file system)."""
+
+    limit_gb: float = 50.0
+    """Most space (10^9 bytes) that the folder takes; the shards that were used longest ago go first."""
+
+
+@dataclass
 class DataConfig:
     """Where samples come from and how they are masked."""
 
     store: str = "store"
-    """Folder of a finished store (``electra-data build``)."""
+    """A finished store (``electra-data build``): a folder, or ``s3://bucket/prefix``."""
 
     sequence_length: int = 128
     """Positions S of a sample."""
@@ -33,11 +46,36 @@ class DataConfig:
     mask_token_share: float = 0.85
     """Share of those that it sees as [MASK]; the others keep their token."""
 
-    streams: int = 64
-    """Canonical streams that the shards are dealt out to; part of the order, so fixed for a run."""
+    streams: int = 16
+    """Canonical streams that an epoch is cut into; part of the order, so fixed for a run. At least the nodes that the
+    run may ever have, so that each fetches only its part; more streams mix more, and read from more shards at once."""
 
-    shuffle_window: int = 65536
+    shuffle_window: int = 16384
     """Rows of a stream that are shuffled together."""
+
+    packing: Literal["greedy", "stream"] = "greedy"
+    """``greedy``: documents of a window are ordered so that few are cut; ``stream``: they stay in the store's order.
+    Either way rows are full, and what does not fit goes on in the next row."""
+
+    packing_window: int = 1024
+    """Documents that greedy packing chooses from."""
+
+    attend_across_documents: bool = False
+    """Let attention cross from one document of a row into the next."""
+
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Weight of each source label of the store; unset, the store's own mixture, or every row once an epoch."""
+
+    prefetch_threads: int = 2
+    """Threads that fetch shards and assemble batches ahead; 0 does all of it when it is needed."""
+
+    prefetch_shards: int = 4
+    """Shards that are fetched before they are needed."""
+
+    give_up_minutes: float = 15.0
+    """How long a store may fail to answer before the run ends; it trains on from what is there while it waits."""
+
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 @dataclass
@@ -221,6 +259,9 @@ class Recipe:
             ("data.sequence_length", self.data.sequence_length, 8),
             ("data.streams", self.data.streams, 1),
             ("data.shuffle_window", self.data.shuffle_window, 1),
+            ("data.packing_window", self.data.packing_window, 1),
+            ("data.prefetch_threads", self.data.prefetch_threads, 0),
+            ("data.prefetch_shards", self.data.prefetch_shards, 0),
             ("batch.global_batch", self.batch.global_batch, 1),
             ("batch.most_per_device", self.batch.most_per_device, 1),
             ("schedule.steps", self.schedule.steps, 1),
@@ -241,6 +282,14 @@ class Recipe:
         ):
             if not 0 < share < 1:
                 found.append(f"{name} is {share}; it must lie between 0 and 1")
+        # Written so that NaN, which compares false, is refused too.
+        if not self.data.give_up_minutes >= 0:
+            found.append(f"data.give_up_minutes is {self.data.give_up_minutes}; it must be 0 or more")
+        if not 0 < self.data.cache.limit_gb < math.inf:
+            found.append(f"data.cache.limit_gb is {self.data.cache.limit_gb}; it must be a number above 0")
+        for label, weight in self.data.mixture.items():
+            if not 0 < weight < math.inf:
+                found.append(f"data.mixture.{label} is {weight}; a weight must be a number above 0")
         if not 0 <= self.data.mask_token_share <= 1:
             found.append(f"data.mask_token_share is {self.data.mask_token_share}; it must lie between 0 and 1")
         if self.data.sequence_length > self.model.max_positions:
@@ -248,7 +297,6 @@ class Recipe:
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
             )
-        # Written so that NaN, which compares false, is refused too.
         if not (self.optimizer.learning_rate > 0 and self.generator_warmup.learning_rate > 0):
             found.append("optimizer.learning_rate and generator_warmup.learning_rate must be above 0")
         if self.optimizer.generator_rate <= 0:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.place import FolderPlace, Place, open_place
 from electra_scale.config import Recipe, recipe_of_run
 from electra_scale.data.store import special_tokens
 from electra_scale.model import Electra
@@ -16,11 +18,19 @@ from electra_scale.train.module import PretrainModule
 from electra_scale.train.run_folder import RunFolder
 
 
-def export_run(run: Path, out: Path, step: int | None = None) -> int:
+def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
     """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or that of ``step``.
 
-    Returns the step. Raises UserError if there is no such checkpoint, or if ``out`` is not empty.
+    ``out`` is a folder, or ``s3://bucket/prefix``. Returns the step. Raises UserError if there is no such checkpoint,
+    or if ``out`` is not empty.
     """
+    place = open_place(out)
+    if not isinstance(place, FolderPlace):
+        _refuse_taken(place)
+        with tempfile.TemporaryDirectory() as temporary:
+            written = export_run(run, Path(temporary) / "export", step)
+            upload(Path(temporary) / "export", place)
+        return written
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
     tags = checkpoint.complete_tags(folder.checkpoints)
@@ -30,8 +40,21 @@ def export_run(run: Path, out: Path, step: int | None = None) -> int:
     if tag not in tags:
         raise UserError(f"{run} has no checkpoint {tag}; it has {', '.join(tags)}")
     module = load_module(folder, recipe, tag)
-    export(module.electra, folder.tokenizer, out)
+    export(module.electra, folder.tokenizer, place.path)
     return checkpoint.read_state(folder.checkpoints, tag).step
+
+
+def upload(folder: Path, place: Place) -> None:
+    """Copy the files of a folder to ``place``; each ``config.json`` last, without which nothing loads the rest."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name == "config.json", path)):
+        place.put_file(path.relative_to(folder).as_posix(), path)
+
+
+def _refuse_taken(place: Place) -> None:
+    taken = next(iter(place.list()), None)
+    if taken is not None:
+        raise UserError(f"{place.url} already holds {taken.name}; choose an empty prefix")
 
 
 def load_module(folder: RunFolder, recipe: Recipe, tag: str) -> PretrainModule:

@@ -7,6 +7,7 @@ import sys
 
 from data_pipeline.errors import UserError
 from electra_scale.config import parse_recipe, recipe_parser
+from electra_scale.data.prefetch import DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,8 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             leave_world()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"electra-scale: error: {error}", file=sys.stderr, flush=True)
+        rank = os.environ.get("RANK", "0")
+        # Other errors come to every rank alike.
+        if rank == "0" or isinstance(error, DataError):
+            where = "" if rank == "0" else f"rank {rank}: "
+            print(f"electra-scale: error: {where}{error}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults import faulty_s3
 from tests.runs import corpus, recipe_file, store
+from tests.s3 import s3, s3_server
 
-__all__ = ["corpus", "recipe_file", "require_part", "store"]
+__all__ = ["corpus", "faulty_s3", "recipe_file", "require_part", "s3", "s3_server", "store"]
 
 
 @pytest.fixture

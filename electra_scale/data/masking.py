@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from electra_scale.data.noise import uniforms
+from electra_scale.data.noise import uniforms, uniforms_at
 
 
 def choose_positions(maskable: NDArray[np.bool_], order: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
@@ -17,8 +17,15 @@ def choose_positions(maskable: NDArray[np.bool_], order: NDArray[np.float64], sh
     """
     available = maskable.sum(-1)
     wanted = np.minimum(np.maximum(np.rint(share * available), 1), available).astype(np.int64)
-    ranked = np.argsort(np.argsort(np.where(maskable, order, 2.0), axis=-1, kind="stable"), axis=-1, kind="stable")
-    return (ranked < wanted[:, None]) & maskable
+    # Numbers that are not maskable go last; a row's largest number taken is the bound of those taken.
+    ranking = np.where(maskable, order, np.inf)
+    bound = np.take_along_axis(np.sort(ranking, axis=-1), np.maximum(wanted, 1)[:, None] - 1, axis=-1)
+    chosen = (ranking <= bound) & maskable
+    for row in np.flatnonzero(chosen.sum(-1) > wanted):
+        # Equal numbers at the bound: the positions that come first are taken.
+        chosen[row] = False
+        chosen[row, np.argsort(ranking[row], kind="stable")[: wanted[row]]] = True
+    return chosen
 
 
 def masks(
@@ -33,7 +40,11 @@ def masks(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Chosen positions (B, S), and those of them that become [MASK] (B, S); the others keep their token."""
     width = ids.shape[1]
-    maskable = (segment >= 0) & ~np.isin(ids, special)
+    maskable = segment >= 0
+    for token in special:
+        maskable &= ids != token
     chosen = choose_positions(maskable, uniforms(seed, epochs, samples, width, "mask"), mask_share)
-    shown_as_mask = uniforms(seed, epochs, samples, width, "mask token") < mask_token_share
-    return chosen, chosen & shown_as_mask
+    flat = np.flatnonzero(chosen)
+    shown = np.zeros_like(chosen)
+    shown.reshape(-1)[flat] = uniforms_at(seed, epochs, samples, width, "mask token", flat) < mask_token_share
+    return chosen, shown

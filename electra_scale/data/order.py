@@ -1,8 +1,10 @@
 """Order: which row of which shard stands at a position of the run, as a pure function.
 
-The shards of an epoch are permuted and dealt out to canonical streams, whose number does not depend on ranks. A stream
-reads its shards one after the other and permutes rows inside windows; positions go round the streams in turn. Every
-row of the store appears exactly once in an epoch, and any position is found without the ones before it.
+The shards of an epoch are permuted, and their rows, one shard after the other, form a line. The line is cut into
+canonical streams of equal length, whose number does not depend on ranks; each fills a fixed slice of every global
+batch, and its rows are permuted inside windows by a bijection that is computed, not stored. So a rank, whose part of
+the batch is contiguous, reads a contiguous piece of the line, and with N nodes each fetches about 1/N of the bytes.
+Every row appears exactly once in an epoch, and any position is found without the ones before it.
 """
 
 from __future__ import annotations
@@ -13,82 +15,104 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from electra_scale.data.noise import generator_key
+from electra_scale.data.noise import generator_key, hashes, permuted
+
+_LAYOUTS = 4
+"""Epochs whose permuted shards are kept at hand; a batch seldom touches more than two."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A row of the store at its place in the run; ``sample`` numbers the rows of the store from 0."""
+class Places:
+    """Rows of the store at their places in the run, arrays (n,): ``sample`` numbers the rows of the store from 0."""
 
-    epoch: int
-    shard: int
-    row: int
-    sample: int
+    epoch: NDArray[np.int64]
+    shard: NDArray[np.int64]
+    row: NDArray[np.int64]
+    sample: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+def stream_count(global_batch: int, wanted: int) -> int:
+    """Canonical streams: as many as wanted, or the next fewer that divide the batch."""
+    return max(count for count in range(1, min(wanted, global_batch) + 1) if global_batch % count == 0)
 
 
 class Order:
-    """``rows`` (shards,) rows of each shard in manifest order; ``fingerprint`` of the manifest; ``seed`` of the run."""
+    """The order of a run over a store, or over one source of it.
+
+    ``rows`` (shards,) rows of each shard in manifest order; ``fingerprint`` of the manifest; ``seed`` of the run;
+    ``global_batch`` positions of a step; ``streams`` wanted, ``window`` rows of a stream that are shuffled together.
+    Without ``shuffle`` every epoch is the store in manifest order. Raises ValueError for a store without rows.
+    """
 
     def __init__(
-        self, rows: NDArray[np.int64], fingerprint: str, seed: int, streams: int, window: int, shuffle: bool = True
+        self,
+        rows: NDArray[np.int64],
+        fingerprint: str,
+        seed: int,
+        global_batch: int,
+        streams: int,
+        window: int,
+        shuffle: bool = True,
     ) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
         self.samples = int(self.rows.sum())
-        self.first_sample = np.concatenate([[0], np.cumsum(self.rows)[:-1]]).astype(np.int64)
+        if self.samples == 0 or min(global_batch, streams, window) < 1:
+            raise ValueError("an order needs rows, and a batch, streams and a window of at least one")
+        self.first_sample = np.cumsum(self.rows) - self.rows
         self.fingerprint = fingerprint
         self.seed = seed
-        self.streams = max(1, min(streams, len(self.rows)))
+        self.global_batch = global_batch
+        self.streams = stream_count(global_batch, streams)
         self.window = window
         self.shuffle = shuffle
-        self._epoch = lru_cache(maxsize=4)(self._lay_out)
-        self._permutation = lru_cache(maxsize=4 * self.streams)(self._permute)
+        self._slots = global_batch // self.streams
+        self._blocks = self.samples // global_batch
+        self._stream_rows = self._blocks * self._slots
+        self._in_order = np.arange(len(self.rows)), np.cumsum(self.rows)
+        self._line = lru_cache(maxsize=_LAYOUTS)(self._lay_out)
 
-    def place(self, position: int) -> Place:
-        """What stands at ``position`` of the run, counted over all epochs."""
-        epoch, inside = divmod(position, self.samples)
-        layout = self._epoch(epoch)
-        stream, step = layout.locate(inside)
-        if self.shuffle:
-            window, offset = divmod(step, self.window)
-            size = min(self.window, int(layout.lengths[stream]) - window * self.window)
-            step = window * self.window + int(self._permutation(epoch, stream, window, size)[offset])
-        ends = layout.ends[stream]
-        index = int(np.searchsorted(ends, step, side="right"))
-        shard = int(layout.shards[stream][index])
-        row = step - (int(ends[index - 1]) if index else 0)
-        return Place(epoch, shard, row, int(self.first_sample[shard]) + row)
+    def places(self, positions: NDArray[np.int64]) -> Places:
+        """What stands at ``positions`` (n,) of the run, counted from 0 over all epochs."""
+        positions = np.asarray(positions, dtype=np.int64)
+        epoch, inside = np.divmod(positions, self.samples)
+        line = self._line_rows(positions, epoch, inside) if self.shuffle else inside
+        shard = np.empty_like(line)
+        row = np.empty_like(line)
+        for number in np.unique(epoch):
+            here = epoch == number
+            shards, ends = self._line(int(number)) if self.shuffle else self._in_order
+            index = np.searchsorted(ends, line[here], side="right")
+            shard[here] = shards[index]
+            row[here] = line[here] - (ends[index] - self.rows[shards[index]])
+        return Places(epoch, shard, row, self.first_sample[shard] + row)
 
-    def _lay_out(self, epoch: int) -> _Epoch:
-        shards = np.arange(len(self.rows))
-        if self.shuffle:
-            shards = self._generator(epoch, "shards").permutation(shards)
-        dealt = [shards[stream :: self.streams] for stream in range(self.streams)]
-        return _Epoch(dealt, [np.cumsum(self.rows[part]) for part in dealt])
+    def _line_rows(
+        self, positions: NDArray[np.int64], epoch: NDArray[np.int64], inside: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The row (n,) of the epoch's line at each position."""
+        # An epoch need not begin with a batch. The slot is the one in the batch, so that a rank keeps to its streams.
+        stream, slot = np.divmod(positions % self.global_batch, self._slots)
+        step = (inside // self.global_batch) * self._slots + slot
+        window = step // self.window
+        start = window * self.window
+        size = np.minimum(self.window, self._stream_rows - start)
+        base = stream * self._stream_rows + start
+        # What is left over when the epoch does not fill its last batch comes last, as a window of its own.
+        full = self._blocks * self.global_batch
+        tail = inside >= full
+        stream = np.where(tail, self.streams, stream)
+        window = np.where(tail, 0, window)
+        offset = np.where(tail, inside - full, step - start)
+        size = np.where(tail, self.samples - full, size)
+        base = np.where(tail, full, base)
+        key = hashes(generator_key(self.fingerprint, self.seed, "windows"), epoch, stream, window)
+        return base + permuted(offset, size, key)
 
-    def _permute(self, epoch: int, stream: int, window: int, size: int) -> NDArray[np.int64]:
-        return self._generator(epoch, f"window {stream} {window}").permutation(size)
-
-    def _generator(self, epoch: int, purpose: str) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=generator_key(self.fingerprint, self.seed, epoch, purpose)))
-
-
-class _Epoch:
-    """The shards of each stream and how positions go round streams of unequal length."""
-
-    def __init__(self, shards: list[NDArray[np.int64]], ends: list[NDArray[np.int64]]) -> None:
-        self.shards = shards
-        self.ends = ends
-        self.lengths = np.array([int(end[-1]) if len(end) else 0 for end in ends], dtype=np.int64)
-        # While a level lasts, the same streams are live; it ends when the shortest of them runs out.
-        self.levels = np.unique(self.lengths)
-        self.live = [np.flatnonzero(self.lengths >= level) for level in self.levels]
-        below = np.concatenate([[0], self.levels[:-1]])
-        self.level_start = below
-        sizes = (self.levels - below) * np.array([len(streams) for streams in self.live])
-        self.level_first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-
-    def locate(self, position: int) -> tuple[int, int]:
-        """Stream and step inside it."""
-        level = int(np.searchsorted(self.level_first, position, side="right")) - 1
-        turn, which = divmod(position - int(self.level_first[level]), len(self.live[level]))
-        return int(self.live[level][which]), int(self.level_start[level]) + turn
+    def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shards of an epoch in the order of the line, and the line's row at which each ends."""
+        key = generator_key(self.fingerprint, self.seed, epoch, "shards")
+        shards = np.argsort(hashes(key, np.arange(len(self.rows))), kind="stable")
+        return shards, np.cumsum(self.rows[shards])

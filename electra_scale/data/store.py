@@ -2,33 +2,90 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
+import io
+import math
+import mmap
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
+from data_pipeline.atomic import write_bytes
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import Manifest, load_manifest
-from data_pipeline.shard import Shard, open_shard
-from electra_scale.data.rows import SpecialTokens, read_row, row_count, stream_starts
+from data_pipeline.manifest import MANIFEST_NAME, Manifest, ShardEntry, load_manifest, parse_manifest
+from data_pipeline.place import FolderPlace, Missing, open_place
+from data_pipeline.shard import Shard, read_shard
+from data_pipeline.tokenizer import CLS, MASK, PAD, SEP, TOKENIZER_FOLDER, load_tokenizer
+from electra_scale.config import CacheConfig
+from electra_scale.data.cache import Cache
+from electra_scale.data.rows import PackedShard, Packing, SpecialTokens, row_count
+
+_MOST_OPEN = 256
+_MOST_DOCUMENTS = 6_000_000
+# The kernel maps up to 64 KiB around a page that is touched, so this many rows may hold 32 MiB.
+_ROWS_UNTIL_RELEASE = 512
+_TOUCH_SECONDS = 10.0
 
 
 class Store:
-    """A finished store, opened for reading; shards are memory-mapped when first used."""
+    """A finished store, opened for reading: a folder, or ``s3://bucket/prefix`` through a cache on the node's disk.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.manifest: Manifest = load_manifest(self.path)
-        self.tokenizer_dir = self.path / "tokenizer"
+    Raises:
+        UserError: there is no finished store, its manifest or tokenizer is damaged, or the place does not answer.
+    """
 
-    def split(self, name: str, sequence_length: int, special: SpecialTokens) -> Split:
+    def __init__(self, url: str | Path, cache: CacheConfig | None = None) -> None:
+        cache = cache or CacheConfig()
+        self.place = open_place(url)
+        self.url = self.place.url
+        folder = self.place.path if isinstance(self.place, FolderPlace) else None
+        self.manifest: Manifest = load_manifest(folder) if folder else self._remote_manifest()
+        self.cache: Cache | None = None
+        if folder is None or cache.folder is not None:
+            self.cache = Cache(cache_folder(cache), int(cache.limit_gb * 1e9))
+        self.tokenizer_dir = folder / TOKENIZER_FOLDER if folder else self._remote_tokenizer()
+
+    def split(
+        self,
+        name: str,
+        sequence_length: int,
+        special: SpecialTokens,
+        packing: Packing = "greedy",
+        packing_window: int = 1024,
+        attend_across: bool = False,
+    ) -> Split:
         """The rows of one split; raises UserError if it has none."""
-        return Split(self, name, sequence_length, special)
+        return Split(self, name, sequence_length, special, packing, packing_window, attend_across)
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """Weight of each source label that the store was built with; empty: every row once an epoch."""
+        weights = self.manifest.settings.get("mixture") or {}
+        if not isinstance(weights, dict) or not all(
+            isinstance(weight, int | float) and 0 < weight < math.inf for weight in weights.values()
+        ):
+            raise UserError(f"settings.mixture of {self.url} is not weights above 0: set data.mixture in the recipe")
+        return {str(label): float(weight) for label, weight in weights.items()}
 
     def token_counts(self) -> NDArray[np.int64]:
         """How often each token (V,) occurs in the train split."""
-        return np.load(self.path / self.manifest.token_counts.name)
+        entry = self.manifest.token_counts
+        try:
+            counts: NDArray[np.int64] = np.load(io.BytesIO(self._checked(entry.name, entry.sha256)))
+        except ValueError as error:
+            raise UserError(f"{entry.name} of {self.url} is not an array of counts: build the store again") from error
+        return counts
 
     def documents(self, split: str, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first documents of a split, up to about ``most_tokens``: flat ids (N,) and offsets (documents + 1)."""
@@ -38,7 +95,7 @@ class Store:
         for entry in self.manifest.split(split):
             if left <= 0:
                 break
-            shard = open_shard(self.path / entry.name)
+            shard = self.open(entry).shard
             documents = max(1, int(np.searchsorted(shard.offsets, left, side="right")) - 1)
             end = int(shard.offsets[documents]) if documents < len(shard.offsets) else int(shard.offsets[-1])
             ids.append(np.asarray(shard.ids[:end], dtype=np.int64))
@@ -49,48 +106,210 @@ class Store:
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1)
         return np.concatenate(ids) if ids else np.zeros(0, np.int64), offsets.astype(np.int64)
 
+    def fetch(self, entry: ShardEntry) -> None:
+        """See that a shard is on the node's disk; nothing to do for a folder that is read in place."""
+        if self.cache is not None:
+            self.cache.get(self.place, entry.name, entry.sha256, entry.bytes)
+
+    def open(self, entry: ShardEntry) -> MappedShard:
+        """Map a shard, fetched into the cache first where there is one.
+
+        Raises:
+            UserError: it is missing, damaged, belongs to another store, or does not hold what the manifest says.
+        """
+        where = f"{self.url}/{entry.name}"
+        with self._file(entry) as file:
+            path = Path(file.name)
+            try:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except ValueError:
+                raise UserError(
+                    f"shard {where} is empty: run `electra-data verify`, then restore it or build the store again"
+                ) from None
+        shard = read_shard(pa.py_buffer(mapped), where, self.manifest.tokenizer.fingerprint)
+        if len(shard.doc) != entry.rows or int(shard.offsets[-1]) != entry.tokens:
+            raise UserError(
+                f"shard {entry.name} of {self.url} holds {len(shard.doc)} documents and "
+                f"{int(shard.offsets[-1])} tokens, the manifest says {entry.rows} and {entry.tokens}; "
+                "run electra-data verify and build the store again"
+            )
+        return MappedShard(shard, mapped, None if self.cache is None else path)
+
+    def _file(self, entry: ShardEntry) -> BinaryIO:
+        if self.cache is not None:
+            return self.cache.open(self.place, entry.name, entry.sha256, entry.bytes)
+        path = self.place.local(entry.name)
+        assert path is not None
+        try:
+            return open(path, "rb")
+        except FileNotFoundError:
+            raise UserError(f"shard {path} is missing: restore it or build the store again") from None
+        except OSError as error:
+            raise UserError(f"cannot open shard {path}: {error.strerror}; check the file's permissions") from error
+
+    def _remote_manifest(self) -> Manifest:
+        try:
+            data = self.place.read(MANIFEST_NAME)
+        except Missing:
+            raise UserError(
+                f"{self.url} has no {MANIFEST_NAME}: an unfinished build or not a store; run `electra-data build` again"
+            ) from None
+        return parse_manifest(data, f"{self.url}/{MANIFEST_NAME}")
+
+    def _remote_tokenizer(self) -> Path:
+        """The tokenizer's files in the cache folder, whole or not at all."""
+        assert self.cache is not None
+        folder = self.cache.folder / f"tokenizer-{self.manifest.tokenizer.fingerprint}"
+        if not folder.is_dir():
+            contents = {name: self._checked(name, sha) for name, sha in self.manifest.tokenizer.files.items()}
+            with self.cache.locked():
+                if not folder.is_dir():
+                    partial = folder.with_name(f".{folder.name}.partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    (partial / TOKENIZER_FOLDER).mkdir(parents=True)
+                    for name, content in contents.items():
+                        write_bytes(partial / name, content)
+                    partial.rename(folder)
+        return folder / TOKENIZER_FOLDER
+
+    def _checked(self, name: str, sha256: str) -> bytes:
+        data = self.place.read(name)
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise UserError(
+                f"{name} of {self.url} has SHA-256 {found}, the manifest says {sha256}: "
+                "restore it or build the store again"
+            )
+        return data
+
+
+@dataclass
+class MappedShard:
+    """An open shard, its memory map, and its file in the cache if it has one there."""
+
+    shard: Shard
+    map: mmap.mmap
+    cached: Path | None
+    touched: float = 0.0
+
+    def release_memory(self) -> None:
+        """Give the pages that were read back to the kernel, which keeps them as its file cache while it can."""
+        self.map.madvise(mmap.MADV_DONTNEED)
+
+    def keep_in_cache(self) -> None:
+        """Mark the file as used, so that a shard in use is not the one that was used longest ago."""
+        if self.cached is None or time.monotonic() - self.touched < _TOUCH_SECONDS:
+            return
+        self.touched = time.monotonic()
+        try:
+            os.utime(self.cached)
+        except FileNotFoundError:
+            self.cached = None
+
 
 class Split:
-    """The rows of the shards of one split, numbered shard by shard in manifest order."""
+    """The rows of the shards of one split, numbered shard by shard in manifest order.
 
-    def __init__(self, store: Store, name: str, sequence_length: int, special: SpecialTokens) -> None:
+    Shards are opened when first asked for. The ones used longest ago are closed again beyond 256 shards or 6 million
+    documents, which bounds memory for their document bounds and the disk space of evicted files that are still mapped.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        sequence_length: int,
+        special: SpecialTokens,
+        packing: Packing = "greedy",
+        packing_window: int = 1024,
+        attend_across: bool = False,
+    ) -> None:
         self.store = store
         self.entries = [entry for entry in store.manifest.split(name) if entry.tokens > 0]
         self.sequence_length = sequence_length
         self.special = special
+        self.packing = packing
+        self.packing_window = packing_window
+        self.attend_across = attend_across
+        self.sources = [entry.source for entry in self.entries]
         self.rows = np.array([row_count(e.rows, e.tokens, sequence_length) for e in self.entries], dtype=np.int64)
         if not self.entries:
-            raise UserError(f"store {store.path} has no documents in its {name} split; build it with more text")
-        self._open: dict[int, tuple[Shard, NDArray[np.int64]]] = {}
+            raise UserError(f"store {store.url} has no documents in its {name} split; build it with more text")
+        self._open: OrderedDict[int, tuple[MappedShard, PackedShard]] = OrderedDict()
+        self._documents = 0
+        self._rows_read = 0
+        self._lock = threading.Lock()
+
+    def fetch(self, shard: int) -> None:
+        """See that shard number ``shard`` is on the node's disk."""
+        self.store.fetch(self.entries[shard])
+
+    def open(self, shard: int) -> PackedShard:
+        """The rows of shard number ``shard``; any thread may ask."""
+        with self._lock:
+            found = self._open.get(shard)
+            if found is not None:
+                self._open.move_to_end(shard)
+                found[0].keep_in_cache()
+                return found[1]
+        # Opened outside the lock, since it may have to be fetched; two threads may do it at once without harm.
+        mapped = self.store.open(self.entries[shard])
+        packed = PackedShard(
+            mapped.shard.ids,
+            mapped.shard.offsets,
+            self.sequence_length,
+            self.special,
+            self.packing,
+            self.packing_window,
+            self.attend_across,
+        )
+        mapped.release_memory()
+        with self._lock:
+            if shard not in self._open:
+                self._open[shard] = (mapped, packed)
+                self._documents += self.entries[shard].rows
+            self._close_oldest()
+        return packed
 
     def read(self, shard: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids (S,) and segments (S,) of a row."""
-        if shard not in self._open:
-            entry = self.entries[shard]
-            opened = open_shard(self.store.path / entry.name, self.store.manifest.tokenizer.fingerprint)
-            if len(opened.doc) != entry.rows or int(opened.offsets[-1]) != entry.tokens:
-                raise UserError(
-                    f"shard {entry.name} of {self.store.path} holds {len(opened.doc)} documents and "
-                    f"{int(opened.offsets[-1])} tokens, the manifest says {entry.rows} and {entry.tokens}; "
-                    "run electra-data verify and build the store again"
-                )
-            self._open[shard] = (opened, stream_starts(opened.offsets))
-        opened, starts = self._open[shard]
-        return read_row(opened.ids, opened.offsets, starts, row, self.sequence_length, self.special)
+        ids, segment = self.open(shard).read(np.array([row], dtype=np.int64))
+        return ids[0], segment[0]
+
+    def rows_were_read(self, count: int) -> None:
+        """Count rows, and let go of the pages of the maps after at most about 32 MiB of them."""
+        with self._lock:
+            self._rows_read += count
+            if self._rows_read < _ROWS_UNTIL_RELEASE:
+                return
+            self._rows_read = 0
+            mapped = [pair[0] for pair in self._open.values()]
+        for one in mapped:
+            one.release_memory()
+
+    def _close_oldest(self) -> None:
+        while len(self._open) > 1 and (len(self._open) > _MOST_OPEN or self._documents > _MOST_DOCUMENTS):
+            shard, _ = self._open.popitem(last=False)
+            self._documents -= self.entries[shard].rows
+
+
+def cache_folder(config: CacheConfig) -> Path:
+    """The folder of ``data.cache``; the default lies in the system's temporary folder, one for each user.
+
+    Raises:
+        UserError: the default folder belongs to somebody else.
+    """
+    if config.folder is not None:
+        return Path(config.folder).expanduser()
+    folder = Path(tempfile.gettempdir()) / f"electra-scale-cache-{os.getuid()}"
+    if folder.exists() and folder.stat().st_uid != os.getuid():
+        raise UserError(
+            f"the cache folder {folder} does not belong to {getpass.getuser()}: set data.cache.folder to one that does"
+        )
+    return folder
 
 
 def special_tokens(tokenizer_dir: Path) -> SpecialTokens:
     """Ids of the special tokens; raises UserError if the tokenizer lacks one."""
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir))
-    found = {
-        "pad": tokenizer.pad_token_id,
-        "cls": tokenizer.cls_token_id,
-        "sep": tokenizer.sep_token_id,
-        "mask": tokenizer.mask_token_id,
-    }
-    missing = [name for name, value in found.items() if value is None]
-    if missing:
-        raise UserError(
-            f"tokenizer {tokenizer_dir} has no {', '.join(missing)} token; build the store with one that has"
-        )
-    return SpecialTokens(**found)
+    vocabulary = load_tokenizer(tokenizer_dir.parent).get_vocab(with_added_tokens=True)
+    return SpecialTokens(vocabulary[PAD], vocabulary[CLS], vocabulary[SEP], vocabulary[MASK])

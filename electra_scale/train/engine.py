@@ -29,6 +29,12 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """Machines, if each has as many ranks as this one."""
+        return max(1, self.size // self.local_size)
 
     @property
     def main(self) -> bool:
@@ -58,10 +64,11 @@ def join_world() -> World:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     accelerator = get_accelerator()
+    variables = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
+    here = max(1, int(next((os.environ[name] for name in variables if name in os.environ), "1")))
     if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Without this every rank takes all cores, and they slow each other down.
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", os.environ.get("WORLD_SIZE", "1"))))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(here, 1)))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
     # DeepSpeed compiles this op for a minute or two on first use on a CPU; only its inference all-reduce calls it, and
     # without it that one goes through torch.distributed like everything else.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -71,7 +78,7 @@ def join_world() -> World:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
-    return World(dist.get_rank(), dist.get_world_size(), device)
+    return World(dist.get_rank(), dist.get_world_size(), device, here)
 
 
 def leave_world() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
@@ -15,14 +16,15 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
+from data_pipeline.retries import retries
 from electra_scale.config import Recipe, batch_split
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import generator_key
+from electra_scale.data.prefetch import DataError, Patience, Prefetcher
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model import Electra
 from electra_scale.model.config import discriminator_flops, generator_flops
 from electra_scale.model.cooccurrence import cooccurrence_embeddings
-from electra_scale.model.hf import import_checkpoint
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
@@ -56,17 +58,19 @@ class Run:
         self.world = world
         self.deepspeed_json = read_deepspeed_json(recipe.deepspeed)
         self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
-        self.store = Store(recipe.data.store)
+        self.store = Store(recipe.data.store, recipe.data.cache)
+        self.patience = Patience(recipe.data.give_up_minutes, self._data_line)
         self.special = special_tokens(self.store.tokenizer_dir)
         self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
+        self.folder = RunFolder(Path(recipe.run_dir))
         self.loader = self._loader("train")
         self.heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
-        self.folder = RunFolder(Path(recipe.run_dir))
         self.state = self._starting_state(resume)
         self.phases = phases(recipe)
         self.discriminator_losses: deque[float] = deque(self.state.discriminator_losses, maxlen=STEP_WINDOW)
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
+        retries.listener = self._data_line
 
     def run(self) -> None:
         if self.state.finished and self.state.step >= self.recipe.total_steps:
@@ -83,8 +87,12 @@ class Run:
         self.world.barrier()
         self.peak = self._peak()
         self._say(self._headline())
+        self._tell_cache()
         try:
             self._run_phases()
+        except DataError as error:
+            self._data_line(f"ending: {error}")
+            raise
         finally:
             if self.progress is not None:
                 self.progress.close()
@@ -114,46 +122,71 @@ class Run:
         tokens = self.recipe.batch.global_batch * self.recipe.data.sequence_length
         logging, every = self.recipe.logging, self.recipe.checkpoint.every
         meter = Meter(tokens, self._flops_per_token(plan), self.peak * self.world.size)
-        for step in range(max(self.state.step, plan.first), plan.last):
-            done = step + 1
-            last_of_run = done == self.recipe.total_steps
-            logged = done % logging.every == 0 or done == plan.last
-            metrics = self._step(step, plan, engine, meter, logged)
-            if self.progress is not None:
-                self.progress.advance(done)
-            if done % logging.evaluate_every == 0 or done == plan.last:
-                metrics |= self._evaluate(engine.module)
-                meter.restart()
-            if self.writer is not None and self.progress is not None and metrics:
-                self.writer.metrics(done, plan.name, metrics)
-                if logged:
-                    self.progress.report(plan.name, metrics)
-                if "eval/generator_cross_entropy" in metrics:
-                    self.progress.say(_evaluation_line(plan.name, done, metrics))
-            if done % every == 0 or done == plan.last:
-                self.state = RunState(
-                    step=done,
-                    phase=plan.name,
-                    world_size=self.world.size,
-                    tokenizer=self.store.manifest.tokenizer.fingerprint,
-                    loader=self.loader.state(done).to_dict(),
-                    discriminator_losses=list(self.discriminator_losses),
-                    seconds=time.monotonic() - began,
-                    finished=last_of_run,
-                )
-                self._save(engine)
-                meter.restart()
+        first = max(self.state.step, plan.first)
+        with contextlib.closing(self._feed(first, plan)) as feed:
+            for step in range(first, plan.last):
+                done = step + 1
+                last_of_run = done == self.recipe.total_steps
+                logged = done % logging.every == 0 or done == plan.last
+                metrics = self._step(step, feed, plan, engine, meter, logged)
+                if self.progress is not None:
+                    self.progress.advance(done)
+                if done % logging.evaluate_every == 0 or done == plan.last:
+                    metrics |= self._evaluate(engine.module)
+                    meter.restart()
+                if self.writer is not None and self.progress is not None and metrics:
+                    self.writer.metrics(done, plan.name, metrics)
+                    if logged:
+                        self.progress.report(plan.name, metrics)
+                    if "eval/generator_cross_entropy" in metrics:
+                        self.progress.say(_evaluation_line(plan.name, done, metrics))
+                if done % every == 0 or done == plan.last:
+                    self.state = RunState(
+                        step=done,
+                        phase=plan.name,
+                        world_size=self.world.size,
+                        tokenizer=self.store.manifest.tokenizer.fingerprint,
+                        loader=self.loader.state(done).to_dict(),
+                        discriminator_losses=list(self.discriminator_losses),
+                        seconds=time.monotonic() - began,
+                        finished=last_of_run,
+                    )
+                    self._save(engine)
+                    meter.restart()
 
-    def _step(self, step: int, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool) -> dict[str, float]:
+    def _feed(self, first: int, plan: PhasePlan) -> Prefetcher[list[Batch]]:
+        """This rank's micro-batches of each step of a phase from ``first`` on."""
+        share, data = self.micro * self.accumulation, self.recipe.data
+        return self.loader.run(
+            first,
+            plan.last,
+            self.world.rank * share,
+            share,
+            self.micro,
+            plan.mask_share,
+            data.prefetch_threads,
+            data.prefetch_shards,
+        )
+
+    def _step(
+        self,
+        step: int,
+        feed: Prefetcher[list[Batch]],
+        plan: PhasePlan,
+        engine: Engine,
+        meter: Meter,
+        logged: bool,
+    ) -> dict[str, float]:
         """One global step; metrics where the step is logged, else an empty dictionary."""
-        share = self.micro * self.accumulation
         waited = time.monotonic()
-        batches = [
-            self.loader.batch(step, self.world.rank * share + number * self.micro, self.micro, plan.mask_share)
-            for number in range(self.accumulation)
-        ]
+        failure: DataError | None = None
+        batches: list[Batch] = []
+        try:
+            batches = feed.take(step)
+        except DataError as error:
+            failure = error
         meter.waited += time.monotonic() - waited
-        counts = self._global_counts(batches)
+        counts = self._global_counts(batches, failure)
         total: Tensor | None = None
         flattener: Flattener | None = None
         for number, batch in enumerate(batches):
@@ -179,6 +212,7 @@ class Run:
             return {}
         metrics = self._metrics(plan, values)
         metrics |= {"optim/lr": rate, "optim/grad_norm": norm}
+        metrics |= self._data_metrics(float(counts.tokens))
         return metrics | meter.read()
 
     def _metrics(self, plan: PhasePlan, values: Mapping[str, Any]) -> dict[str, float]:
@@ -191,11 +225,26 @@ class Run:
         metrics["disc_loss_variance/step_window"] = statistics.pvariance(recent) if len(recent) > 1 else 0.0
         return metrics
 
-    def _global_counts(self, batches: list[Batch]) -> GlobalCounts:
+    def _data_metrics(self, tokens: float) -> dict[str, float]:
+        """How full the step's rows were, and what all ranks have fetched since the run was started."""
+        local = torch.tensor(self.loader.fetched(), dtype=torch.float64, device=self.world.device)
+        size, errors = self.world.sum(local).tolist()
+        positions = self.recipe.batch.global_batch * self.recipe.data.sequence_length
+        return {
+            "data/packing_efficiency": tokens / positions,
+            "data/fetched_mb": size / 1e6,
+            "data/fetch_errors": errors,
+        }
+
+    def _global_counts(self, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
+        """Counts over all ranks; every rank hears here of one that has no batch, so that none waits for it."""
         masked = sum(len(batch.masked) for batch in batches)
         tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
-        local = torch.tensor([masked, tokens], dtype=torch.float64, device=self.world.device)
-        counts = self.world.sum(local).float().clamp(min=1)
+        local = torch.tensor([masked, tokens, failure is not None], dtype=torch.float64, device=self.world.device)
+        counts = self.world.sum(local).float()
+        if counts[2] > 0:
+            raise failure or DataError("another rank could not read its data; its own line and log.txt say why")
+        counts = counts.clamp(min=1)
         return GlobalCounts(counts[0], counts[1])
 
     def _reduce(self, total: Tensor, flattener: Flattener) -> Tensor:
@@ -250,8 +299,11 @@ class Run:
     def _loader(self, split: str) -> Loader:
         data = self.recipe.data
         training = split == "train"
+        rows = self.store.split(
+            split, data.sequence_length, self.special, data.packing, data.packing_window, data.attend_across_documents
+        )
         return Loader(
-            self.store.split(split, data.sequence_length, self.special),
+            rows,
             seed=self.recipe.seed if training else _HELDOUT_SEED,
             global_batch=self.recipe.batch.global_batch,
             mask_token_share=data.mask_token_share,
@@ -259,6 +311,8 @@ class Run:
             window=data.shuffle_window,
             shuffle=training,
             masking=" ".join(f"{plan.name}:{plan.first}:mask_share={plan.mask_share}" for plan in phases(self.recipe)),
+            mixture=(data.mixture or self.store.mixture) if training else None,
+            patience=self.patience,
         )
 
     def _module(self, phase: Phase, fresh: bool) -> PretrainModule:
@@ -274,6 +328,9 @@ class Run:
     def _first_weights(self, electra: Electra) -> None:
         model = self.recipe.model
         if model.init_from is not None:
+            # transformers takes seconds to import, in every rank, and a run needs it only here.
+            from electra_scale.model.hf import import_checkpoint
+
             folder = Path(model.init_from)
             import_checkpoint(folder / "discriminator", folder / "generator", electra)
             self._say(f"weights start from {folder}")
@@ -333,6 +390,28 @@ class Run:
     def _say(self, text: str) -> None:
         if self.progress is not None:
             self.progress.say(text)
+
+    def _data_line(self, text: str) -> None:
+        """A line about this rank's data, from any thread."""
+        if self.progress is not None:
+            self.progress.say(text)
+        elif not self.world.main:
+            self.folder.append_to_log(f"rank {self.world.rank}: {text}")
+        else:
+            print(text, flush=True)
+
+    def _tell_cache(self) -> None:
+        cache = self.store.cache
+        if cache is None:
+            return
+        gigabytes = cache.limit / 1e9
+        self._say(f"shards of {self.store.url} are cached in {cache.folder}, {gigabytes:.3g} GB at most")
+        needed = self.loader.working_set(self.world.nodes, self.recipe.data.prefetch_shards * self.world.local_size)
+        if needed > cache.limit:
+            self._say(
+                f"warning: this node reads from about {needed / 1e9:.3g} GB of shards at once, which the cache cannot "
+                "hold: shards will be fetched again and again; raise data.cache.limit_gb, or lower data.shuffle_window"
+            )
 
     def _headline(self) -> str:
         start = f"going on from step {self.state.step}" if self.state.step else "starting"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ class RunFolder:
                 f"{self.path} already holds a run; go on with --resume auto, or choose another folder with --run_dir"
             )
 
+    def append_to_log(self, line: str) -> None:
+        """A line of the log file from a rank that does not write it otherwise."""
+        if self.path.is_dir():
+            with (self.path / "log.txt").open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
     def check_tokenizer(self, store: Store) -> None:
         """Raise UserError if the run began with another tokenizer than the store has."""
         if not self.data.is_file():
@@ -69,7 +76,7 @@ class RunFolder:
         found = store.manifest.tokenizer.fingerprint
         if began_with != found:
             raise UserError(
-                f"cannot resume {self.path}: it began with tokenizer {began_with}, store {store.path} has {found}; "
+                f"cannot resume {self.path}: it began with tokenizer {began_with}, store {store.url} has {found}; "
                 "point data.store at the run's own store, or start a new run with --run_dir"
             )
 
@@ -81,7 +88,7 @@ class RunFolder:
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         write_bytes(self.path / "versions.json", json.dumps(versions, indent=1).encode() + b"\n")
         manifest = store.manifest
-        data = {"store": str(store.path), "manifest": manifest.fingerprint, "tokenizer": manifest.tokenizer.fingerprint}
+        data = {"store": store.url, "manifest": manifest.fingerprint, "tokenizer": manifest.tokenizer.fingerprint}
         write_bytes(self.data, json.dumps(data, indent=1).encode() + b"\n")
         if not self.tokenizer.exists():
             partial = self.path / ".tokenizer.partial"

@@ -5,139 +5,263 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-import yaml
 
-WORDS = tuple(f"{first}{last}" for first in ("ri", "sto", "li", "gar") for last in ("ver", "ne", "ght", "den"))
+from tests.builds import (
+    DUPLICATES,
+    build,
+    command,
+    group_is_gone,
+    records,
+    slow_environment,
+    store_bytes,
+    wait_for,
+    write_config,
+    write_corpus,
+)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 600 documents in two JSON Lines files and a text file."""
-    folder = tmp_path_factory.mktemp("corpus")
-    generator = random.Random(1)
-    texts = [f"Tale {n}: {' '.join(generator.choices(WORDS, k=80))}." for n in range(600)]
-    for name, part in (("a", texts[:250]), ("b", texts[250:400])):
-        lines = (json.dumps({"text": text}) + "\n" for text in part)
-        (folder / f"{name}.jsonl").write_text("".join(lines))
-    (folder / "c.txt").write_text("\n\n".join(texts[380:]))  # 20 documents come twice
-    return folder
-
-
-def write_config(corpus: Path, folder: Path) -> Path:
-    settings = {
-        "out": str(folder / "store"),
-        "sources": [
-            {"kind": "jsonl", "paths": [str(corpus / "*.jsonl")]},
-            {"kind": "text", "paths": [str(corpus / "c.txt")]},
-        ],
-        "tokenizer": {"vocab_size": 150},
-        "held_out": 0.05,
-        "task_bytes": 20_000,
-    }
-    path = folder / "build.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def command(config: Path, workers: int) -> list[str]:
-    return [sys.executable, "-m", "data_pipeline", "build", "--config", str(config), f"--workers={workers}"]
-
-
-def build(config: Path, workers: int) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command(config, workers), capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stderr
-
-
-def store_bytes(store: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(store.rglob("*")) if path.is_file() and ".build" not in path.parts)
-    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
-def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of one process that trains a vocabulary."""
     folder = tmp_path_factory.mktemp("reference")
-    build(write_config(corpus, folder), workers=1)
+    build(write_config(corpus, folder), "--workers=1")
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Path) -> dict[str, bytes]:
+    return store_bytes(trained)
+
+
+@pytest.fixture(scope="module")
+def given(trained: Path) -> dict[str, Any]:
+    """Settings that take the vocabulary from the reference, so that a build reads the text once."""
+    return {"tokenizer": {"path": str(trained / "tokenizer")}}
+
+
+@pytest.fixture(scope="module")
+def given_reference(corpus: Path, given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("given")
+    build(write_config(corpus, folder, **given), "--workers=1")
     return store_bytes(folder / "store")
+
+
+@pytest.fixture
+def mpiexec(require_part: Callable[[bool, str], None]) -> tuple[str, ...]:
+    import importlib.util
+    import shutil
+    import sys
+
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    require_part(found is not None and importlib.util.find_spec("mpi4py") is not None, "pip install mpi4py mpich")
+    return (str(found), "-n", "3")
 
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_any_number_of_workers_gives_the_same_bytes(
     corpus: Path, reference: dict[str, bytes], tmp_path: Path, workers: int
 ) -> None:
-    build(write_config(corpus, tmp_path), workers)
+    build(write_config(corpus, tmp_path), f"--workers={workers}")
     assert store_bytes(tmp_path / "store") == reference
     manifest = json.loads(reference["manifest.json"])
     assert len(manifest["shards"]) > 10
-    assert manifest["counts"]["duplicates"] == 20
+    assert manifest["counts"]["duplicates"] == DUPLICATES
+
+
+def test_a_given_vocabulary_gives_the_same_shards_as_training_it(
+    corpus: Path, given: dict[str, Any], reference: dict[str, bytes], given_reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    build(write_config(corpus, tmp_path, **given), "--workers=2")
+    assert store_bytes(tmp_path / "store") == given_reference
+    shards = {name: data for name, data in reference.items() if name.endswith(".arrow")}
+    assert {name: data for name, data in given_reference.items() if name.endswith(".arrow")} == shards
+
+
+def test_ranks_of_mpi_give_the_same_bytes(
+    corpus: Path,
+    given: dict[str, Any],
+    reference: dict[str, bytes],
+    given_reference: dict[str, bytes],
+    tmp_path: Path,
+    mpiexec: tuple[str, ...],
+) -> None:
+    shown = build(write_config(corpus, tmp_path), launcher=mpiexec)
+    assert shown.count("built ") == 1
+    assert store_bytes(tmp_path / "store") == reference
+    shown = build(write_config(corpus, tmp_path), launcher=mpiexec)
+    assert shown.count("already built") == 1
+    build(write_config(corpus, tmp_path, str(tmp_path / "given"), **given), launcher=mpiexec)
+    assert store_bytes(tmp_path / "given") == given_reference
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"clean": {"min_chars": 1_000_000}}, "no document is left"),
+        ({"engine": "processes"}, "engine is processes but an MPI launcher"),
+        ({"sources": [{"kind": "jsonl", "paths": ["BAD"]}]}, "cannot read"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_an_error_on_any_rank_ends_all_with_one_line(
+    corpus: Path, tmp_path: Path, mpiexec: tuple[str, ...], change: dict[str, Any], said: str
+) -> None:
+    if "sources" in change:
+        import gzip
+
+        data = gzip.compress((corpus / "a.jsonl").read_bytes())
+        for name in ("one", "two", "three"):
+            (tmp_path / f"{name}.jsonl.gz").write_bytes(data[:-200])
+        change = {"sources": [{"kind": "jsonl", "paths": [str(tmp_path / "*.gz")]}]}
+    config = write_config(corpus, tmp_path, **change)
+    result = subprocess.run([*mpiexec, *command(config)], capture_output=True, text=True, timeout=120, check=False)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("read: ")]
+    assert result.returncode == 2
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_a_launch_without_mpi4py_is_one_line(corpus: Path, tmp_path: Path, mpiexec: tuple[str, ...]) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mpi4py.py").write_text("raise ImportError('not here')\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.getcwd()}"}
+    result = subprocess.run(
+        [*mpiexec, *command(write_config(corpus, tmp_path))],
+        capture_output=True, text=True, env=environment, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert "3 processes were launched but mpi4py" in line
 
 
 @pytest.mark.parametrize(("workers", "pattern"), [(1, "read-*.npz"), (2, "tokens-*.npz")])
 def test_a_killed_build_continues_and_redoes_only_what_was_unfinished(
     corpus: Path, reference: dict[str, bytes], tmp_path: Path, workers: int, pattern: str
 ) -> None:
-    config = write_config(corpus, tmp_path)
-    process = subprocess.Popen(command(config, workers), stderr=subprocess.DEVNULL, env=_slow_environment(tmp_path))
-    deadline = time.monotonic() + 60
-    while len(_records(tmp_path, pattern)) < 3:
-        assert process.poll() is None, "the build ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    config, store = write_config(corpus, tmp_path), tmp_path / "store"
+    process = subprocess.Popen(
+        command(config, f"--workers={workers}"),
+        stderr=subprocess.DEVNULL,
+        env=slow_environment(tmp_path, 0.08),
+        start_new_session=True,
+    )
+    wait_for(lambda: len(records(store, pattern)) >= 3, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.5)  # orphaned workers notice and end
-    finished = {path: path.stat().st_mtime_ns for path in _records(tmp_path, pattern)}
+    wait_for(lambda: group_is_gone(process.pid))  # orphaned workers notice and end
+    finished = records(store, pattern)
     assert 3 <= len(finished) < 10
-    assert not (tmp_path / "store" / "manifest.json").exists()
-    shown = build(config, workers)
+    assert not (store / "manifest.json").exists()
+    shown = build(config, f"--workers={workers}")
     label = pattern.split("-")[0].replace("tokens", "tokenize")
     assert f"{label}: continuing, {len(finished)} of " in shown
-    assert store_bytes(tmp_path / "store") == reference
+    assert store_bytes(store) == reference
 
 
-def _records(folder: Path, pattern: str) -> list[Path]:
-    return [path for path in folder.glob(f"store/.build/*/{pattern}") if not path.name.startswith(".")]
+def kill_one(process: subprocess.Popen[Any], generator: random.Random) -> None:
+    """Kill a random process of a build, the leader, a worker or a rank, and wait until all are gone."""
+    launcher = psutil.Process(process.pid)
+    tree = {one: one.cmdline() for one in (launcher, *launcher.children(recursive=True)) if "python" in one.name()}
+    # Beside those that build, Python has a process that only cleans up after others.
+    builders = [one for one, words in tree.items() if not any("resource_tracker" in word for word in words)]
+    assert builders
+    os.kill(generator.choice(builders).pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: group_is_gone(process.pid))
 
 
-def _slow_environment(folder: Path) -> dict[str, str]:
-    """Make renames slow in the build and its workers, so that there is time to kill it between two tasks."""
-    site = folder / "site"
-    site.mkdir()
-    lines = [
-        "import os, time",
-        "replace = os.replace",
-        "def slowly(source, target):",
-        "    replace(source, target)",
-        "    time.sleep(0.3)",
-        "os.replace = slowly",
-    ]
-    (site / "sitecustomize.py").write_text("\n".join(lines) + "\n")
-    return os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize(
+    ("one_pass", "launched"),
+    [(False, False), (True, False), (True, True)],
+    ids=["trained-processes", "given-processes", "given-mpi"],
+)
+def test_five_kills_of_random_processes_change_no_byte_and_redo_no_finished_task(
+    corpus: Path,
+    given: dict[str, Any],
+    reference: dict[str, bytes],
+    given_reference: dict[str, bytes],
+    tmp_path: Path,
+    mpiexec: tuple[str, ...],
+    launched: bool,
+    one_pass: bool,
+) -> None:
+    config, store = write_config(corpus, tmp_path, **(given if one_pass else {})), tmp_path / "store"
+    launcher = mpiexec if launched else ()
+    options = () if launched else ("--workers=2",)
+    generator = random.Random(f"{launched} {one_pass}")
+    environment = slow_environment(tmp_path, 0.05)
+    kept: dict[Path, int] = {}
+    for _ in range(5):
+        process = subprocess.Popen(
+            [*launcher, *command(config, *options)],
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        before, more = len(records(store)), generator.randint(1, 3)
+        wait_for(lambda wanted=before + more: len(records(store)) >= wanted, process)
+        time.sleep(generator.random() * 0.1)
+        kill_one(process, generator)
+        found = records(store)
+        assert len(found) >= before + more
+        assert kept.items() <= found.items(), "a finished task was done again"
+        kept = found
+    build(config, *options, launcher=launcher)
+    assert store_bytes(store) == (given_reference if one_pass else reference)
 
 
 def test_no_worker_outlives_a_killed_build(corpus: Path, tmp_path: Path) -> None:
-    config = write_config(corpus, tmp_path)
     process = subprocess.Popen(
-        command(config, 2), stderr=subprocess.DEVNULL, env=_slow_environment(tmp_path), start_new_session=True
+        command(write_config(corpus, tmp_path), "--workers=2"),
+        stderr=subprocess.DEVNULL,
+        env=slow_environment(tmp_path, 0.3),
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 60
-    while not _records(tmp_path, "read-*.npz"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: bool(records(tmp_path / "store", "read-*.npz")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while True:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
-        assert time.monotonic() < deadline, "workers of a killed build are still there"
-        time.sleep(0.1)
+    wait_for(lambda: group_is_gone(process.pid))
+
+
+@pytest.mark.parametrize(("workers", "one_pass"), [(1, False), (2, True)], ids=["trained", "given"])
+def test_a_full_disk_is_one_line_and_the_build_goes_on_when_there_is_space(
+    corpus: Path,
+    given: dict[str, Any],
+    reference: dict[str, bytes],
+    given_reference: dict[str, bytes],
+    tmp_path: Path,
+    workers: int,
+    one_pass: bool,
+) -> None:
+    config = write_config(corpus, tmp_path, **(given if one_pass else {}))
+    result = subprocess.run(
+        command(config, f"--workers={workers}"),
+        capture_output=True,
+        text=True,
+        # The size of a file stands in for that of the disk: a record or a shard is larger.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+        check=False,
+    )
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("electra-data: error: disk full")]
+    assert len(errors) == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    build(config, f"--workers={workers}")
+    assert store_bytes(tmp_path / "store") == (given_reference if one_pass else reference)

@@ -13,11 +13,10 @@ import pytest
 
 from data_pipeline import build as build_module
 from data_pipeline.build import build_store
-from data_pipeline.clean import content_hash
+from data_pipeline.clean import Cleaner, content_hash
 from data_pipeline.config import BuildConfig, CleanConfig, SourceConfig, TokenizerConfig
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import load_manifest
-from data_pipeline.merge import first_occurrences, judge
 from data_pipeline.shard import open_shard
 from data_pipeline.tokenizer import load_tokenizer
 from data_pipeline.verify import verify_store
@@ -94,6 +93,25 @@ def test_a_second_run_does_nothing_and_says_so(
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
 
+def test_a_build_killed_after_its_manifest_leaves_no_work_behind(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "clear_work", killed)
+        with pytest.raises(Killed):
+            build_store(config())
+    work = tmp_path / "store" / ".build"
+    assert any(path.is_dir() for path in work.iterdir())
+    build_store(config())
+    assert sorted(path.name for path in work.iterdir()) == ["finished.json", "lock"]
+
+
 def test_other_settings_are_refused_and_nothing_is_touched(config: MakeConfig, store: Path) -> None:
     before = store_bytes(store)
     with pytest.raises(UserError, match=r"other settings \(held_out was 0\.1, now 0\.2\)"):
@@ -128,7 +146,7 @@ def test_a_folder_with_other_things_is_not_written_to(config: MakeConfig, tmp_pa
 
 
 def test_two_builds_of_one_store_exclude_each_other(config: MakeConfig, tmp_path: Path) -> None:
-    from data_pipeline.records import store_lock
+    from data_pipeline.claim import store_lock
 
     with store_lock(tmp_path / "store"), pytest.raises(UserError, match="another build is writing"):
         build_store(config())
@@ -152,28 +170,93 @@ def test_duplicates_keep_the_first_in_canonical_order(tmp_path: Path) -> None:
         assert manifest.counts["duplicates"] == (3 if deduplicate else 0)
 
 
-def test_first_occurrences_agree_with_a_plain_loop() -> None:
-    generator = np.random.default_rng(0)
-    ids, keys = (generator.integers(0, 6, 500).astype(np.uint64) for _ in range(2))
-    seen: set[tuple[int, int]] = set()
-    expected = []
-    for pair in zip(ids.tolist(), keys.tolist(), strict=True):
-        expected.append(pair not in seen)
-        seen.add(pair)
-    assert first_occurrences(ids, keys).tolist() == expected
+def given_tokenizer(store: Path) -> TokenizerConfig:
+    """The vocabulary of a finished store, to build with in one pass."""
+    return TokenizerConfig(path=str(store / "tokenizer"))
 
 
-def test_the_training_sample_is_bounded_and_seeded() -> None:
-    hashes = [np.random.default_rng(n).integers(0, 256, (100, 16)).astype(np.uint8) for n in range(3)]
-    sizes = [np.full(100, 10, np.int64)] * 3
+def shard_bytes(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.glob("*.arrow")}
 
-    def sample(seed: int) -> list[int]:
-        verdicts = judge(hashes, sizes, deduplicate=True, held_out=0.5, sample_bytes=200, seed=seed)
-        assert not ((verdicts & 4 != 0) & (verdicts & 2 != 0)).any()
-        return np.flatnonzero(verdicts & 4).tolist()
 
-    assert len(sample(0)) == 20
-    assert sample(0) == sample(0) != sample(1)
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_one_pass_gives_the_shards_and_counts_of_two_passes(
+    tmp_path: Path, texts: list[str], deduplicate: bool, spread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Repeats within a task and across tasks, also of text without a token.
+    repeated = [*texts[:60], "\u200b", *texts[50:120], texts[3], *texts[100:], "\u200b", *texts[:10]]
+    for name, part in (("a", repeated[:130]), ("b", repeated[130:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(part) + "\n")
+    source = SourceConfig(kind="text", paths=[str(tmp_path / "*.txt")], documents="line")
+    changes: dict[str, Any] = {"clean": CleanConfig(deduplicate=deduplicate)}
+    if spread:
+        monkeypatch.setattr("data_pipeline.output.MAX_SHARD_TOKENS", 500)
+    two = build_store(make_config(tmp_path / "two", source, **changes))
+    changes["tokenizer"] = given_tokenizer(tmp_path / "two")
+    one = build_store(make_config(tmp_path / "one", source, **changes))
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
+    assert len(one.shards) > 10
+    assert one.counts == two.counts
+    assert one.counts["without_tokens"] == (1 if deduplicate else 2)
+    assert (one.counts["duplicates"] > 30) is deduplicate
+    assert (tmp_path / "one" / "token_counts.npy").read_bytes() == (tmp_path / "two" / "token_counts.npy").read_bytes()
+    assert verify_store(tmp_path / "one") == []
+
+
+@pytest.mark.parametrize("whitespace", [True, False])
+def test_words_and_characters_are_those_of_the_train_documents(tmp_path: Path, whitespace: bool) -> None:
+    spaces = [" ", "\t ", "\u00a0", "\u00a0 \r\n", "\u2003", "\u3000\u2028", "\x1c", "\x85", " \u00a0\v", "\u200b"]
+    texts = [f"{space}Tale{space}number {n},{space}the end.{space}" for n, space in enumerate(spaces * 4)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source = SourceConfig(kind="jsonl", paths=[str(tmp_path / "a.jsonl")])
+    clean = CleanConfig(whitespace=whitespace)
+    manifest = build_store(
+        make_config(tmp_path / "s", source, clean=clean, tokenizer=TokenizerConfig(vocab_size=64, min_frequency=1))
+    )
+    ids = {int(doc) for entry in manifest.split("train") for doc in open_shard(tmp_path / "s" / entry.name).doc}
+    cleaned = [Cleaner(clean).clean(text)[0] for text in texts]
+    trained_on = [text for text in cleaned if doc_id(text) in ids]
+    assert 20 < len(trained_on) < 40
+    assert manifest.counts["words"] == sum(len(text.split()) for text in trained_on)
+    assert manifest.counts["characters"] == sum(map(len, trained_on))
+
+
+def test_near_duplicates_keep_the_first_and_are_counted(
+    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [f"{texts[n]} {texts[n + 1]} {texts[n + 2]} {texts[n + 3]} {texts[n + 4]}" for n in range(0, 190, 5)]
+    nearly = [f"{text} Told again." for text in long[:12]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*long, *nearly, long[20]]))
+    (tmp_path / "b.jsonl").write_text("not JSON\n" * 1000)  # tasks without a document
+    source = SourceConfig(kind="jsonl", paths=[str(tmp_path / "*.jsonl")])
+    stores = {}
+    for name, row_bytes in (("ample", 64), ("tight", 1 << 17)):
+        monkeypatch.setattr("data_pipeline.merge._ROW_BYTES", row_bytes)
+        config = make_config(
+            tmp_path / name, source, clean=CleanConfig(near_duplicates=0.5), held_out=0.0, memory=1 << 20
+        )
+        manifest = build_store(config)
+        assert manifest.counts["near_duplicates"] == len(nearly)
+        assert manifest.counts["duplicates"] == 1
+        assert manifest.counts["bad_lines"] == 1000
+        stores[name] = store_bytes(tmp_path / name)
+    assert set(documents(tmp_path / "ample")) == {doc_id(text) for text in long}
+    assert stores["ample"] == stores["tight"]
+
+
+def test_memory_changes_nothing_but_the_passes(
+    config: MakeConfig,
+    tmp_path: Path,
+    store: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if each document took more: the corpus is too small to fill the least memory that may be set.
+    monkeypatch.setattr("data_pipeline.merge._ROW_BYTES", 1 << 17)
+    build_store(config("tight", memory=1 << 20))
+    assert "200 documents in 34 passes over the records, as memory allows" in capsys.readouterr().err
+    assert store_bytes(tmp_path / "tight") == store_bytes(store)
 
 
 def test_an_empty_corpus_is_refused_with_the_counts(tmp_path: Path) -> None:
@@ -201,7 +284,7 @@ def test_ids_type_decides_the_width(config: MakeConfig, tmp_path: Path) -> None:
 def test_a_large_task_is_spread_over_shards(
     config: MakeConfig, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipeline.steps.MAX_SHARD_TOKENS", 500)
+    monkeypatch.setattr("data_pipeline.output.MAX_SHARD_TOKENS", 500)
     build_store(config("spread"))
     shards = load_manifest(tmp_path / "spread").shards
     assert any(shard.name.endswith("-01.arrow") for shard in shards)
@@ -222,12 +305,12 @@ def test_literal_special_tokens_in_a_text_stay_plain_text(tmp_path: Path) -> Non
 def test_an_input_that_changes_between_the_steps_is_refused(
     config: MakeConfig, jsonl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge = build_module._merge
+    merge = build_module.merge
 
     def change_then_merge(*arguments: Any) -> Any:
         jsonl.write_bytes(jsonl.read_bytes().replace(b"number", b"NUMBER"))
         return merge(*arguments)
 
-    monkeypatch.setattr(build_module, "_merge", change_then_merge)
+    monkeypatch.setattr(build_module, "merge", change_then_merge)
     with pytest.raises(UserError, match="an input changed while it was being read"):
         build_store(config())

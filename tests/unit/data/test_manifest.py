@@ -72,7 +72,7 @@ def test_tokenizer_paths_stay_in_their_folder(store: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("version", 2, "version 2, this program reads version 1"),
+        ("version", 1, "version 1, this program reads version 2"),
         ("version", "1", "version is not a whole number"),
         ("shards", {}, "shards is not a list"),
         ("shards/0/split", "test", "train or heldout"),

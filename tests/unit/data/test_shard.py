@@ -24,8 +24,14 @@ DOCS = [3, 2**64 - 1, 7]
 
 def write(path: Path, rows: list[list[int]] = ROWS, **changes: Any) -> Path:
     settings: dict[str, Any] = {"vocab_size": 100, "tokenizer_fingerprint": FINGERPRINT} | changes
-    write_shard(path, [np.array(row) for row in rows], np.array(DOCS[: len(rows)], np.uint64), **settings)
+    write_shard(path, *flattened(rows), np.array(DOCS[: len(rows)], np.uint64), **settings)
     return path
+
+
+def flattened(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens,) ids of all rows and (rows + 1,) offsets."""
+    flat = np.array([token for row in rows for token in row], np.uint32)
+    return flat, np.cumsum([0, *map(len, rows)])
 
 
 @pytest.mark.parametrize(("vocab_size", "kind"), [(100, np.uint16), (65_536, np.uint16), (65_537, np.uint32)])
@@ -59,8 +65,7 @@ def test_an_open_shard_is_a_view_of_the_memory_map(tmp_path: Path) -> None:
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]) -> None:
     path = tmp_path_factory.mktemp("shard") / "s.arrow"
     docs = np.arange(len(rows), dtype=np.uint64)
-    arrays = [np.array(row, np.uint32) for row in rows]
-    write_shard(path, arrays, docs, vocab_size=65_536, tokenizer_fingerprint=FINGERPRINT)
+    write_shard(path, *flattened(rows), docs, vocab_size=65_536, tokenizer_fingerprint=FINGERPRINT)
     shard = open_shard(path)
     assert [shard.ids[a:b].tolist() for a, b in zip(shard.offsets, shard.offsets[1:], strict=False)] == rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -90,14 +91,15 @@ def test_a_file_can_be_a_document(tmp_path: Path) -> None:
     assert found == [text + "\n\nMore." for text in TEXTS]
 
 
-@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst", ".bz2"])
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
 def test_compressed_files_give_what_plain_ones_give(tmp_path: Path, ending: str, kind: Any) -> None:
     if kind == "text":
         data = "\n\n".join(TEXTS).encode()
     else:
         data = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
-    packed = {"": data, ".gz": gzip.compress(data), ".zst": zstandard.compress(data)}[ending]
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}[ending]
+    packed = compress(data)
     path = tmp_path / f"a.{kind}{ending}"
     path.write_bytes(packed)
     found, counts = read_all(16, SourceConfig(kind=kind, paths=[str(path)]))

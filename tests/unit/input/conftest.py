@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from data_pipeline.build import build_store
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
 from electra_scale.data.loader import Loader
-from electra_scale.data.rows import SpecialTokens, read_row, row_count, stream_starts
+from electra_scale.data.rows import PackedShard, Packing, SpecialTokens
 
 SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
 _TEXT = """
@@ -46,24 +45,39 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class NumberSplit:
     """What a Loader needs of a split: shards of consecutive numbers, so that each token tells where it comes from."""
 
-    def __init__(self, documents: list[list[int]], sequence_length: int = 16, fingerprint: str = "f") -> None:
+    def __init__(
+        self,
+        documents: list[list[int]],
+        sequence_length: int = 16,
+        fingerprint: str = "f",
+        packing: Packing = "greedy",
+        packing_window: int = 5,
+        attend_across: bool = False,
+    ) -> None:
         self.sequence_length = sequence_length
         self.special = SPECIAL
-        self.store: Any = SimpleNamespace(manifest=SimpleNamespace(fingerprint=fingerprint))
-        self.shards: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
+        self.packing = packing
+        self.packing_window = packing_window
+        self.attend_across = attend_across
+        self.store: Any = SimpleNamespace(manifest=SimpleNamespace(fingerprint=fingerprint), cache=None)
+        self.shards: list[PackedShard] = []
         first = 10
         for lengths in documents:
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            self.shards.append((np.arange(first, first + offsets[-1]).astype(np.uint16), offsets))
+            ids = np.arange(first, first + offsets[-1]).astype(np.uint16)
+            self.shards.append(
+                PackedShard(ids, offsets, sequence_length, SPECIAL, packing, packing_window, attend_across)
+            )
             first += int(offsets[-1])
         self.tokens = first - 10
-        self.rows = np.array(
-            [row_count(len(offsets) - 1, int(offsets[-1]), sequence_length) for _, offsets in self.shards]
-        )
+        self.sources = ["main"] * len(self.shards)
+        self.rows = np.array([shard.rows for shard in self.shards])
 
-    def read(self, shard: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        ids, offsets = self.shards[shard]
-        return read_row(ids, offsets, stream_starts(offsets), row, self.sequence_length, self.special)
+    def open(self, shard: int) -> PackedShard:
+        return self.shards[shard]
+
+    def rows_were_read(self, count: int) -> None:
+        pass
 
 
 def number_split(shards: int = 6, seed: int = 0, **changes: Any) -> NumberSplit:

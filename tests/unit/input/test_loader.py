@@ -63,7 +63,7 @@ def test_an_epoch_of_batches_holds_every_token_exactly_once() -> None:
 
 
 def test_steps_follow_each_other_without_gap() -> None:
-    loader, whole = make_loader(number_split()), make_loader(number_split(), global_batch=40)
+    loader, whole = (make_loader(number_split(), global_batch=size, shuffle=False) for size in (8, 40))
     stepwise = [row for step in range(5) for row in per_row(loader.batch(step, 0, 8, 0.15))]
     assert stepwise == per_row(whole.batch(0, 0, 40, 0.15))
 
@@ -123,12 +123,44 @@ def test_a_saved_state_is_read_back_as_its_step(step: int) -> None:
             ("sequence_length=16", "sequence_length=24"),
         ),
         (
+            make_loader(number_split(packing="greedy")),
+            make_loader(number_split(packing="stream")),
+            ("packing=greedy", "packing=stream"),
+        ),
+        (
+            make_loader(number_split(packing_window=5)),
+            make_loader(number_split(packing_window=8)),
+            ("packing_window=5", "packing_window=8"),
+        ),
+        (
+            make_loader(number_split(), mixture={"main": 1.0}),
+            make_loader(number_split()),
+            ("mixture=[main:1]", "mixture=[]"),
+        ),
+        (
+            make_loader(number_split(attend_across=False)),
+            make_loader(number_split(attend_across=True)),
+            ("attend_across_documents=False", "attend_across_documents=True"),
+        ),
+        (
             make_loader(number_split(), mask_token_share=0.85),
             make_loader(number_split(), mask_token_share=0.9),
             ("mask_token_share=0.85", "mask_token_share=0.9"),
         ),
     ],
-    ids=["fingerprint", "seed", "global_batch", "streams", "window", "sequence_length", "mask_token_share"],
+    ids=[
+        "fingerprint",
+        "seed",
+        "global_batch",
+        "streams",
+        "window",
+        "sequence_length",
+        "packing",
+        "packing_window",
+        "mixture",
+        "attend_across",
+        "mask_token_share",
+    ],
 )
 def test_a_state_of_other_data_is_refused_naming_both(theirs: Loader, ours: Loader, named: tuple[str, str]) -> None:
     with pytest.raises(UserError) as refusal:
@@ -139,7 +171,7 @@ def test_a_state_of_other_data_is_refused_naming_both(theirs: Loader, ours: Load
 
 def test_a_state_of_another_version_is_refused() -> None:
     loader = make_loader(number_split())
-    with pytest.raises(UserError, match=r"version 7.*reads 1"):
+    with pytest.raises(UserError, match=r"version 7.*reads 2"):
         loader.check(loader.state(2).to_dict() | {"version": 7})
 
 

@@ -59,6 +59,31 @@ def test_the_positions_with_the_smallest_numbers_are_chosen() -> None:
     assert choose_positions(allowed, order, 0.5).tolist() == [[False, True, False, False, True]]
 
 
+def test_of_equal_numbers_the_first_positions_are_chosen() -> None:
+    allowed = np.array([[True, False, True, True, True, True]])
+    order = np.array([[0.5, 0.5, 0.5, 0.5, 0.1, 0.9]])
+    assert choose_positions(allowed, order, 0.4).tolist() == [[True, False, False, False, True, False]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    maskable=st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=6),
+    share=st.floats(0.01, 0.99),
+    distinct=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+)
+def test_the_choice_is_the_head_of_each_row_sorted(
+    maskable: list[list[bool]], share: float, distinct: int, seed: int
+) -> None:
+    allowed = np.array(maskable)
+    order = np.random.default_rng(seed).integers(0, distinct, allowed.shape) / distinct
+    chosen = choose_positions(allowed, order, share)
+    for may, numbers, taken in zip(allowed, order, chosen, strict=True):
+        places = sorted(np.flatnonzero(may).tolist(), key=lambda place: (numbers[place], place))
+        wanted = min(max(int(np.rint(share * len(places))), 1), len(places))
+        assert np.flatnonzero(taken).tolist() == sorted(places[:wanted])
+
+
 def test_neither_special_tokens_nor_padding_are_ever_chosen() -> None:
     ids, segment = rows(300, 40)
     chosen, shown = mask(ids, segment, share=0.9)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from electra_scale.data.noise import generator_key, uniforms
+from electra_scale.data.noise import generator_key, hashes, permuted, uniforms, uniforms_at
 
 
 def numbers(
@@ -43,6 +43,85 @@ def test_a_row_depends_on_its_own_key_only(keys: list[tuple[int, int]], seed: in
     for i in range(len(keys)):
         alone = uniforms(seed, epochs[i : i + 1], samples[i : i + 1], width, "replacement")
         np.testing.assert_array_equal(alone[0], together[i, :width])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.integers(1, 8),
+    width=st.integers(1, 20),
+    seed=st.integers(-5, 2**63),
+    chosen=st.lists(st.integers(0, 10**6), max_size=20),
+)
+def test_a_number_is_the_same_alone_and_with_all_others(rows: int, width: int, seed: int, chosen: list[int]) -> None:
+    epochs, samples = np.arange(rows) // 3, np.arange(rows) * 10**9
+    flat = np.array([place % (rows * width) for place in chosen], dtype=np.int64)
+    everything = uniforms(seed, epochs, samples, width, "mask")
+    np.testing.assert_array_equal(uniforms_at(seed, epochs, samples, width, "mask", flat), everything.reshape(-1)[flat])
+
+
+def test_numbers_do_not_change_between_versions() -> None:
+    """A run that goes on under another version of the program or of numpy has the same noise."""
+    drawn = uniforms(7, np.array([0, 3]), np.array([5, 2**40]), 2, "mask")
+    assert drawn.tolist() == [[0.344425910368363, 0.9021783204696481], [0.16325355034671363, 0.20351418626971385]]
+    sent = permuted(np.arange(10), np.full(10, 10), np.full(10, 99, dtype=np.uint64))
+    assert sent.tolist() == [2, 1, 3, 5, 4, 9, 8, 0, 6, 7]
+
+
+def test_hashes_depend_on_every_part_and_on_their_order() -> None:
+    one, two = (part.reshape(-1) for part in np.meshgrid(np.arange(100), np.arange(100)))
+    found = np.concatenate([hashes(1, one, two), hashes(2, one, two), hashes(1, one), hashes(1, one, two, one)])
+    assert len(np.unique(found)) == 10_000 + 10_000 + 100 + 10_000
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=5), seed=st.integers(0, 2**64 - 1))
+def test_a_permutation_takes_each_index_once(sizes: list[int], seed: int) -> None:
+    """Several sizes and keys in one call, as the windows of a batch are."""
+    index = np.concatenate([np.arange(size) for size in sizes])
+    size = np.repeat(sizes, sizes)
+    keys = np.repeat((np.arange(len(sizes), dtype=np.uint64) + np.uint64(1)) * np.uint64(seed), sizes)
+    sent = permuted(index, size, keys)
+    for part in np.split(sent, np.cumsum(sizes)[:-1]):
+        assert sorted(part.tolist()) == list(range(len(part)))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 9, 60])
+def test_a_permutation_has_no_favourite_places(size: int) -> None:
+    """Over many keys, each index goes to each place, and each pair of neighbours to each pair, about equally often."""
+    trials = 40 * size * size
+    index = np.tile(np.arange(size), trials)
+    keys = np.repeat(hashes(5, np.arange(trials)), size)
+    sent = permuted(index, np.full(len(index), size), keys).reshape(trials, size)
+    for place in range(size):
+        assert stats.chisquare(np.bincount(sent[:, place], minlength=size)).pvalue > 1e-6
+    pairs = np.bincount(sent[:, 0] * size + sent[:, 1], minlength=size * size).reshape(size, size)
+    assert (np.diag(pairs) == 0).all()
+    assert stats.chisquare(pairs[~np.eye(size, dtype=bool)]).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 65536])
+def test_a_large_permutation_looks_random(size: int) -> None:
+    index = np.arange(size)
+    sent = [permuted(index, np.full(size, size), np.full(size, key, dtype=np.uint64)) for key in range(4)]
+    for part in sent:
+        assert abs(float(stats.spearmanr(index, part).statistic)) < 5 / np.sqrt(size)
+        assert abs(float(stats.spearmanr(part[:-1], part[1:]).statistic)) < 5 / np.sqrt(size)
+        # Steps between neighbours fall into all lengths as they do for numbers drawn at random.
+        steps = (np.diff(part) % size) * 16 // size
+        assert stats.chisquare(np.bincount(steps, minlength=16)).pvalue > 1e-5
+        # About one index stays where it is.
+        assert (part == index).sum() < 12
+    for one in range(4):
+        for other in range(one):
+            assert abs(float(stats.spearmanr(sent[one], sent[other]).statistic)) < 5 / np.sqrt(size)
+
+
+def test_a_permutation_of_a_huge_range_is_one_to_one_and_inside() -> None:
+    size = 10**15
+    index = np.concatenate([np.arange(5000), size - 1 - np.arange(5000)])
+    sent = permuted(index, np.full(len(index), size), np.full(len(index), 3, dtype=np.uint64))
+    assert len(np.unique(sent)) == len(index)
+    assert 0 <= sent.min() <= sent.max() < size
 
 
 @pytest.mark.parametrize("seed", range(3))

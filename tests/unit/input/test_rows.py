@@ -1,8 +1,10 @@
-"""Packing: every token of every document once and in order, in rows that are well formed."""
+"""Packing: every token of every document exactly once, in rows that are full and well formed."""
 
 from __future__ import annotations
 
+import threading
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,131 +12,284 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from electra_scale.data.rows import PADDING, read_row, row_count, stream_starts
+from electra_scale.data.rows import PADDING, PackedShard, SpecialTokens, greedy_order, row_count
 
-from .conftest import SPECIAL
-
+SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
 lengths_of_documents = st.lists(st.integers(0, 40), min_size=1, max_size=25)
-sequence_lengths = st.integers(8, 40)
+sequence_lengths = st.integers(3, 40)
+packings = st.sampled_from(["greedy", "stream"])
+windows = st.integers(1, 12)
 
 
-class Shard:
+def offsets_of(lengths: Any) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def packed(lengths: Any, sequence_length: int, packing: Any = "stream", window: int = 4, **more: Any) -> PackedShard:
     """Documents of the given lengths; the tokens are numbered through, above the special ones."""
-
-    def __init__(self, lengths: list[int], sequence_length: int) -> None:
-        self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self.ids = np.arange(10, 10 + self.offsets[-1]).astype(np.uint16)
-        self.starts = stream_starts(self.offsets)
-        self.sequence_length = sequence_length
-        self.rows = row_count(len(lengths), int(self.offsets[-1]), sequence_length)
-
-    def read(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return read_row(self.ids, self.offsets, self.starts, row, self.sequence_length, SPECIAL)
-
-    def document_of(self, token: int) -> int:
-        return int(np.searchsorted(self.offsets, token - 10, side="right")) - 1
+    offsets = offsets_of(lengths)
+    ids = np.arange(10, 10 + offsets[-1]).astype(np.uint32)
+    return PackedShard(ids, offsets, sequence_length, SPECIAL, packing, window, **more)
 
 
-def pieces(row: tuple[NDArray[np.int64], NDArray[np.int64]]) -> list[list[int]]:
+def all_rows(shard: PackedShard) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return shard.read(np.arange(shard.rows))
+
+
+def pieces(ids: NDArray[np.int64], segments: NDArray[np.int64]) -> list[list[int]]:
     """The tokens of each segment of a row, with [CLS] and [SEP], padding left out."""
-    ids, segments = row
     marked = zip(segments.tolist(), ids.tolist(), strict=True)
     return [[token for _, token in part] for segment, part in groupby(marked, lambda pair: pair[0]) if segment >= 0]
 
 
-@settings(max_examples=200, deadline=None)
-@given(lengths=lengths_of_documents, sequence_length=sequence_lengths)
-@example(lengths=[6], sequence_length=8)
-@example(lengths=[5, 1], sequence_length=8)
-@example(lengths=[4, 6], sequence_length=8)
-@example(lengths=[6, 4, 6], sequence_length=8)
-@example(lengths=[0, 0, 0, 0, 1], sequence_length=8)
-def test_every_token_appears_exactly_once_and_in_order(lengths: list[int], sequence_length: int) -> None:
-    shard = Shard(lengths, sequence_length)
-    read = [token for row in range(shard.rows) for piece in pieces(shard.read(row)) for token in piece[1:-1]]
-    assert read == shard.ids.tolist()
+def greedy_by_hand(lengths: list[int], room: int, capacity: int) -> list[int]:
+    """Documents of a window in their greedy order, by looking at all that are left each time."""
+    left = list(range(len(lengths)))
+    order = []
+    while left:
+        fitting = [document for document in left if lengths[document] <= room]
+        best = max(fitting or left, key=lambda document: (lengths[document], -document))
+        left.remove(best)
+        order.append(best)
+        for _ in range(lengths[best] + 2):
+            room = room - 1 if room > 1 else capacity
+    return order
 
 
-@settings(max_examples=200, deadline=None)
-@given(lengths=lengths_of_documents, sequence_length=sequence_lengths)
-@example(lengths=[5, 1], sequence_length=8)
-@example(lengths=[4, 6], sequence_length=8)
-@example(lengths=[1] * 25, sequence_length=8)
-def test_rows_are_well_formed(lengths: list[int], sequence_length: int) -> None:
-    shard = Shard(lengths, sequence_length)
-    for number in range(shard.rows):
-        ids, segments = shard.read(number)
-        assert ids.shape == segments.shape == (sequence_length,)
-        assert ids.dtype == segments.dtype == np.int64
-        padding = segments == PADDING
+def rows_by_hand(lengths: list[int], sequence_length: int, packing: str, window: int) -> list[list[list[int]]]:
+    """Rows as lists of pieces of tokens, by writing the stream out position by position."""
+    capacity = sequence_length - 2
+    documents = [list(range(10 + first, 10 + last)) for first, last in zip(*bounds(lengths), strict=True)]
+    stream: list[tuple[int, int] | None] = []
+    for begin in range(0, len(documents), window):
+        part = documents[begin : begin + window]
+        order = list(range(len(part)))
+        if packing == "greedy":
+            order = greedy_by_hand([len(one) for one in part], capacity - len(stream) % capacity, capacity)
+        for number in order:
+            stream += [(begin + number, token) for token in part[number]]
+            stream += [None, None]
+    stream = stream[:-2]
+    rows = [stream[begin : begin + capacity] for begin in range(0, len(stream), capacity)]
+    found = []
+    for row in rows:
+        held = [position for position in row if position is not None]
+        found.append([[token for _, token in part] for _, part in groupby(held, lambda position: position[0])])
+    return found
+
+
+def bounds(lengths: list[int]) -> tuple[list[int], list[int]]:
+    ends = np.cumsum(lengths).tolist()
+    return [end - length for end, length in zip(ends, lengths, strict=True)], ends
+
+
+def cut_documents(shard: PackedShard) -> int:
+    """Documents that lie in more than one row though they would fit in one."""
+    rows_of: dict[int, set[int]] = {}
+    for row in range(shard.rows):
+        for first, _ in shard.pieces(row):
+            rows_of.setdefault(int(np.searchsorted(shard.offsets, first, side="right")), set()).add(row)
+    fit = np.diff(shard.offsets) <= shard.sequence_length - 2
+    return sum(len(rows) > 1 for document, rows in rows_of.items() if fit[document - 1])
+
+
+@settings(max_examples=400, deadline=None)
+@given(lengths=lengths_of_documents, sequence_length=sequence_lengths, packing=packings, window=windows)
+@example(lengths=[6], sequence_length=8, packing="stream", window=4)
+@example(lengths=[5, 1], sequence_length=8, packing="stream", window=4)
+@example(lengths=[4, 6], sequence_length=8, packing="stream", window=4)
+@example(lengths=[6, 4, 6], sequence_length=8, packing="greedy", window=2)
+@example(lengths=[0, 0, 0, 0, 1], sequence_length=8, packing="greedy", window=4)
+@example(lengths=[0, 0, 0], sequence_length=3, packing="greedy", window=1)
+def test_rows_are_those_of_the_stream_written_out(
+    lengths: list[int], sequence_length: int, packing: str, window: int
+) -> None:
+    shard = packed(lengths, sequence_length, packing, window)
+    expected = rows_by_hand(lengths, sequence_length, packing, window)
+    assert shard.rows == len(expected) == row_count(len(lengths), sum(lengths), sequence_length)
+    ids, segments = all_rows(shard)
+    assert ids.shape == segments.shape == (shard.rows, sequence_length)
+    assert ids.dtype == segments.dtype == np.int64
+    for row, wanted in enumerate(expected):
+        assert pieces(ids[row], segments[row]) == [[SPECIAL.cls, *piece, SPECIAL.sep] for piece in wanted]
+        numbers = [number for number, _ in groupby(segments[row].tolist())]
+        assert numbers[: len(wanted)] == list(range(len(wanted)))
         # Padding at the end only, and only padding is padded.
-        assert (np.diff(padding.astype(int)) >= 0).all()
-        assert ((ids == SPECIAL.pad) == padding).all()
-        found = pieces((ids, segments))
-        assert [int(part) for part in np.unique(segments[~padding])] == list(range(len(found)))
-        for piece in found:
-            inside = piece[1:-1]
-            assert piece[0] == SPECIAL.cls
-            assert piece[-1] == SPECIAL.sep
-            assert len(inside) >= 1
-            assert not {SPECIAL.cls, SPECIAL.sep, SPECIAL.pad, SPECIAL.mask} & set(inside)
-            assert len({shard.document_of(token) for token in inside}) == 1
-        assert len({shard.document_of(piece[1]) for piece in found}) == len(found)
+        assert numbers[len(wanted) :] in ([], [PADDING])
+        assert ((ids[row] == SPECIAL.pad) == (segments[row] == PADDING)).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=lengths_of_documents, sequence_length=sequence_lengths, packing=packings, window=windows)
+def test_every_token_appears_exactly_once(lengths: list[int], sequence_length: int, packing: str, window: int) -> None:
+    shard = packed(lengths, sequence_length, packing, window)
+    ids, _ = all_rows(shard)
+    tokens = ids[ids >= 10].tolist()
+    assert sorted(tokens) == shard.ids.tolist()
+    if packing == "stream":
+        assert tokens == shard.ids.tolist()
+    # Each document keeps its tokens' order.
+    place = np.argsort(tokens)
+    for first, last in zip(*bounds(lengths), strict=True):
+        assert (np.diff(place[first:last]) > 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=lengths_of_documents,
+    sequence_length=sequence_lengths,
+    packing=packings,
+    window=windows,
+    seed=st.integers(0, 1000),
+)
+def test_a_row_is_the_same_whenever_and_with_whatever_it_is_read(
+    lengths: list[int], sequence_length: int, packing: str, window: int, seed: int
+) -> None:
+    ids, segments = all_rows(packed(lengths, sequence_length, packing, window))
+    drawn = np.random.default_rng(seed).integers(0, max(len(ids), 1), 12 if len(ids) else 0)
+    together = packed(lengths, sequence_length, packing, window).read(drawn)
+    np.testing.assert_array_equal(together[0], ids[drawn])
+    np.testing.assert_array_equal(together[1], segments[drawn])
+    for row in drawn:
+        alone = packed(lengths, sequence_length, packing, window).read(np.array([row]))
+        np.testing.assert_array_equal(alone[0][0], ids[row])
+        np.testing.assert_array_equal(alone[1][0], segments[row])
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=lengths_of_documents, sequence_length=sequence_lengths, packing=packings)
+def test_attention_across_documents_makes_a_row_one_segment(
+    lengths: list[int], sequence_length: int, packing: str
+) -> None:
+    apart = all_rows(packed(lengths, sequence_length, packing))
+    across = all_rows(packed(lengths, sequence_length, packing, attend_across=True))
+    np.testing.assert_array_equal(across[0], apart[0])
+    np.testing.assert_array_equal(across[1], np.minimum(apart[1], 0))
 
 
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=25), sequence_length=sequence_lengths)
-def test_hardly_anything_is_padded(lengths: list[int], sequence_length: int) -> None:
+@pytest.mark.parametrize("packing", ["greedy", "stream"])
+def test_hardly_anything_is_padded(packing: str, lengths: list[int], sequence_length: int) -> None:
     """Before the last row only separators that fall on an edge are lost: two positions at each."""
-    shard = Shard(lengths, sequence_length)
-    for number in range(shard.rows - 1):
-        assert (shard.read(number)[1] == PADDING).sum() <= 4
+    _, segments = all_rows(packed(lengths, sequence_length, packing))
+    assert ((segments[:-1] == PADDING).sum(1) <= 4).all()
 
 
-@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("packing", ["greedy", "stream"])
+def test_a_realistic_shard_is_packed_to_more_than_97_percent(packing: str) -> None:
+    lengths = np.random.default_rng(0).integers(20, 501, 4000)
+    _, segments = all_rows(packed(lengths, 128, packing, 1024))
+    assert (segments != PADDING).mean() > 0.97
+
+
+@pytest.mark.parametrize(("sequence_length", "share"), [(128, 0.3), (512, 0.3)])
+def test_greedy_packing_cuts_fewer_documents(sequence_length: int, share: float) -> None:
+    lengths = np.random.default_rng(0).integers(20, 501, 4000)
+    greedy, stream = (
+        cut_documents(packed(lengths, sequence_length, packing, 1024)) for packing in ("greedy", "stream")
+    )
+    assert greedy < share * stream
+
+
+@settings(max_examples=200, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=15),
-    sequence_length=sequence_lengths,
-    seed=st.integers(0, 1000),
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=30),
+    capacity=st.integers(1, 30),
+    filled=st.integers(0, 29),
 )
-def test_a_row_is_the_same_whenever_it_is_read(lengths: list[int], sequence_length: int, seed: int) -> None:
-    shard = Shard(lengths, sequence_length)
-    in_order = [shard.read(row) for row in range(shard.rows)]
-    for row in np.random.default_rng(seed).permutation(shard.rows):
-        ids, segments = Shard(lengths, sequence_length).read(int(row))
-        np.testing.assert_array_equal(ids, in_order[row][0])
-        np.testing.assert_array_equal(segments, in_order[row][1])
+def test_the_longest_document_that_fits_is_next(lengths: list[int], capacity: int, filled: int) -> None:
+    filled %= capacity
+    expected = greedy_by_hand(lengths, capacity - filled, capacity)
+    assert greedy_order(np.array(lengths), capacity, filled) == expected
+
+
+def test_only_the_windows_that_are_read_are_planned() -> None:
+    shard = packed([5] * 1000, 16, "greedy", 10)
+    shard.read(np.array([0, shard.rows - 1]))
+    assert sum(shard._planned) <= 4
+
+
+def test_threads_may_read_one_shard_together() -> None:
+    lengths = np.random.default_rng(1).integers(1, 200, 5000)
+    expected = all_rows(packed(lengths, 64, "greedy", 256))
+    shard = packed(lengths, 64, "greedy", 256)
+    wrong = []
+
+    def read(seed: int) -> None:
+        for _ in range(40):
+            rows = np.random.default_rng(seed).integers(0, shard.rows, 64)
+            found = shard.read(rows)
+            if not all(np.array_equal(one, whole[rows]) for one, whole in zip(found, expected, strict=True)):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_ids_are_read_from_a_memory_map(tmp_path: Any, dtype: Any) -> None:
+    lengths = [5, 17, 3]
+    np.arange(10, 35).astype(dtype).tofile(tmp_path / "ids")
+    ids = np.memmap(tmp_path / "ids", dtype=dtype, mode="r")
+    shard = PackedShard(ids, offsets_of(lengths), 12, SPECIAL)
+    for found, expected in zip(all_rows(shard), all_rows(packed(lengths, 12, "greedy")), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths=lengths_of_documents, sequence_length=sequence_lengths, beyond=st.integers(0, 3))
-def test_a_row_that_is_not_there_is_an_index_error(lengths: list[int], sequence_length: int, beyond: int) -> None:
-    shard = Shard(lengths, sequence_length)
+@given(lengths=lengths_of_documents, sequence_length=sequence_lengths, packing=packings, beyond=st.integers(0, 3))
+def test_a_row_that_is_not_there_is_an_index_error(
+    lengths: list[int], sequence_length: int, packing: str, beyond: int
+) -> None:
+    shard = packed(lengths, sequence_length, packing)
     for row in (shard.rows + beyond, -1 - beyond):
         with pytest.raises(IndexError):
-            shard.read(row)
+            shard.read(np.array([row]))
 
 
 def test_no_documents_are_no_rows() -> None:
     assert row_count(0, 0, 16) == 0
+    assert packed([], 16).rows == 0
     with pytest.raises(IndexError):
-        Shard([], 16).read(0)
+        packed([], 16).read(np.array([0]))
+
+
+def test_no_rows_are_an_empty_batch() -> None:
+    ids, segments = packed([3], 16).read(np.zeros(0, np.int64))
+    assert ids.shape == segments.shape == (0, 16)
 
 
 def test_a_document_that_just_fits_is_one_row_without_padding() -> None:
-    ids, segments = Shard([14], 16).read(0)
-    assert ids.tolist() == [SPECIAL.cls, *range(10, 24), SPECIAL.sep]
-    assert segments.tolist() == [0] * 16
+    ids, segments = all_rows(packed([14], 16))
+    assert ids.tolist() == [[SPECIAL.cls, *range(10, 24), SPECIAL.sep]]
+    assert segments.tolist() == [[0] * 16]
 
 
 def test_a_row_by_hand() -> None:
     """Documents a b c d e | f g | h i in rows of 8: six stream positions a row, each row with its own edges."""
-    shard = Shard([5, 2, 2], 8)
     cls, sep, pad = SPECIAL.cls, SPECIAL.sep, SPECIAL.pad
     a, b, c, d, e, f, g, h, i = range(10, 19)
-    assert [shard.read(row)[0].tolist() for row in range(shard.rows)] == [
+    ids, segments = all_rows(packed([5, 2, 2], 8, "stream"))
+    assert ids.tolist() == [
         [cls, a, b, c, d, e, sep, pad],
         [cls, f, g, sep, cls, h, sep, pad],
         [cls, i, sep, pad, pad, pad, pad, pad],
     ]
-    assert shard.read(1)[1].tolist() == [0, 0, 0, 0, 1, 1, 1, -1]
+    assert segments[1].tolist() == [0, 0, 0, 0, 1, 1, 1, -1]
+
+
+def test_a_greedy_row_by_hand() -> None:
+    """Documents a b | c d e f | g h i j k l m n in rows of 10: what fits goes first, the long one is cut anyway."""
+    cls, sep, pad = SPECIAL.cls, SPECIAL.sep, SPECIAL.pad
+    a, b, c, d, e, f, g, h, i, j, k, l, m, n = range(10, 24)  # noqa: E741
+    ids, _ = all_rows(packed([2, 4, 8], 10, "greedy"))
+    assert ids.tolist() == [
+        [cls, g, h, i, j, k, l, m, n, sep],
+        [cls, c, d, e, f, sep, pad, pad, pad, pad],
+        [cls, a, b, sep, pad, pad, pad, pad, pad, pad],
+    ]

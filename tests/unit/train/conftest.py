@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.rows import SpecialTokens, read_row, row_count, stream_starts
+from electra_scale.data.rows import PackedShard, SpecialTokens
 from electra_scale.model import Electra, EncoderSize, ModelConfig
 from electra_scale.replacement import ObjectiveConfig, SamplingHeadConfig, build_sampler
 from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
@@ -82,15 +81,17 @@ def make_loader(rows: int, global_batch: int = 8) -> Loader:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = random.integers(5, V, offsets[-1]).astype(np.uint16)
 
-    def read(_shard: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return read_row(ids, offsets, stream_starts(offsets), row, S, SPECIAL)
-
+    shard = PackedShard(ids, offsets, S, SPECIAL, "stream")
     split: Any = SimpleNamespace(
-        store=SimpleNamespace(manifest=SimpleNamespace(fingerprint="numbers")),
-        rows=np.array([row_count(len(lengths), int(offsets[-1]), S)]),
+        store=SimpleNamespace(manifest=SimpleNamespace(fingerprint="numbers"), cache=None),
+        rows=np.array([shard.rows]),
         sequence_length=S,
         special=SPECIAL,
-        read=read,
+        packing="stream",
+        packing_window=1,
+        attend_across=False,
+        open=lambda _: shard,
+        rows_were_read=lambda _: None,
     )
     return Loader(split, seed=4, global_batch=global_batch, mask_token_share=0.85, streams=1, window=8, shuffle=False)
 

@@ -20,7 +20,7 @@ def store(path: Path, tokenizer: str = "aaa") -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(f"tokenizer {tokenizer}")
     manifest = SimpleNamespace(fingerprint="manifest", tokenizer=SimpleNamespace(fingerprint=tokenizer))
-    return SimpleNamespace(path=path, tokenizer_dir=folder, manifest=manifest)
+    return SimpleNamespace(url=str(path), tokenizer_dir=folder, manifest=manifest)
 
 
 @pytest.fixture

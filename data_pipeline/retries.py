@@ -1,0 +1,68 @@
+"""How often a store that did not answer is asked again, and who hears of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from data_pipeline.errors import UserError
+
+ATTEMPTS = 6
+_FIRST_SECONDS = 0.2
+_GROWTH = 3.0
+_LONGEST_SECONDS = 20.0
+
+_log = logging.getLogger("electra_scale.s3")
+
+
+class Retries:
+    """Counts every retry of this process and tells each to ``listener`` in one line.
+
+    The listener may be called from any thread; by default lines go to the logger ``electra_scale.s3`` as warnings.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.listener: Callable[[str], None] = _log.warning
+        self._lock = threading.Lock()
+        # Jitter must differ between processes, and must not draw from a generator that training is seeded with.
+        self._jitter = random.Random(os.urandom(16))
+
+    def told(self, line: str) -> None:
+        """Count one retry and pass the line on."""
+        with self._lock:
+            self.count += 1
+        self.listener(line)
+
+    def wait(self, failures: int) -> float:
+        """Sleep before the next attempt, given how many have failed so far (>= 1); returns the seconds slept.
+
+        The bound grows by 3 from 0.2 s up to 20 s; the wait is anything below it (full jitter).
+        """
+        seconds = self._jitter.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * _GROWTH ** (failures - 1)))
+        time.sleep(seconds)
+        return seconds
+
+
+retries = Retries()
+
+
+def attempts_from(variable: str, text: str | int | None) -> int:
+    """The number of attempts that a setting asks for, :data:`ATTEMPTS` if it is not set.
+
+    Raises:
+        UserError: it is not a whole number from 1 to 100.
+    """
+    if text is None or text == "":
+        return ATTEMPTS
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 100:
+        raise UserError(f"{variable} is {text!r}: give a whole number from 1 to 100")
+    return number
