@@ -177,7 +177,7 @@ class FolderPlace:
     def fetch(self, name: str, target: Path) -> None:
         path = self.local(name)
         with _told("read", path):
-            source = open(path, "rb")  # noqa: SIM115
+            source = open(path, "rb")  # noqa: SIM115 - closed below, where errors are about the target
         with source, _told("write", target), open(target, "rb+") as sink:
             # Small writes make small page-cache folios, and a reader of the mapped file holds whole ones.
             shutil.copyfileobj(source, sink, 1 << 16)

@@ -43,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 def check_plots() -> None:
     """Raises UserError unless matplotlib is installed."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 - only whether it is there
     except ImportError:
         raise UserError("plots need matplotlib, which is not installed: pip install 'electra-scale[report]'") from None
 
@@ -124,7 +124,7 @@ def removed_plot(removed: Mapping[str, int]) -> str:
 
 def _figure(width: float, height: float) -> Figure:
     # Without pyplot: no window system, no state that another caller could have changed.
-    import matplotlib.ticker  # noqa: F401
+    import matplotlib.ticker  # noqa: F401 - the plots name it through the package
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -286,7 +286,7 @@ def test_a_row_by_hand() -> None:
 def test_a_greedy_row_by_hand() -> None:
     """Documents a b | c d e f | g h i j k l m n in rows of 10: what fits goes first, the long one is cut anyway."""
     cls, sep, pad = SPECIAL.cls, SPECIAL.sep, SPECIAL.pad
-    a, b, c, d, e, f, g, h, i, j, k, l, m, n = range(10, 24)  # noqa: E741
+    a, b, c, d, e, f, g, h, i, j, k, l, m, n = range(10, 24)  # noqa: E741 - tokens, in the order of the letters
     ids, _ = all_rows(packed([2, 4, 8], 10, "greedy"))
     assert ids.tolist() == [
         [cls, g, h, i, j, k, l, m, n, sep],
