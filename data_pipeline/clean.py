@@ -119,6 +119,6 @@ def refuse_length(text: str, config: CleanConfig) -> str | None:
     return None
 
 
-def content_hash(text: str) -> bytes:
+def content_hash(data: bytes) -> bytes:
     """128-bit BLAKE2b of cleaned text in UTF-8: 8 bytes of document id, then 8 that choose the split."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=HASH_BYTES).digest()
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()

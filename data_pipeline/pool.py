@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Literal, Protocol, TypeVar
 
 from data_pipeline.errors import UserError
@@ -60,8 +61,11 @@ def start_workers(workers: int | None, tasks: int, ranks: Executor | None) -> It
     if count == 1:
         yield _InlineWorkers()
         return
-    # spawn: a forked child would inherit the thread pools of Arrow and tokenizers in an unusable state.
-    context = multiprocessing.get_context("spawn")
+    # A child forked from here would inherit the thread pools of Arrow and tokenizers in an unusable state. The fork
+    # server has imported all that a worker needs, while this process goes on, and has not used any of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_pipeline.cli", "data_pipeline.steps", "nanotoken"])
+    forkserver.ensure_running()
     with ProcessPoolExecutor(count, mp_context=context, initializer=_enter_worker) as executor:
         yield _ExecutorWorkers(executor)
 

@@ -100,7 +100,7 @@ class Work:
     def put_record(self, name: str, arrays: dict[str, npt.NDArray[Any]], info: dict[str, Any]) -> None:
         """Write a record atomically: once it exists, the task is finished."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{_INFO: np.array(json.dumps(info))}, **arrays)  # type: ignore[arg-type]
+        np.savez(buffer, **{_INFO: np.array(json.dumps(info))}, **arrays)  # type: ignore[arg-type]
         self.place.put(name, buffer.getvalue())
 
     def load_record(self, name: str) -> Record:

@@ -100,17 +100,22 @@ def write_shard(
         )
     schema = shard_schema(dtype, tokenizer_fingerprint)
     ids = pa.ListArray.from_arrays(
-        pa.array(offsets.astype(np.int32)),
-        pa.array(flat.astype(dtype, copy=False)),
+        _arrow(offsets.astype(np.int32), pa.int32()),
+        _arrow(flat.astype(dtype, copy=False), pa.from_numpy_dtype(dtype)),
         type=schema.field("ids").type,
     )
-    batch = pa.record_batch([ids, pa.array(doc, pa.uint64())], schema=schema)
+    batch = pa.record_batch([ids, _arrow(doc, pa.uint64())], schema=schema)
     with (
         replacing(Path(path)) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         ipc.new_file(sink, schema, options=ipc.IpcWriteOptions(compression=None)) as writer,
     ):
         writer.write_batch(batch)
+
+
+def _arrow(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow array over the same memory. ``pa.array`` would import pandas first, where there is one."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))], 0)
 
 
 def open_shard(path: str | Path, tokenizer_fingerprint: str | None = None, where: str | None = None) -> Shard:

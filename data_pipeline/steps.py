@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ from data_pipeline.tokenizer import UNK, tokenizer_fingerprint, vocabulary_size
 from data_pipeline.vocabulary import CharacterStatistics, normalized
 
 _BATCH_CHARACTERS = 1 << 20
-_TRIED_CHARACTERS = 2000
+_TRIED_CHARACTERS = 1000
+_SPACE, _LINE_FEED = 0x20, 0x0A
 # In place of a count of tokens: the document was not tokenized, its task holds the same text before it.
 _REPEATED = -1
 
@@ -52,6 +53,14 @@ class TaskJob:
         return self.clean.deduplicate or self.clean.near_duplicates is not None
 
 
+class Document(NamedTuple):
+    """A cleaned document: its text, the same in UTF-8, and its content hash."""
+
+    text: str
+    data: bytes
+    digest: bytes
+
+
 class _Reader:
     """Reads and cleans a task's documents, and collects what is recorded of each."""
 
@@ -65,24 +74,28 @@ class _Reader:
         self._sizes: list[tuple[int, int, int]] = []
         self._bands: list[npt.NDArray[np.uint64]] = []
 
-    def documents(self) -> Iterator[tuple[str, bytes]]:
-        """Cleaned text and content hash of each document that stays."""
+    def documents(self) -> Iterator[Document]:
+        """The documents that stay, cleaned."""
         clean = self._cleaner.clean
         for raw in read_task(self._job.task, self._job.source, self._counts):
             text, reason = clean(raw)
             if reason is None:
-                yield text, content_hash(text)
+                data = text.encode("utf-8")
+                yield Document(text, data, content_hash(data))
             else:
                 self._dropped[reason] += 1
 
-    def note(self, text: str, digest: bytes) -> None:
+    def note(self, document: Document) -> None:
         """Record a document."""
+        text, data, digest = document
         self._hashes += digest
-        size = len(text) if text.isascii() else len(text.encode("utf-8"))
-        # Cleaning leaves single spaces and line feeds, and counting those is quicker than splitting.
-        tidy = self._job.clean.whitespace
-        words = text.count(" ") + text.count("\n") + 1 if tidy else len(text.split())
-        self._sizes.append((size, words, len(text)))
+        if self._job.clean.whitespace:
+            # Cleaning leaves single spaces and line feeds, and counting those is quicker than splitting.
+            characters = np.frombuffer(data, np.uint8)
+            words = int(np.count_nonzero((characters == _SPACE) | (characters == _LINE_FEED))) + 1
+        else:
+            words = len(text.split())
+        self._sizes.append((len(data), words, len(text)))
         if self._keys is not None:
             self._bands.append(self._keys(text))
 
@@ -129,8 +142,8 @@ def read_step(job: TaskJob) -> None:
         UserError: an input can't be read.
     """
     reader = _Reader(job)
-    for text, digest in reader.documents():
-        reader.note(text, digest)
+    for document in reader.documents():
+        reader.note(document)
     job.work.put_record(job.work.read(job.task.index), reader.arrays(), reader.info())
 
 
@@ -139,7 +152,7 @@ def _judged(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
     recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
     verdicts = _verdicts(job)
     row = 0
-    for text, digest in _Reader(job).documents():
+    for text, _, digest in _Reader(job).documents():
         if row >= len(recorded) or digest != recorded[row].tobytes():
             raise _changed(job)
         yield text, int(verdicts[row]), digest
@@ -160,7 +173,7 @@ def _changed(job: TaskJob) -> UserError:
 def some_texts(job: TaskJob, count: int) -> list[str]:
     """The beginnings of the first few cleaned documents of a task, to try an encoder on."""
     found: list[str] = []
-    for text, _ in _Reader(job).documents():
+    for text, _, _ in _Reader(job).documents():
         found.append(text[:_TRIED_CHARACTERS])
         if len(found) >= count:
             break
@@ -208,13 +221,13 @@ def read_and_tokenize_step(job: TaskJob) -> None:
     seen: set[bytes] = set()
 
     def documents() -> Iterator[tuple[str, bytes]]:
-        for text, digest in reader.documents():
-            reader.note(text, digest)
-            again = job.clean.deduplicate and digest in seen
+        for document in reader.documents():
+            reader.note(document)
+            again = job.clean.deduplicate and document.digest in seen
             repeated.append(again)
-            seen.add(digest)
+            seen.add(document.digest)
             if not again:
-                yield text, digest
+                yield document.text, document.digest
 
     work = job.work
     shards, tokenized = _tokenize(job, documents(), work.early_shard if job.losing else work.final_shard)

@@ -19,6 +19,7 @@ import yaml
 
 from data_pipeline.build import build_store
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
+from tests.s3 import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,6 +119,13 @@ def launched(ranks: int, *arguments: str | Path, port: int) -> list[str]:
     assert launcher is not None
     options = ["--num_accelerators", str(ranks), "--master_port", str(port), "--module", "electra_scale.pretrain"]
     return [launcher, *options, *map(str, arguments)]
+
+
+def ranks(number: int, *arguments: str | Path) -> list[str]:
+    """Command of a run on several ranks of this host, without a launcher's own start-up."""
+    starter = str(ROOT / "tests/start_ranks.py")
+    port = str(free_ports(1)[0])
+    return [sys.executable, starter, str(number), port, "-m", "electra_scale.pretrain", *map(str, arguments)]
 
 
 def run(command: list[str], folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,6 @@ def gather(
 
     ``open_shard`` is asked once for each shard that occurs, by its number in the store, in the order of the places.
     """
-    numbers = places.shard.tolist()
-    opened = {shard: open_shard(shard) for shard in dict.fromkeys(numbers)}
-    return read_rows([opened[shard] for shard in numbers], places.row, sequence_length)
+    numbers, first, shard_of = np.unique(places.shard, return_index=True, return_inverse=True)
+    opened = {int(numbers[index]): open_shard(int(numbers[index])) for index in np.argsort(first)}
+    return read_rows([opened[number] for number in numbers.tolist()], shard_of, places.row, sequence_length)

@@ -16,15 +16,14 @@ from electra_scale.data.batches import gather
 from electra_scale.data.masking import masks
 from electra_scale.data.mixture import Mixture
 from electra_scale.data.noise import uniforms_at
-from electra_scale.data.order import Order, Places
+from electra_scale.data.order import Order
 from electra_scale.data.prefetch import DataError, Patience, Prefetcher
 from electra_scale.data.store import Split
 
 STATE_VERSION = 2
 
-_ROWS_TOGETHER = 1024
-"""Rows that a thread puts together at once: looking up many costs less for each than looking up few."""
-_ROWS_TOGETHER = 256
+_POSITIONS_TOGETHER = 1 << 19
+"""Positions that a thread puts together at once: looking up many rows costs less for each than looking up few."""
 
 
 @dataclass
@@ -190,7 +189,7 @@ class Loader:
             self.split if self.split.store.cache is not None else None,
             threads,
             ahead,
-            max(1, _ROWS_TOGETHER // count),
+            max(1, _POSITIONS_TOGETHER // (count * self.split.sequence_length)),
             self.patience,
         )
 
@@ -234,17 +233,6 @@ class Loader:
                     f"this run's is {ours[name]}; {advice}"
                 )
         return int(str(state["samples"])) // self.global_batch
-
-    def _gather(self, places: Places) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        # In pieces, so that the pages of a large batch are not all in memory at once.
-        parts = []
-        for low in range(0, len(places), _ROWS_TOGETHER):
-            piece = Places(*(value[low : low + _ROWS_TOGETHER] for value in vars(places).values()))
-            parts.append(gather(piece, self.split.open, self.split.sequence_length))
-            self.split.rows_were_read(len(piece))
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([ids for ids, _ in parts]), np.concatenate([segment for _, segment in parts])
 
     def _positions(self, begin: int, end: int, first: int, count: int) -> NDArray[np.int64]:
         """Positions of rows ``first`` to ``first + count`` of steps ``begin`` to ``end``, step after step."""

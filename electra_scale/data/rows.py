@@ -12,7 +12,6 @@ and the content of a row from the documents' lengths and those of one window: no
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -85,47 +84,54 @@ class PackedShard:
         self._starts = (self.offsets[:-1] + SEPARATOR * np.arange(self.documents)).astype(narrow)
         self._order = np.arange(self.documents).astype(narrow)
         self._planned = bytearray([packing == "stream"]) * -(-self.documents // window)
-        # Rows of a batch lie in many shards, a few in each: there, plain numbers are quicker than small arrays.
-        self._start_of = self._starts.data
-        self._document_at = self._order.data
-        self._bounds = self.offsets.data
+        self._all_planned = all(self._planned)
 
     def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids (n, S) and segments (n, S), -1 where padded, of ``rows`` (n,).
 
         Raises IndexError for a row that the shard does not have.
         """
-        return read_rows([self] * len(rows), rows, self.sequence_length)
+        return read_rows([self], np.zeros(len(rows), dtype=np.int64), rows, self.sequence_length)
 
-    def pieces(self, row: int) -> list[tuple[int, int]]:
-        """The tokens of a row as (first, count) of each document's run; IndexError if there is no such row."""
-        if not 0 <= row < self.rows:
-            raise IndexError(f"row {row} of a shard with {self.rows}")
-        begin = row * self._capacity
+    def pieces(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What ``rows`` (n,) are made of: for each piece, in order, its index into ``rows``, first token and length.
+
+        A piece is the part of a document that lies in the row. Raises IndexError if there is no such row.
+        """
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
+            outside = rows[(rows < 0) | (rows >= self.rows)][0]
+            raise IndexError(f"row {outside} of a shard with {self.rows}")
+        begin = rows * self._capacity
         end = begin + self._capacity
-        place = bisect_right(self._start_of, begin) - 1
-        if not self._planned[place // self.window]:
-            self._plan(place // self.window)
-        # This thread or another may have planned the window since the search.
-        following = place + 1
-        if self._start_of[place] > begin or (following < self.documents and self._start_of[following] <= begin):
-            place = bisect_right(self._start_of, begin) - 1
-        found = []
-        while place < self.documents:
-            if not self._planned[place // self.window]:
-                self._plan(place // self.window)
-            start = self._start_of[place]
-            if start >= end:
-                break
-            document = self._document_at[place]
-            bound = self._bounds[document]
-            first = max(begin - start, 0)
-            last = min(end - start, self._bounds[document + 1] - bound)
-            # Where a row begins or ends between documents, or a document is empty, nothing is left of it.
-            if first < last:
-                found.append((bound + first, last - first))
-            place += 1
-        return found
+        # Read before the search: another thread may plan a window while it is being searched.
+        settled = self._all_planned
+        first, past = self._between(begin, end)
+        if not settled:
+            self._plan_missing(first // self.window, (past - 1) // self.window)
+            first, past = self._between(begin, end)
+        counts = past - first
+        row = np.repeat(np.arange(len(rows)), counts)
+        place = np.arange(len(row)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        document = self._order[place]
+        start = self._starts[place]
+        bound = self.offsets[document]
+        skipped = np.maximum(begin[row] - start, 0)
+        length = np.minimum(end[row] - start, self.offsets[document + 1] - bound) - skipped
+        # Where a row begins or ends between documents, or a document is empty, nothing is left of it.
+        kept = length > 0
+        return row[kept], (bound + skipped)[kept], length[kept]
+
+    def _between(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For stream positions from ``begin`` to ``end`` (n,): the first document there, and the one past the last."""
+        first = np.searchsorted(self._starts, begin, side="right") - 1
+        return first, np.searchsorted(self._starts, end, side="left")
+
+    def _plan_missing(self, lowest: NDArray[np.int64], highest: NDArray[np.int64]) -> None:
+        for low, high in {*zip(lowest.tolist(), highest.tolist(), strict=True)}:
+            for window in range(low, high + 1):
+                if not self._planned[window]:
+                    self._plan(window)
+        self._all_planned = all(self._planned)
 
     def _plan(self, window: int) -> None:
         first = window * self.window
@@ -174,40 +180,49 @@ def greedy_order(lengths: NDArray[np.int64], capacity: int, filled: int) -> list
 
 
 def read_rows(
-    shards: Sequence[PackedShard], rows: NDArray[np.int64], sequence_length: int
+    shards: Sequence[PackedShard], shard_of: NDArray[np.int64], rows: NDArray[np.int64], sequence_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids (n, S) and segments (n, S), -1 where padded, of ``rows`` (n,), each of the shard at its index."""
-    number = len(rows)
-    ids = np.zeros(number * sequence_length, dtype=np.int64)
-    if number == 0:
-        return ids.reshape(0, sequence_length), ids.reshape(0, sequence_length)
-    special, attend_across = shards[0].special, shards[0].attend_across
-    counts = []
-    begins = []
-    sizes = []
-    for index, (shard, row) in enumerate(zip(shards, rows.tolist(), strict=True)):
-        place = index * sequence_length
-        pieces = shard.pieces(row)
-        for first, count in pieces:
-            ids[place + 1 : place + 1 + count] = shard.ids[first : first + count]
-            begins.append(place)
-            sizes.append(count + 2)
-            place += count + 2
-        counts.append(len(pieces))
-        ids[place : (index + 1) * sequence_length] = special.pad
-    begin, size, count_of = (np.array(part, dtype=np.int64) for part in (begins, sizes, counts))
-    ids[begin] = special.cls
-    ids[begin + size - 1] = special.sep
-    # A row is its pieces and then a run of padding, which may be empty.
-    row_of = np.repeat(np.arange(number), count_of)
-    piece = np.arange(len(row_of))
-    past = np.cumsum(count_of)
-    runs = np.empty(len(row_of) + number, dtype=np.int64)
-    segments = np.empty_like(runs)
-    runs[piece + row_of] = size
-    segments[piece + row_of] = 0 if attend_across else piece - (past - count_of)[row_of]
-    rest = past + np.arange(number)
-    runs[rest] = sequence_length - np.bincount(row_of, weights=size, minlength=number).astype(np.int64)
-    segments[rest] = PADDING
-    shape = (number, sequence_length)
-    return ids.reshape(shape), np.repeat(segments, runs).reshape(shape)
+    """Token ids (n, S) and segments (n, S), -1 where padded, of ``rows`` (n,), each of ``shards[shard_of]``."""
+    ids = np.empty((len(rows), sequence_length), dtype=np.int64)
+    segments = np.empty_like(ids)
+    by_shard = np.argsort(shard_of, kind="stable")
+    ends = np.cumsum(np.bincount(shard_of, minlength=len(shards))).tolist()
+    for shard, low, high in zip(shards, [0, *ends], ends, strict=False):
+        chosen = by_shard[low:high]
+        ids[chosen], segments[chosen] = _rows_of_shard(shard, rows[chosen])
+    return ids, segments
+
+
+def _rows_of_shard(
+    shard: PackedShard, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+    """Rows (n, S) of one shard, put together from runs of positions: pieces with [CLS] and [SEP], and padding."""
+    length_of_row = shard.sequence_length
+    row, first, length = shard.pieces(rows)
+    size = length + 2
+    pieces = np.bincount(row, minlength=len(rows))
+    past = np.cumsum(pieces)
+    number = np.arange(len(row)) - (past - pieces)[row]
+    padding = length_of_row - np.bincount(row, weights=size, minlength=len(rows)).astype(np.int64)
+    place = row * length_of_row + np.cumsum(size) - size
+    place -= (np.cumsum(size) - size)[np.arange(len(row)) - number]
+    # Each row's padding is a run behind its pieces, and may be empty.
+    at, rest = np.arange(len(row)) + row, past + np.arange(len(rows))
+    runs = np.empty(len(row) + len(rows), dtype=np.int64)
+    segment, shift = np.full_like(runs, PADDING), np.zeros_like(runs)
+    runs[at], runs[rest] = size, padding
+    segment[at] = 0 if shard.attend_across else number
+    # A token at a position of the block is the shard's token at that position plus the shift of its run.
+    shift[at] = first - place - 1
+    source = np.repeat(shift, runs)
+    source += np.arange(len(source))
+    # What is not a token is written over, so it does not matter what is found there.
+    found = np.zeros_like(shard.ids, shape=len(source))
+    if len(shard.ids):
+        shard.ids.take(source, mode="clip", out=found)
+    found[place] = shard.special.cls
+    found[place + size - 1] = shard.special.sep
+    ids = found.reshape(len(rows), length_of_row)
+    for index in np.flatnonzero(padding).tolist():
+        ids[index, length_of_row - padding[index] :] = shard.special.pad
+    return ids, np.repeat(segment, runs).reshape(ids.shape)

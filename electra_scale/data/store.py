@@ -33,8 +33,9 @@ from electra_scale.data.rows import PackedShard, Packing, SpecialTokens, row_cou
 
 _MOST_OPEN = 256
 _MOST_DOCUMENTS = 6_000_000
-# The kernel maps up to 64 KiB around a page that is touched, so this many rows may hold 32 MiB.
-_ROWS_UNTIL_RELEASE = 512
+# The kernel maps up to 64 KiB around a page that is touched, so this many rows may hold 96 MiB.
+_MOST_MAPPED = 96 << 20
+_ROWS_UNTIL_RELEASE = 1536
 _TOUCH_SECONDS = 10.0
 
 
@@ -277,13 +278,16 @@ class Split:
         return ids[0], segment[0]
 
     def rows_were_read(self, count: int) -> None:
-        """Count rows, and let go of the pages of the maps after at most about 32 MiB of them."""
+        """Count rows, and let go of the pages of the maps before they are more than about 96 MiB."""
         with self._lock:
             self._rows_read += count
             if self._rows_read < _ROWS_UNTIL_RELEASE:
                 return
             self._rows_read = 0
             mapped = [pair[0] for pair in self._open.values()]
+        # Touching a page again costs more than reading it: maps that are small all together stay.
+        if sum(len(one.map) for one in mapped) <= _MOST_MAPPED:
+            return
         for one in mapped:
             one.release_memory()
 

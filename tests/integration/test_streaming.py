@@ -22,8 +22,8 @@ from electra_scale.cli import main as electra_scale
 from electra_scale.data.loader import Loader
 from electra_scale.data.store import Store, special_tokens
 from tests.faults import FaultyProxy
-from tests.runs import RECIPE, end, environment, launched, rows, run, start
-from tests.s3 import S3Server, free_ports
+from tests.runs import RECIPE, end, environment, ranks, rows, run, start
+from tests.s3 import S3Server
 
 STEPS = 24
 
@@ -68,7 +68,7 @@ def straight(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     """Rows of a run from the folder, without a stop."""
     folder = tmp_path_factory.mktemp("straight")
     path = write_recipe(folder, str(small_shards), prefetch_threads=0)
-    result = run(launched(2, "--config", path, "--run_dir", folder / "run", port=free_ports(1)[0]), folder)
+    result = run(ranks(2, "--config", path, "--run_dir", folder / "run"), folder)
     found = rows(folder / "run")
     assert len(found) == STEPS, result.stdout + result.stderr
     assert all(row["data/fetched_mb"] == 0 for row in found)
@@ -159,7 +159,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
     assert Store(small_shards).manifest.fingerprint in open_place(url).read(MANIFEST_NAME).decode()
     assert electra_data(["verify", url]) == 0, capsys.readouterr()
     gate.close()
-    process = start(launched(2, *arguments(url), port=free_ports(1)[0]), tmp_path)
+    process = start(ranks(2, *arguments(url)), tmp_path)
     try:
         wait_for_rows(process, tmp_path / "run", gate.steps)
     finally:
@@ -168,7 +168,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
     proxy = gate.proxy
     proxy.every = {"slow_down": 5, "cut": 4, "delay": 3, "refuse": 11, "flip_down": 9}
     proxy.only = lambda method, path: method == "GET" and ".arrow" in path
-    result = run(launched(2, *arguments(url), port=free_ports(1)[0]), tmp_path)
+    result = run(ranks(2, *arguments(url)), tmp_path)
     found = rows(tmp_path / "run")
     assert result.returncode == 0, result.stdout + result.stderr
     assert learned(found) == learned(straight)
@@ -202,7 +202,7 @@ def test_a_server_that_stops_for_ten_seconds_costs_only_the_time(
     tmp_path: Path,
 ) -> None:
     gate, url = gated
-    process = start(launched(2, *arguments(url), port=free_ports(1)[0]), tmp_path)
+    process = start(ranks(2, *arguments(url)), tmp_path)
     try:
         wait_for_rows(process, tmp_path / "run", gate.steps)
         s3_server.stop()
@@ -227,7 +227,7 @@ def test_a_run_that_has_to_give_up_says_why_and_resumes_exactly(
     gated: tuple[Gate, str], straight: list[dict[str, Any]], arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     gate, url = gated
-    command = launched(2, *arguments(url, give_up_minutes=0.05), port=free_ports(1)[0])
+    command = ranks(2, *arguments(url, give_up_minutes=0.05))
     result = run(command, tmp_path)
     assert result.returncode != 0, result.stdout + result.stderr
     assert "giving up after 0.05 min (data.give_up_minutes" in log(tmp_path / "run")
@@ -236,7 +236,7 @@ def test_a_run_that_has_to_give_up_says_why_and_resumes_exactly(
     assert "Traceback" not in result.stderr
     assert len(rows(tmp_path / "run")) == gate.steps
     gate.open()
-    result = run(launched(2, *arguments(url), port=free_ports(1)[0]), tmp_path)
+    result = run(ranks(2, *arguments(url)), tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert learned(rows(tmp_path / "run")) == learned(straight)
 

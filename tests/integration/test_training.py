@@ -21,7 +21,7 @@ from electra_scale.replacement import build_sampler
 from electra_scale.train import checkpoint
 from electra_scale.train.module import GlobalCounts, PretrainModule
 from electra_scale.train.schedule import learning_rate, phases
-from tests.runs import end, launched, plain, rows, run, start
+from tests.runs import end, launched, plain, ranks, rows, run, start
 
 RecipeFile = Callable[..., Path]
 
@@ -115,12 +115,12 @@ def test_a_run_resumes_around_the_end_of_the_generator_warmup(
     reference, recipe = straight
     folder = tmp_path / "run"
     arguments = ("--config", recipe, "--run_dir", folder, "--checkpoint.every", "1", "--checkpoint.keep", "30")
-    result = run(launched(2, *arguments, port=29620 + stop), tmp_path)
+    result = run(ranks(2, *arguments), tmp_path)
     tags = checkpoint.complete_tags(folder / "checkpoints")
     assert len(tags) == 18, result.stderr
     for tag in tags[stop:]:
         (folder / "checkpoints" / tag / "run_state.json").unlink()
-    run(launched(2, *arguments, "--resume", "auto", port=29630 + stop), tmp_path)
+    run(ranks(2, *arguments, "--resume", "auto"), tmp_path)
     assert rows(folder) == rows(reference)
 
 
@@ -176,7 +176,7 @@ def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: Reci
             "checkpoint.every": 100,
         }
     )
-    result = run(launched(2, "--config", path, "--run_dir", tmp_path / "run", port=29640), tmp_path)
+    result = run(ranks(2, "--config", path, "--run_dir", tmp_path / "run"), tmp_path)
     ours = rows(tmp_path / "run")
     assert len(ours) == 20, result.stderr
     recipe, _ = parse_recipe(recipe_parser("test"), ["--config", str(path)])
@@ -208,13 +208,13 @@ def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> Non
     from tests.runs import ROOT
 
     path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
-    result = run(launched(2, "--config", path, "--run_dir", tmp_path / "run", port=29660), tmp_path)
+    result = run(ranks(2, "--config", path, "--run_dir", tmp_path / "run"), tmp_path)
     found = rows(tmp_path / "run")
     assert [row["step"] for row in found] == list(range(1, 11)), result.stderr
     assert all(math.isfinite(row["loss/total"]) for row in found)
     tags = checkpoint.complete_tags(tmp_path / "run/checkpoints")
     (tmp_path / "run/checkpoints" / tags[-1] / "run_state.json").unlink()
-    run(launched(2, "--config", path, "--run_dir", tmp_path / "run", "--resume", "auto", port=29661), tmp_path)
+    run(ranks(2, "--config", path, "--run_dir", tmp_path / "run", "--resume", "auto"), tmp_path)
     assert rows(tmp_path / "run") == found
 
 
@@ -239,7 +239,7 @@ def test_a_finished_run_does_nothing_more_unless_it_is_given_more_steps(
     reference, recipe = straight
     folder = tmp_path / "run"
     shutil.copytree(reference, folder)
-    command = launched(2, "--config", recipe, "--run_dir", folder, "--resume", "auto", port=29671)
+    command = ranks(2, "--config", recipe, "--run_dir", folder, "--resume", "auto")
     result = run(command, tmp_path)
     assert "finished at step 18" in result.stdout, result.stderr
     assert rows(folder) == rows(reference)

@@ -36,7 +36,7 @@ def documents(store: Path) -> dict[int, list[int]]:
 
 
 def doc_id(text: str) -> int:
-    return int.from_bytes(content_hash(text)[:8], "little")
+    return int.from_bytes(content_hash(text.encode())[:8], "little")
 
 
 def test_every_document_arrives_under_its_id_with_the_tokenizers_ids(store: Path, texts: list[str]) -> None:

@@ -87,7 +87,8 @@ def cut_documents(shard: PackedShard) -> int:
     """Documents that lie in more than one row though they would fit in one."""
     rows_of: dict[int, set[int]] = {}
     for row in range(shard.rows):
-        for first, _ in shard.pieces(row):
+        _, firsts, _ = shard.pieces(np.array([row]))
+        for first in firsts.tolist():
             rows_of.setdefault(int(np.searchsorted(shard.offsets, first, side="right")), set()).add(row)
     fit = np.diff(shard.offsets) <= shard.sequence_length - 2
     return sum(len(rows) > 1 for document, rows in rows_of.items() if fit[document - 1])
