@@ -139,6 +139,7 @@ class Prefetcher(Generic[T]):
         self._closed = False
         self._error: Exception | None = None
         self._taken = first
+        self._forgotten = first
         self._next = first
         self._done: dict[int, T] = {}
         self._of_step: dict[int, list[int]] = {}
@@ -174,7 +175,6 @@ class Prefetcher(Generic[T]):
                 self._patience.check()
                 self._changed.wait(1.0)
             else:
-                self._of_step.pop(step, None)
                 return self._done.pop(step)
         return self._assemble(step, step + 1)[0]
 
@@ -262,8 +262,6 @@ class Prefetcher(Generic[T]):
             return True
         while self._scanned <= step:
             self._scan()
-        if step not in self._of_step:
-            self._of_step[step] = np.unique(self._needs(step, step + 1)).tolist()
         return all(shard in self._there for shard in self._of_step[step])
 
     def _scan_more(self) -> bool:
@@ -280,6 +278,8 @@ class Prefetcher(Generic[T]):
         needed = self._needs(first, last)
         shards, where = np.unique(needed, return_index=True)
         width = needed.shape[1]
+        # Looking up the order once for many steps costs little more than for one.
+        self._of_step.update((first + step, np.unique(row).tolist()) for step, row in enumerate(needed))
         for shard, place in sorted(zip(shards.tolist(), where.tolist(), strict=True), key=lambda pair: pair[1]):
             self._last_need[shard] = last - 1
             if shard not in self._there and shard not in self._waiting:
@@ -294,5 +294,6 @@ class Prefetcher(Generic[T]):
             del self._last_need[shard]
             self._first_need.pop(shard, None)
             self._there.discard(shard)
-        for old in [old for old in self._of_step if old < step]:
-            del self._of_step[old]
+        for old in range(self._forgotten, step):
+            self._of_step.pop(old, None)
+        self._forgotten = step
