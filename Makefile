@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.installed
 
-.PHONY: demo test bench lint types
+.PHONY: demo test bench study lint types
 
 demo: $(READY)
 	@echo "demo: text -> tokenizer -> shards -> ZeRO-2 training -> export, all under runs/demo"
@@ -23,6 +23,10 @@ bench: $(BENCH_READY)
 	@echo "bench: build and loader against their peers, then a store of 10 GB; tables here, JSON in runs/bench"
 	$(BENCH)/bin/python benchmarks/data.py --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
 	$(BENCH)/bin/python benchmarks/stream.py --out runs/bench/stream.json
+
+study: $(READY)
+	@echo "study: every arm of recipes/ablation with every seed, in the background (docs/experiments.md)"
+	$(BIN)/python benchmarks/study.py --out $(or $(OUT),runs/study) $(if $(CORPUS),--corpus $(CORPUS)) $(STUDY)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

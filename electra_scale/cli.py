@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
             from electra_scale.showcase import show
 
             show(options.export, options.masked, options.wrong)
+        elif options.command == "probe":
+            from electra_scale.probe_run import probe_run
+
+            probe_run(options.run, options.step, options.samples, options.draws, options.store)
         elif options.command == "demo":
             from electra_scale.demo import run_demo
 
@@ -48,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("export", type=Path, help="folder that export wrote")
     trial.add_argument("--masked", default=DEFAULT_MASKED, help="sentence with one [MASK] for the generator")
     trial.add_argument("--wrong", default=DEFAULT_WRONG, help="sentence with a wrong word for the discriminator")
+
+    probe = commands.add_parser("probe", help="how much a checkpoint's loss and gradient vary with the draw alone")
+    probe.add_argument("run", type=Path, help="run folder; the figures go to its probe/step-NNNNNNNN.json too")
+    probe.add_argument("--step", type=int, help="checkpoint to probe; the newest if not given")
+    probe.add_argument("--samples", type=int, default=256, help="held-out samples (default 256)")
+    probe.add_argument("--draws", type=int, default=64, help="draws of each from p and from q (default 64)")
+    probe.add_argument("--store", help="store to read; the one that the run was trained on if not given")
 
     demo = commands.add_parser("demo", help="the main job on real text: corpus, store, training, export")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything that it makes")

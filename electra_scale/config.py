@@ -220,6 +220,15 @@ class LoggingConfig:
     evaluate_samples: int = 256
     """Held-out samples of an evaluation."""
 
+    probe_every: int = 0
+    """Joint steps between variance probes on held-out text (docs/variance.md), and one at the end; 0 = none."""
+
+    probe_samples: int = 32
+    """Held-out samples of a probe. Its cost grows with samples x draws."""
+
+    probe_draws: int = 32
+    """Times that a probe draws the replacements of each sample, from p and from q."""
+
     peak_tflops: float | None = None
     """Peak of a device in TFLOP/s for speed/mfu; unset, it is looked up or measured."""
 
@@ -273,6 +282,9 @@ class Recipe:
             ("logging.every", self.logging.every, 1),
             ("logging.evaluate_every", self.logging.evaluate_every, 1),
             ("logging.evaluate_samples", self.logging.evaluate_samples, 1),
+            ("logging.probe_every", self.logging.probe_every, 0),
+            ("logging.probe_samples", self.logging.probe_samples, 1),
+            ("logging.probe_draws", self.logging.probe_draws, 2),
         ):
             if value < least:
                 found.append(f"{name} is {value}; it must be at least {least}")
@@ -318,12 +330,17 @@ class Recipe:
 
 
 def recipe_parser(program: str) -> ArgumentParser:
-    """Parser of ``--config FILE`` and ``--section.key value``; ``--help`` explains every setting."""
+    """Parser of ``--config FILE`` and ``--section.key value``; ``--help`` explains every setting.
+
+    Of several files and options, each overrides the keys that it names, in the order of the command line.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=program, exit_on_error=False, allow_abbrev=False, description="Pre-train an ELECTRA encoder."
     )
-    parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
+    parser.add_argument(
+        "--config", action="config", help="recipe (YAML); may be given several times, later keys override earlier ones"
+    )
     parser.add_class_arguments(Recipe, None)
     return parser
 

@@ -33,12 +33,7 @@ def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
         return written
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
-    tags = checkpoint.complete_tags(folder.checkpoints)
-    if not tags:
-        raise UserError(f"{run} has no finished checkpoint in {folder.checkpoints}; train it first")
-    tag = tags[-1] if step is None else checkpoint.tag_of(step)
-    if tag not in tags:
-        raise UserError(f"{run} has no checkpoint {tag}; it has {', '.join(tags)}")
+    tag = checkpoint.tag_at(folder.checkpoints, step)
     module = load_module(folder, recipe, tag)
     export(module.electra, folder.tokenizer, place.path)
     return checkpoint.read_state(folder.checkpoints, tag).step

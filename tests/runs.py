@@ -41,7 +41,15 @@ RECIPE: dict[str, Any] = {
     "schedule": {"steps": 12, "warmup_steps": 4},
     "generator_warmup": {"steps": 6, "warmup_steps": 2},
     "checkpoint": {"every": 4, "keep": 2},
-    "logging": {"every": 1, "evaluate_every": 6, "evaluate_samples": 8, "peak_tflops": 0.05},
+    "logging": {
+        "every": 1,
+        "evaluate_every": 6,
+        "evaluate_samples": 8,
+        "probe_every": 5,
+        "probe_samples": 5,
+        "probe_draws": 3,
+        "peak_tflops": 0.05,
+    },
 }
 
 

@@ -17,12 +17,12 @@ MAXIMA = ("weight_max",)
 
 
 @torch.no_grad()
-def generator_statistics(log_p: Tensor, original: Tensor) -> dict[str, Tensor]:
-    """Sums over the masked positions: cross-entropy, hits and entropy. ``log_p`` (M, V), ``original`` (M,)."""
+def generator_statistics(log_probability: Tensor, hits: Tensor, entropy: Tensor) -> dict[str, Tensor]:
+    """Sums over the masked positions, (M,) each: log p of the original, whether it was the likeliest, entropy of p."""
     return {
-        "generator_cross_entropy": -log_p.gather(1, original[:, None]).sum(),
-        "generator_hits": (log_p.argmax(-1) == original).sum(),
-        "generator_entropy": -(log_p.exp() * log_p).sum(),
+        "generator_cross_entropy": -log_probability.sum(),
+        "generator_hits": hits.sum(),
+        "generator_entropy": entropy.sum(),
     }
 
 
@@ -52,6 +52,15 @@ def joint_statistics(
         "rank_correlation": rank_correlation(hardness, masked_loss) * len(weight),
     }
     return statistics | detection_statistics(logits, replaced, counted)
+
+
+@torch.no_grad()
+def staleness_statistics(log_p: Tensor, log_p_at_draw: Tensor | None) -> dict[str, Tensor]:
+    """How old the draws are: positions drawn a step ago, and by how much the generator has moved at them since (M,)."""
+    if log_p_at_draw is None:
+        zero = log_p.new_zeros(())
+        return {"stale": zero, "drift": zero}
+    return {"stale": log_p.new_tensor(float(len(log_p))), "drift": (log_p - log_p_at_draw).abs().sum()}
 
 
 @torch.no_grad()
@@ -157,6 +166,8 @@ def joint_metrics(
     metrics["sampling/identical_rate"] = value["identical"] / masked
     metrics["sampling/weight_max"] = value["weight_max"]
     metrics["sampling/ess"] = value["weight"] ** 2 / max(value["weight_squared"], 1e-30) / masked
+    metrics["sampling/staleness"] = value["stale"] / masked
+    metrics["sampling/staleness_drift"] = value["drift"] / masked
     metrics["sampling/hardness_rank_correlation"] = value["rank_correlation"] / masked
     return metrics | detection_metrics(sums)
 

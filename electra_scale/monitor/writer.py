@@ -43,6 +43,17 @@ JOINT_TAGS = (
 )
 """Tags that every logged step of the joint phase has."""
 
+PROBE_TAGS = (
+    "disc_loss_variance/draw_p",
+    "disc_loss_variance/draw_q",
+    "disc_loss_variance/draw_ratio",
+    "disc_gradient_variance/draw_p",
+    "disc_gradient_variance/draw_q",
+    "disc_gradient_variance/draw_ratio",
+    "sampling/hardness_rank_correlation_within",
+)
+"""Tags of the steps at which the variance probe ran."""
+
 
 class RunWriter:
     """Writes what one rank of a run reports.

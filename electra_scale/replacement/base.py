@@ -1,27 +1,26 @@
-"""What every replacement sampler does: propose a token per masked position, and perhaps learn from the result."""
+"""What every replacement sampler does: tilt the generator's distribution, and perhaps learn from the result."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-
-from electra_scale.replacement.draws import draw
 
 
 @dataclass
 class Masked:
-    """What a sampler may look at, for the M masked positions.
+    """What the generator says about the M masked positions.
 
-    ``scores`` (M, V) the generator's scores in float32, ``hidden`` (M, H) its hidden states, ``word_embeddings``
-    (V, E), ``original`` (M,) the true tokens, ``uniform`` (M,) float64 numbers in [0, 1).
+    ``features`` (M, E), ``word_embeddings`` (V, E) and ``bias`` (V,) give its scores, features @ embeddings.T + bias,
+    which are never formed all at once. ``hidden`` (M, H) its hidden states, ``original`` (M,) the true tokens,
+    ``uniform`` (M,) float64 numbers in [0, 1), one for each draw.
     """
 
-    scores: Tensor
-    hidden: Tensor
+    features: Tensor
     word_embeddings: Tensor
+    bias: Tensor
+    hidden: Tensor
     original: Tensor
     uniform: Tensor
 
@@ -31,34 +30,70 @@ class Draw:
     """Drawn replacements.
 
     ``tokens`` (M,); ``weight`` (M,) importance weights p/q of the distribution really drawn from, constants for the
-    gradient; ``hardness`` (M,) the sampler's relative estimate of how hard the drawn token is, 1 where it has none.
+    gradient; ``hardness`` (M,) the sampler's relative estimate of how hard the drawn token is, q/p, 1 where it has
+    none; ``log_p`` (M,) the generator's log probability of the drawn token; ``log_normaliser`` (M,) float64 log of
+    sum_v exp(score(v)); ``log_shift`` (M,) float64 log of sum_v p(v) tilt(v).
     """
 
     tokens: Tensor
     weight: Tensor
     hardness: Tensor
+    log_p: Tensor
+    log_normaliser: Tensor
+    log_shift: Tensor
+
+
+@dataclass
+class Tile:
+    """A part of the M x V scores: positions ``rows``, tokens ``columns``.
+
+    ``top`` (R,) the largest score of each row; ``exponentials`` (R, C) exp(score - top); ``relative`` (R, C)
+    score - top, only where the tilt reads scores.
+    """
+
+    rows: slice
+    columns: slice
+    top: Tensor
+    exponentials: Tensor
+    relative: Tensor | None
+
+
+class Tilt(ABC):
+    """What a sampler does to the generator's distribution at M positions: q(v) is proportional to p(v) tilt(v)."""
+
+    reads_scores: bool = False
+    """Whether :meth:`tile` looks at the scores themselves, not only at their exponentials."""
+
+    @abstractmethod
+    def tile(self, tile: Tile, out: Tensor) -> Tensor:
+        """Write exp(score) tilt (R, C), scaled so that it can't overflow, to ``out``.
+
+        Returns the logarithm (R,) of the factor that was taken out of each row.
+        """
+
+    @abstractmethod
+    def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """Logarithm (M,) of the tilt at one token for each position, given the generator's ``scores`` (M,) of it."""
 
 
 class Sampler(nn.Module):
-    """Base of the samplers. Subclasses are stateless apart from their parameters."""
+    """Base of the samplers. What they remember from step to step is their parameters and ``mean_loss``."""
 
     learns: bool = False
     """Whether :meth:`loss` gives a loss."""
 
-    def propose(self, masked: Masked) -> Draw:
-        """Draw a replacement for each masked position from q, with the weight p/q. No gradient."""
-        with torch.no_grad():
-            q_weights, ratio = self.distribution(masked)
-            tokens = draw(q_weights, masked.uniform)
-            if ratio is None:
-                ones = torch.ones_like(masked.scores[:, 0])
-                return Draw(tokens, ones, ones)
-            drawn = ratio.gather(1, tokens[:, None])[:, 0]
-            return Draw(tokens, 1.0 / drawn, drawn)
+    mixture: float = 0.0
+    """Draws come from (1 - mixture) q + mixture p."""
 
-    @abstractmethod
-    def distribution(self, masked: Masked) -> tuple[Tensor, Tensor | None]:
-        """Unnormalised q (M, V), and q/p (M, V) for normalised q and p, or None where q = p."""
+    mean_loss: float = 0.0
+    """What a sampler keeps of the values that :meth:`observe` was told; part of a checkpoint."""
+
+    def tilt(self, masked: Masked) -> Tilt | None:
+        """How q differs from p at these positions, without gradient; None where it does not."""
+        return None
+
+    def observe(self, weighted_loss: float) -> None:
+        """Hear the mean of w l over the masked positions of the last global batch."""
 
     def loss(self, masked: Masked, drawn: Draw, discriminator_loss: Tensor) -> Tensor:
         """The sampler's own loss per position (M,), given the discriminator's loss (M,) at the drawn tokens.
@@ -68,11 +103,6 @@ class Sampler(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not learn")
 
 
-def proposal(scores: Tensor) -> Tensor:
-    """p (M, V) from the generator's scores, up to a factor per row that keeps the largest entry at 1."""
-    return torch.exp(scores - scores.amax(-1, keepdim=True))
-
-
 def mix(relative: Tensor, mixture: float) -> Tensor:
-    """q/p (M, V) of the defensive mixture (1 - mixture) q + mixture p, from q/p; never below ``mixture``."""
+    """q/p of the defensive mixture (1 - mixture) q + mixture p, from q/p; never below ``mixture``."""
     return relative if mixture == 0 else relative * (1 - mixture) + mixture

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from electra_scale.model.config import ModelConfig
 from electra_scale.model.heads import SamplingHead
 from electra_scale.replacement.base import Sampler
 from electra_scale.replacement.config import ObjectiveConfig
 from electra_scale.replacement.fixed import ElectraSampler, TemperatureSampler
 from electra_scale.replacement.hp_dist import HardnessDistributionSampler
-from electra_scale.replacement.hp_loss import HardnessLossSampler
+from electra_scale.replacement.hp_loss import HardnessLossSampler, TwoScalarSampler
 
 
 def build_sampler(objective: ObjectiveConfig, model: ModelConfig, seed: int) -> Sampler:
@@ -17,6 +20,8 @@ def build_sampler(objective: ObjectiveConfig, model: ModelConfig, seed: int) -> 
         return ElectraSampler()
     if objective.sampler == "temperature":
         return TemperatureSampler(objective.temperature)
+    if objective.sampler == "two_scalars":
+        return TwoScalarSampler(objective)
     head = SamplingHead(
         hidden=model.generator.hidden,
         embedding=model.embedding,
@@ -29,5 +34,11 @@ def build_sampler(objective: ObjectiveConfig, model: ModelConfig, seed: int) -> 
         layer_norm_eps=model.layer_norm_eps,
     )
     if objective.sampler == "hp_loss":
-        return HardnessLossSampler(head, objective)
+        permutation = _permutation(model.vocab_size, seed) if objective.head.shuffled else None
+        return HardnessLossSampler(head, objective, permutation)
     return HardnessDistributionSampler(head, objective)
+
+
+def _permutation(vocabulary: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(vocabulary, generator=generator)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-SamplerName = Literal["electra", "temperature", "hp_loss", "hp_dist"]
+SamplerName = Literal["electra", "temperature", "hp_loss", "hp_dist", "two_scalars"]
+
+LEARNING = ("hp_loss", "hp_dist", "two_scalars")
+"""Samplers that learn from the discriminator's loss, and whose draws carry weights unless the recipe says otherwise."""
 
 
 @dataclass
 class SamplingHeadConfig:
-    """The head that learns hardness; used by ``hp_loss`` and ``hp_dist``."""
+    """What learns hardness; ``two_scalars`` reads only form, floor, target and rate."""
 
     width: int = 64
     """Inner width of the head. Equal to the embedding size: word embeddings are used as they are; else projected."""
@@ -27,8 +30,22 @@ class SamplingHeadConfig:
     floor: float = 1e-3
     """hp_loss: smallest predicted hardness."""
 
+    target: Literal["loss", "gradient"] = "loss"
+    """hp_loss: what is predicted for a replacement: the discriminator's loss l, or the size of its gradient on the
+    logit, 1 - exp(-l)."""
+
+    normaliser: Literal["none", "batch", "moving"] = "none"
+    """hp_dist: divide the head's loss by the mean of w l over the batch, or by its moving mean, or by nothing."""
+
+    shuffled: bool = False
+    """hp_loss: give each predicted hardness to another token when sampling. A control for studies: what is left of the
+    gain is due to flattening, not to knowing what is hard."""
+
     learning_rate_scale: float = 1.0
     """The head's learning rate as a multiple of the schedule's."""
+
+    clip: float = 1.0
+    """Largest norm of the head's gradient, which is clipped apart from the rest; 0 leaves it as it is."""
 
 
 @dataclass
@@ -42,10 +59,20 @@ class ObjectiveConfig:
     """Softmax temperature of the ``temperature`` sampler; other samplers do not read it."""
 
     importance_weights: bool | None = None
-    """Weight each drawn token's loss by p/q. Unset: on for hp_loss and hp_dist, off for temperature."""
+    """Weight each drawn token's loss by p/q. Unset: on for the samplers that learn, off for temperature."""
 
     mixture: float = 0.1
-    """hp_loss and hp_dist: draw from (1 - mixture) q + mixture p, so that no weight exceeds 1 / mixture."""
+    """Samplers that learn: draw from (1 - mixture) q + mixture p, so that no weight exceeds 1 / mixture."""
+
+    weight_clip: float | None = None
+    """Largest importance weight; larger ones are cut to it, which makes the estimate biased. Unset: none is cut."""
+
+    start_after: int = 0
+    """Joint steps in which replacements are drawn from the generator itself, while the head already learns."""
+
+    look_ahead: bool = False
+    """Draw the replacements of a step before the update of the step before it arrives, so that the two can overlap.
+    The weights are exact for the distribution that was really drawn from."""
 
     focal_gamma: float = 0.0
     """Focal exponent of the generator's loss; 0 is cross-entropy."""
@@ -63,7 +90,7 @@ class ObjectiveConfig:
     def weighted(self) -> bool:
         """Whether the discriminator's loss at masked positions carries importance weights."""
         if self.importance_weights is None:
-            return self.sampler in ("hp_loss", "hp_dist")
+            return self.sampler in LEARNING
         return self.importance_weights
 
     def problems(self) -> list[str]:
@@ -73,6 +100,12 @@ class ObjectiveConfig:
             found.append(f"objective.temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.mixture <= 1:
             found.append(f"objective.mixture is {self.mixture}; it must lie between 0 and 1")
+        if self.weight_clip is not None and not self.weight_clip > 0:
+            found.append(f"objective.weight_clip is {self.weight_clip}; it must be above 0, or unset")
+        if self.start_after < 0:
+            found.append(f"objective.start_after is {self.start_after}; it must be 0 or more")
+        if self.head.clip < 0:
+            found.append(f"objective.head.clip is {self.head.clip}; it must be 0 or more")
         if self.focal_gamma < 0:
             found.append(f"objective.focal_gamma is {self.focal_gamma}; it must be 0 or more")
         if self.discriminator_weight < 0 or self.sampler_weight < 0:

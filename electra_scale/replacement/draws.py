@@ -5,35 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK = 256
+_NEAR_ZERO, _NEAR_ONE = 2.0**-54, 1 - 2.0**-53
 
 
-def draw(weights: Tensor, uniform: Tensor) -> Tensor:
+def choose(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one index per row by inverting the distribution function.
 
-    ``weights`` (M, V): non-negative, each row with a positive sum, not necessarily normalised.
-    ``uniform`` (M,): numbers in [0, 1), float64. Returns (M,) int64.
+    ``weights`` (M, N): non-negative, each row with a positive sum, not necessarily normalised.
+    ``uniform`` (M,): numbers in [0, 1), float64. Returns (M,) int64, and where inside its cell each number lay (M,), in
+    [0, 1) again and independent of the index: the uniform number for a second choice within the first.
 
-    The function is inverted in two steps, over sums of chunks and then inside the chosen chunk, so that only
-    M x (V / CHUNK + CHUNK) cumulative sums are formed. Sums run in float64: in float32 the rounding of a sum over V
-    would be larger than the probability of a rare token. An index of weight zero is never returned.
+    Sums run in float64: in float32 the rounding of a sum over a vocabulary would be larger than the probability of a
+    rare token. An index of weight zero is never returned.
     """
-    rows, vocabulary = weights.shape
-    chunks = -(-vocabulary // CHUNK)
-    padding = chunks * CHUNK - vocabulary
-    if padding:
-        weights = torch.nn.functional.pad(weights, (0, padding))
-    blocks = weights.view(rows, chunks, CHUNK)
-    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    target = uniform.to(torch.float64) * cumulative[:, -1]
-    chunk = _first_above(cumulative, target)
-    before = torch.where(chunk > 0, cumulative.gather(1, (chunk - 1).clamp(min=0)[:, None])[:, 0], 0.0)
-    inner = blocks[torch.arange(rows, device=weights.device), chunk].to(torch.float64).cumsum(-1)
-    return chunk * CHUNK + _first_above(inner, target - before)
-
-
-def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First index whose cumulative sum exceeds the target; rounding at the end falls back to the last positive one."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1]
+    # A number of 53 bits that is 0 stands for all below 2^-53; as exactly 0 it would give tokens of weight 1e-300.
+    target = uniform.clamp(min=_NEAR_ZERO) * total
+    # The product may round up to the sum, behind which there is no index.
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     index = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    last_positive = cumulative.argmax(-1)
-    return torch.minimum(index, last_positive)
+    # Only weights that are not numbers reach behind the last one.
+    index = index.clamp(max=weights.shape[1] - 1)
+    chosen = weights.gather(1, index[:, None])[:, 0].double()
+    before = cumulative.gather(1, index[:, None])[:, 0] - chosen
+    inside = ((target - before) / chosen).clamp(0.0, _NEAR_ONE)
+    return index, inside

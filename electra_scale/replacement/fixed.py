@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from electra_scale.replacement.base import Masked, Sampler, proposal
+from electra_scale.replacement.base import Masked, Sampler, Tile, Tilt
+from electra_scale.replacement.tiles import exponential
 
 
 class ElectraSampler(Sampler):
     """q = p (Clark et al. 2020)."""
-
-    def distribution(self, masked: Masked) -> tuple[Tensor, Tensor | None]:
-        return proposal(masked.scores), None
 
 
 class TemperatureSampler(Sampler):
@@ -22,7 +20,23 @@ class TemperatureSampler(Sampler):
         super().__init__()
         self.temperature = temperature
 
-    def distribution(self, masked: Masked) -> tuple[Tensor, Tensor | None]:
-        log_p = torch.log_softmax(masked.scores, -1)
-        log_q = torch.log_softmax(masked.scores / self.temperature, -1)
-        return log_q.exp(), (log_q - log_p).exp()
+    def tilt(self, masked: Masked) -> Tilt:
+        return _Softened(self.temperature)
+
+
+class _Softened(Tilt):
+    """exp(score / temperature) = exp(score) tilt."""
+
+    reads_scores = True
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def tile(self, tile: Tile, out: Tensor) -> Tensor:
+        assert tile.relative is not None
+        torch.div(tile.relative, self.temperature, out=out)
+        exponential(out)
+        return tile.top.double() / self.temperature
+
+    def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        return scores.double() / self.temperature - scores

@@ -15,6 +15,17 @@ def focal_loss(log_probability: Tensor, gamma: float) -> Tensor:
     """
     if gamma == 0:
         return -log_probability
+    return -(_miss(log_probability) ** gamma) * log_probability
+
+
+def focal_slope(log_probability: Tensor, gamma: float) -> Tensor:
+    """Derivative (M,) of :func:`focal_loss` by log p."""
+    if gamma == 0:
+        return -torch.ones_like(log_probability)
+    miss = _miss(log_probability)
+    return -(miss**gamma) + gamma * miss ** (gamma - 1) * log_probability.exp() * log_probability
+
+
+def _miss(log_probability: Tensor) -> Tensor:
     # At p = 1 the power has an infinite slope for gamma < 1, and the loss is flat there all the same.
-    miss = (-torch.expm1(log_probability)).clamp(min=torch.finfo(log_probability.dtype).tiny)
-    return -(miss**gamma) * log_probability
+    return (-torch.expm1(log_probability)).clamp(min=torch.finfo(log_probability.dtype).tiny)

@@ -65,6 +65,17 @@ def complete_tags(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if _TAG.fullmatch(p.name) and (p / _STATE).is_file())
 
 
+def tag_at(folder: Path, step: int | None) -> str:
+    """Name of the finished checkpoint of a step, or of the newest; raises UserError if there is none."""
+    tags = complete_tags(folder)
+    if not tags:
+        raise UserError(f"{folder.parent} has no finished checkpoint in {folder}; train it first")
+    tag = tags[-1] if step is None else tag_of(step)
+    if tag not in tags:
+        raise UserError(f"{folder.parent} has no checkpoint {tag}; it has {', '.join(tags)}")
+    return tag
+
+
 def newest(folder: Path) -> RunState | None:
     """State of the newest finished checkpoint, or None; unfinished folders are passed over."""
     tags = complete_tags(folder)

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from data_pipeline.errors import UserError
 from electra_scale.config import OptimizerConfig
+from electra_scale.data.loader import Batch
+from electra_scale.replacement import Ahead, SamplingHeadConfig
+from electra_scale.train.head_optimizer import HeadOptimizer
 from electra_scale.train.module import GlobalCounts, PretrainModule
+
+_SAMPLER = "sampler.pt"
+"""Weights and optimizer state of the sampling head in a checkpoint, the same for every rank."""
 
 
 @dataclass(frozen=True)
@@ -169,27 +175,36 @@ class Engine:
         module: PretrainModule,
         deepspeed_json: dict[str, Any],
         optimizer: OptimizerConfig,
-        head_rate: float,
+        head: SamplingHeadConfig,
         world: World,
     ) -> None:
         self.world = world
         self.module = module
+        self.head_rate = head.learning_rate_scale
+        self.head_norm = 0.0
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module,
-            model_parameters=module.parameter_groups(optimizer.weight_decay, head_rate, optimizer.generator_rate),
+            model_parameters=module.parameter_groups(optimizer.weight_decay, optimizer.generator_rate),
             config=deepspeed_json,
             dist_init_required=False,
         )
+        self._head: HeadOptimizer | None = None
+        if module.phase == "joint" and any(True for _ in module.sampler.parameters()):
+            self._head = HeadOptimizer(
+                module.sampler, optimizer.betas, optimizer.eps, optimizer.weight_decay, head.clip, world.sum
+            )
 
     @property
     def loss_scale(self) -> float:
         """Factor that undoes the engine's averaging over ranks and micro-batches."""
         return float(self.world.size * self.accumulation)
 
-    def forward_backward(self, batch: Any, counts: GlobalCounts, detailed: bool) -> dict[str, Tensor]:
+    def forward_backward(
+        self, batch: Batch, counts: GlobalCounts, detailed: bool, ahead: Ahead | None = None
+    ) -> dict[str, Tensor]:
         """One micro-batch: add its gradients, give its sums."""
-        loss, sums = self._engine(batch, counts, self.loss_scale, detailed)
+        loss, sums = self._engine(batch, counts, self.loss_scale, detailed, ahead)
         self._engine.backward(loss)
         self._engine_step_if_inside()
         return sums
@@ -200,7 +215,13 @@ class Engine:
             self._engine.step()
 
     def step(self, learning_rate: float) -> float:
-        """Update the weights after the last micro-batch; the global gradient's norm before clipping."""
+        """Update the weights after the last micro-batch.
+
+        Returns the norm of the global gradient, without the sampling head's, before clipping.
+        """
+        if self._head is not None:
+            # The loss was scaled for an engine that averages over ranks.
+            self.head_norm = self._head.step(learning_rate * self.head_rate, 1 / self.world.size)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate * group.get("rate", 1.0)
         self._engine.step()
@@ -209,12 +230,22 @@ class Engine:
     def save(self, folder: Path, tag: str) -> None:
         """Write this rank's part of a checkpoint; every rank must call it."""
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        if self._head is not None and self.world.main:
+            torch.save(self._head.state(), folder / tag / _SAMPLER)
 
     def load(self, folder: Path, tag: str) -> None:
         """Load weights and optimizer state; every rank must call it."""
         path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to go on from the one before")
+        if self._head is not None:
+            sampler = folder / tag / _SAMPLER
+            if not sampler.is_file():
+                raise UserError(
+                    f"checkpoint {folder / tag} has no {_SAMPLER}: it was written by an earlier release or is damaged; "
+                    "go on with that release, or remove it to go on from the one before"
+                )
+            self._head.load(torch.load(sampler, map_location=self.world.device, weights_only=True))
 
     def fp32_state(self) -> dict[str, Tensor]:
         """All parameters of the module in float32, on every rank."""
@@ -235,7 +266,12 @@ def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
     """The float32 weights of a checkpoint, from all ranks' parts. Needs no process group."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag))
+    weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag))
+    sampler = folder / tag / _SAMPLER
+    if sampler.is_file():
+        state = torch.load(sampler, map_location="cpu", weights_only=True)
+        weights |= {f"sampler.{name}": value for name, value in state["weights"].items()}
+    return weights
 
 
 def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:

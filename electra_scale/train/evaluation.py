@@ -7,6 +7,7 @@ from torch import Tensor
 
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.monitor.statistics import Flattener, auc, combine, detection_statistics, generator_statistics
+from electra_scale.replacement import vocabulary_pass
 from electra_scale.replacement.fixed import ElectraSampler
 from electra_scale.train.engine import World
 from electra_scale.train.module import PretrainModule
@@ -54,13 +55,13 @@ def evaluate(
 
 def _statistics(module: PretrainModule, batch: Batch) -> dict[str, Tensor]:
     masked = module.masked_positions(batch)
-    log_p = torch.log_softmax(masked.scores, -1)
+    found = vocabulary_pass(masked, ElectraSampler() if module.phase == "joint" else None, entropy=True)
     real = batch.segment >= 0
     sums = {"masked": batch.masked.new_tensor(len(batch.masked)), "tokens": real.sum()}
-    sums |= generator_statistics(log_p, masked.original)
-    if module.phase == "joint":
-        drawn = ElectraSampler().propose(masked)
-        ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
+    assert found.entropy is not None
+    sums |= generator_statistics(found.log_probability, found.hits, found.entropy)
+    if found.drawn is not None:
+        ids = batch.ids.flatten().index_copy(0, batch.masked, found.drawn.tokens).view_as(batch.ids)
         logits, loss = module.discriminate(ids, batch)
         sums["discriminator_loss"] = (loss * real).sum()
         sums |= detection_statistics(logits, ids != batch.ids, module.ordinary(batch))

@@ -24,25 +24,28 @@ from electra_scale.data.prefetch import DataError, Patience, Prefetcher
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model import Electra
 from electra_scale.model.config import discriminator_flops, generator_flops
-from electra_scale.model.cooccurrence import cooccurrence_embeddings
+from electra_scale.monitor.alarms import Alarms, signatures
+from electra_scale.monitor.draw_variance import probe_metrics
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
 from electra_scale.monitor.writer import Progress, RunWriter
-from electra_scale.replacement import build_sampler
+from electra_scale.replacement import Ahead, build_sampler
+from electra_scale.replacement.config import LEARNING
 from electra_scale.train import checkpoint
 from electra_scale.train.checkpoint import RunState, tag_of
 from electra_scale.train.engine import Engine, World, precision_of, read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.train.evaluation import evaluate
+from electra_scale.train.first_weights import set_first_weights
+from electra_scale.train.inputs import run_loader
 from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
+from electra_scale.train.probe import probe
 from electra_scale.train.run_folder import RunFolder
 from electra_scale.train.schedule import PhasePlan, learning_rate, phases
+from electra_scale.train.steps import Steps
 
 STEP_WINDOW = 100
 """Steps over which disc_loss_variance/step_window is taken."""
-
-_COOCCURRENCE_TOKENS = 20_000_000
-_HELDOUT_SEED = 0x5EED
 
 
 def train(recipe: Recipe, resume: bool, world: World) -> None:
@@ -70,6 +73,7 @@ class Run:
         self.discriminator_losses: deque[float] = deque(self.state.discriminator_losses, maxlen=STEP_WINDOW)
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
+        self.alarms = self._alarms()
         retries.listener = self._data_line
 
     def run(self) -> None:
@@ -84,6 +88,8 @@ class Run:
             checkpoint.discard_unfinished(self.folder.checkpoints)
             self.writer = RunWriter(self.folder.path, self.state.step)
             self.progress = Progress(self.recipe.total_steps, self.state.step, self.writer)
+            # The writer has dropped the rows after the checkpoint, so these are the rows of the run so far.
+            self.alarms.read(self.folder.metrics)
         self.world.barrier()
         self.peak = self._peak()
         self._say(self._headline())
@@ -124,18 +130,24 @@ class Run:
         meter = Meter(tokens, self._flops_per_token(plan), self.peak * self.world.size)
         first = max(self.state.step, plan.first)
         with contextlib.closing(self._feed(first, plan)) as feed:
+            steps = Steps(feed, meter)
             for step in range(first, plan.last):
                 done = step + 1
                 last_of_run = done == self.recipe.total_steps
                 logged = done % logging.every == 0 or done == plan.last
-                metrics = self._step(step, feed, plan, engine, meter, logged)
+                metrics = self._step(step, steps, plan, engine, meter, logged)
                 if self.progress is not None:
                     self.progress.advance(done)
                 if done % logging.evaluate_every == 0 or done == plan.last:
                     metrics |= self._evaluate(engine.module)
                     meter.restart()
+                if self._probes_at(done, plan):
+                    metrics |= self._probe(engine.module)
+                    meter.restart()
                 if self.writer is not None and self.progress is not None and metrics:
                     self.writer.metrics(done, plan.name, metrics)
+                    for sentence in self.alarms.see(done, metrics):
+                        self.progress.say(sentence)
                     if logged:
                         self.progress.report(plan.name, metrics)
                     if "eval/generator_cross_entropy" in metrics:
@@ -171,27 +183,22 @@ class Run:
     def _step(
         self,
         step: int,
-        feed: Prefetcher[list[Batch]],
+        steps: Steps,
         plan: PhasePlan,
         engine: Engine,
         meter: Meter,
         logged: bool,
     ) -> dict[str, float]:
         """One global step; metrics where the step is logged, else an empty dictionary."""
-        waited = time.monotonic()
-        failure: DataError | None = None
-        batches: list[Batch] = []
-        try:
-            batches = feed.take(step)
-        except DataError as error:
-            failure = error
-        meter.waited += time.monotonic() - waited
+        batches, ahead, failure = steps.take(step)
         counts = self._global_counts(batches, failure)
+        if plan.name == "joint":
+            engine.module.begin_step(step - plan.first)
         total: Tensor | None = None
         flattener: Flattener | None = None
         for number, batch in enumerate(batches):
             self._seed_dropout(step, number)
-            sums = engine.forward_backward(batch.to(self.world.device), counts, logged)
+            sums = engine.forward_backward(batch.to(self.world.device), counts, logged, ahead[number])
             flattener = flattener or Flattener(sums)
             vector = flattener.pack(sums)
             total = combine(total, vector, flattener.maximum_mask(vector.device))
@@ -201,6 +208,10 @@ class Run:
         loss = values["generator_loss"].sum() + values.get("discriminator_loss", np.zeros(1)).sum()
         if not math.isfinite(loss):
             raise UserError(self._not_finite(step, "loss"))
+        if plan.name == "joint":
+            engine.module.sampler.observe(float(values["weighted_loss"][0] / max(values["masked"][0], 1.0)))
+            if self._looks_ahead(step + 1, plan):
+                self._draw_ahead(step + 1, steps, engine.module, step + 1 - plan.first)
         rate = learning_rate(plan, step, self.recipe)
         norm = engine.step(rate)
         if not math.isfinite(norm):
@@ -211,9 +222,25 @@ class Run:
         if not logged:
             return {}
         metrics = self._metrics(plan, values)
-        metrics |= {"optim/lr": rate, "optim/grad_norm": norm}
+        metrics |= {"optim/lr": rate, "optim/grad_norm": norm, "optim/head_grad_norm": engine.head_norm}
         metrics |= self._data_metrics(float(counts.tokens))
         return metrics | meter.read()
+
+    def _looks_ahead(self, step: int, plan: PhasePlan) -> bool:
+        """Whether a step's replacements are drawn before the update of the one before.
+
+        Not after a checkpoint: what was drawn ahead is not part of it, and a resumed run must draw what this one does.
+        """
+        saved = step % self.recipe.checkpoint.every == 0
+        return self.recipe.objective.look_ahead and step < plan.last and not saved
+
+    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, joint_step: int) -> None:
+        def draw(number: int, batch: Batch) -> Ahead:
+            self._seed_dropout(step, number, "look-ahead dropout")
+            return module.look_ahead(batch.to(self.world.device))
+
+        module.begin_step(joint_step)
+        steps.draw_ahead(step, draw)
 
     def _metrics(self, plan: PhasePlan, values: Mapping[str, Any]) -> dict[str, float]:
         objective = self.recipe.objective
@@ -266,6 +293,35 @@ class Run:
             self.world,
         )
 
+    def _probes_at(self, done: int, plan: PhasePlan) -> bool:
+        every = self.recipe.logging.probe_every
+        if not every or self.heldout is None or plan.name != "joint":
+            return False
+        return (done - plan.first) % every == 0 or done == plan.last
+
+    def _probe(self, module: PretrainModule) -> dict[str, float]:
+        assert self.heldout is not None
+        samples, draws = self.recipe.logging.probe_samples, self.recipe.logging.probe_draws
+        return probe_metrics(
+            probe(module, self.heldout, samples, draws, self.recipe.data.mask_share, self.micro, self.world)
+        )
+
+    def _alarms(self) -> Alarms:
+        objective = self.recipe.objective
+        learns = objective.sampler in LEARNING
+        bound = 1 / objective.mixture if learns and objective.mixture else math.inf
+        return Alarms(
+            signatures(
+                learns=learns,
+                weight_bound=bound if objective.weighted else 0.0,
+                evaluates=self.heldout is not None,
+                probes=self.heldout is not None and self.recipe.logging.probe_every > 0,
+                warmup_steps=self.recipe.schedule.warmup_steps,
+                joint_from=self.recipe.generator_warmup.steps,
+                sampler_from=self.recipe.generator_warmup.steps + objective.start_after,
+            )
+        )
+
     def _save(self, engine: Engine) -> None:
         engine.save(self.folder.checkpoints, tag_of(self.state.step))
         self.world.barrier()
@@ -297,23 +353,7 @@ class Run:
         return state
 
     def _loader(self, split: str) -> Loader:
-        data = self.recipe.data
-        training = split == "train"
-        rows = self.store.split(
-            split, data.sequence_length, self.special, data.packing, data.packing_window, data.attend_across_documents
-        )
-        return Loader(
-            rows,
-            seed=self.recipe.seed if training else _HELDOUT_SEED,
-            global_batch=self.recipe.batch.global_batch,
-            mask_token_share=data.mask_token_share,
-            streams=data.streams,
-            window=data.shuffle_window,
-            shuffle=training,
-            masking=" ".join(f"{plan.name}:{plan.first}:mask_share={plan.mask_share}" for plan in phases(self.recipe)),
-            mixture=(data.mixture or self.store.mixture) if training else None,
-            patience=self.patience,
-        )
+        return run_loader(self.recipe, self.store, split, self.special, self.patience)
 
     def _module(self, phase: Phase, fresh: bool) -> PretrainModule:
         """Networks with their first weights; ``fresh`` = these are really trained from, not loaded over."""
@@ -321,37 +361,9 @@ class Run:
         electra = Electra(self.config, recipe.seed)
         # The engine sends the main rank's weights to all others.
         if fresh and self.world.main:
-            self._first_weights(electra)
+            set_first_weights(electra, recipe.model, self.store, recipe.seed, self._say)
         sampler = build_sampler(recipe.objective, self.config, recipe.seed)
         return PretrainModule(electra, sampler, recipe.objective, self.special, phase)
-
-    def _first_weights(self, electra: Electra) -> None:
-        model = self.recipe.model
-        if model.init_from is not None:
-            # transformers takes seconds to import, in every rank, and a run needs it only here.
-            from electra_scale.model.hf import import_checkpoint
-
-            folder = Path(model.init_from)
-            import_checkpoint(folder / "discriminator", folder / "generator", electra)
-            self._say(f"weights start from {folder}")
-            return
-        if model.cooccurrence_embeddings:
-            self._say("computing co-occurrence embeddings")
-            ids, offsets = self.store.documents("train", _COOCCURRENCE_TOKENS)
-            vectors = cooccurrence_embeddings(
-                ids,
-                offsets,
-                self.config.vocab_size,
-                self.config.embedding,
-                seed=self.recipe.seed,
-                std=self.config.init_std,
-            )
-            with torch.no_grad():
-                electra.word_embeddings.copy_(torch.from_numpy(vectors))
-        if model.unigram_bias:
-            counts = torch.from_numpy(self.store.token_counts()).double() + 1.0
-            with torch.no_grad():
-                electra.generator_head.bias.copy_((counts / counts.sum()).log())
 
     def _engine(self, module: PretrainModule, plan: PhasePlan) -> Engine:
         resolved = resolve_deepspeed_json(
@@ -366,13 +378,13 @@ class Run:
             module.to(self.world.device),
             resolved,
             self.recipe.optimizer,
-            self.recipe.objective.head.learning_rate_scale,
+            self.recipe.objective.head,
             self.world,
         )
 
-    def _seed_dropout(self, step: int, number: int) -> None:
+    def _seed_dropout(self, step: int, number: int, purpose: str = "dropout") -> None:
         if self.config.dropout or self.config.attention_dropout:
-            torch.manual_seed(generator_key(self.recipe.seed, "dropout", step, self.world.rank, number) >> 1)
+            torch.manual_seed(generator_key(self.recipe.seed, purpose, step, self.world.rank, number) >> 1)
 
     def _flops_per_token(self, plan: PhasePlan) -> float:
         length = self.recipe.data.sequence_length

@@ -12,8 +12,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model import Electra, attention_mask, positions_from_segments
-from electra_scale.monitor.statistics import generator_statistics, joint_statistics
-from electra_scale.replacement import Masked, ObjectiveConfig, Sampler, focal_loss
+from electra_scale.monitor.statistics import generator_statistics, joint_statistics, staleness_statistics
+from electra_scale.replacement import Ahead, Draw, Masked, ObjectiveConfig, Sampler, propose, vocabulary_pass
 
 Phase = Literal["generator_warmup", "joint"]
 
@@ -42,29 +42,50 @@ class PretrainModule(nn.Module):
         self.objective = objective
         self.special = special
         self.phase = phase
+        self.mixture = sampler.mixture
+
+    def begin_step(self, joint_step: int) -> None:
+        """Before a step: the first ``start_after`` of the joint phase draw from the generator itself."""
+        early = joint_step < self.objective.start_after
+        self.sampler.mixture = 1.0 if early else self.mixture
+
+    @torch.no_grad()
+    def look_ahead(self, batch: Batch) -> Ahead:
+        """Draw a micro-batch's replacements before the step that it belongs to."""
+        drawn = propose(self.sampler, self.masked_positions(batch))
+        return Ahead(drawn.tokens, drawn.log_p, drawn.log_p - drawn.weight.log(), drawn.hardness)
 
     def forward(
-        self, batch: Batch, counts: GlobalCounts, loss_scale: float, detailed: bool
+        self,
+        batch: Batch,
+        counts: GlobalCounts,
+        loss_scale: float,
+        detailed: bool,
+        ahead: Ahead | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to run backward on, and the micro-batch's sums (monitor/statistics.py), all if ``detailed``."""
+        """Loss to run backward on, and the micro-batch's sums (monitor/statistics.py), all if ``detailed``.
+
+        With ``ahead`` the replacements are those, weighted for the generator as it is now.
+        """
         masked = self.masked_positions(batch)
-        log_p = torch.log_softmax(masked.scores, -1)
-        correct = log_p.gather(1, masked.original[:, None])[:, 0]
-        generator_loss = focal_loss(correct, self.objective.focal_gamma).sum()
-        sums = {"masked": batch.masked.new_tensor(len(batch.masked)), "generator_loss": generator_loss.detach()}
-        if detailed:
-            sums |= generator_statistics(log_p, masked.original)
-        total = generator_loss / counts.masked
-        if self.phase == "joint":
-            loss, joint_sums = self._discriminator_and_sampler(batch, masked, counts, detailed)
+        sampler = self.sampler if self.phase == "joint" else None
+        found = vocabulary_pass(masked, sampler, self.objective.focal_gamma, entropy=detailed)
+        sums = {"masked": batch.masked.new_tensor(len(batch.masked)), "generator_loss": found.loss.detach()}
+        if found.entropy is not None:
+            sums |= generator_statistics(found.log_probability, found.hits, found.entropy)
+        total = found.loss / counts.masked
+        if found.drawn is not None:
+            drawn = found.drawn if ahead is None else ahead.weighted_for(masked, found.drawn)
+            if detailed:
+                sums |= staleness_statistics(drawn.log_p, None if ahead is None else ahead.log_p)
+            loss, joint_sums = self._discriminator_and_sampler(batch, masked, drawn, counts, detailed)
             total, sums = total + loss, sums | joint_sums
         return total * loss_scale, sums
 
     def _discriminator_and_sampler(
-        self, batch: Batch, masked: Masked, counts: GlobalCounts, detailed: bool
+        self, batch: Batch, masked: Masked, drawn: Draw, counts: GlobalCounts, detailed: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        drawn = self.sampler.propose(masked)
-        weight = drawn.weight if self.objective.weighted else torch.ones_like(drawn.weight)
+        weight = self.weight(drawn)
         ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
         logits, token_loss = self.discriminate(ids, batch)
         masked_loss = token_loss.flatten()[batch.masked]
@@ -78,6 +99,7 @@ class PretrainModule(nn.Module):
             sampler_loss = self.sampler.loss(masked, drawn, masked_loss.detach()).sum()
             total = total + self.objective.sampler_weight * sampler_loss / counts.masked
         sums = {
+            "weighted_loss": (weight.double() * masked_loss.detach().double()).sum(),
             "tokens": real.sum(),
             "discriminator_loss": discriminator_loss.detach(),
             "sampler_loss": sampler_loss.detach(),
@@ -94,6 +116,14 @@ class PretrainModule(nn.Module):
             )
         return total, sums
 
+    def weight(self, drawn: Draw) -> Tensor:
+        """The factors (M,) that the loss at drawn tokens gets: importance weights as the recipe uses them."""
+        if not self.objective.weighted:
+            return torch.ones_like(drawn.weight)
+        return (
+            drawn.weight if self.objective.weight_clip is None else drawn.weight.clamp(max=self.objective.weight_clip)
+        )
+
     def ordinary(self, batch: Batch) -> Tensor:
         """(B, S) True at tokens that could have been replaced: neither padding nor [CLS] nor [SEP].
 
@@ -102,7 +132,7 @@ class PretrainModule(nn.Module):
         return (batch.segment >= 0) & (batch.ids != self.special.cls) & (batch.ids != self.special.sep)
 
     def masked_positions(self, batch: Batch) -> Masked:
-        """The generator's pass: scores (M, V) in float32 and what else a sampler may look at."""
+        """The generator's pass up to the vocabulary."""
         electra = self.electra
         original = batch.ids.flatten()[batch.masked]
         shown = torch.where(batch.shown_as_mask, self.special.mask, original)
@@ -110,9 +140,8 @@ class PretrainModule(nn.Module):
         positions = positions_from_segments(batch.segment)
         hidden = electra.generator_hidden(ids, positions, attention_mask(batch.segment))
         hidden = hidden.flatten(0, 1)[batch.masked]
-        features = electra.generator_head(hidden)
-        scores = electra.generator_head.scores(features, electra.word_embeddings).float()
-        return Masked(scores, hidden, electra.word_embeddings, original, batch.uniform)
+        head = electra.generator_head
+        return Masked(head(hidden), electra.word_embeddings, head.bias, hidden, original, batch.uniform)
 
     def discriminate(self, ids: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits and loss (B, S) in float32 for corrupted ``ids``; a draw equal to the original counts as original."""
@@ -121,12 +150,11 @@ class PretrainModule(nn.Module):
         labels = (ids != batch.ids).to(logits.dtype)
         return logits, binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
-    def parameter_groups(
-        self, weight_decay: float, head_rate: float = 1.0, generator_rate: float = 1.0
-    ) -> list[dict[str, object]]:
+    def parameter_groups(self, weight_decay: float, generator_rate: float = 1.0) -> list[dict[str, object]]:
         """What the phase trains. LayerNorm and biases are not decayed; ``rate`` scales the schedule's learning rate.
 
-        Parameters that a phase does not train are left out, because DeepSpeed decays whatever it is given.
+        The sampler is not among it, it has an optimizer of its own. Parameters that a phase does not train are left
+        out, because DeepSpeed decays whatever it is given.
         """
         electra = self.electra
         joint = self.phase == "joint"
@@ -137,7 +165,7 @@ class PretrainModule(nn.Module):
             (electra.generator_head, pace),
         ]
         if joint:
-            parts += [(electra.discriminator, 1.0), (electra.discriminator_head, 1.0), (self.sampler, head_rate)]
+            parts += [(electra.discriminator, 1.0), (electra.discriminator_head, 1.0)]
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for part, rate in parts:
             for parameter in part.parameters():

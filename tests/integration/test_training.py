@@ -142,11 +142,17 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
     module = PretrainModule(Electra(config, recipe.seed), sampler, recipe.objective, special, "joint")
     settings = recipe.optimizer
     optimizer = torch.optim.AdamW(
-        module.parameter_groups(settings.weight_decay, 1.0),
+        module.parameter_groups(settings.weight_decay),
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
     )
+    head = list(sampler.parameters())
+    decayed = [
+        {"params": [p for p in head if (p.dim() > 1) == matrices], "weight_decay": settings.weight_decay * matrices}
+        for matrices in (True, False)
+    ]
+    head_optimizer = torch.optim.AdamW(decayed, betas=settings.betas, eps=settings.eps) if head else None
     (plan,) = phases(recipe)
     found = []
     for step in range(steps):
@@ -155,15 +161,20 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
         optimizer.zero_grad()
         loss, _ = module(batch, counts, 1.0, False)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(plan, step, recipe)
+        norm = torch.nn.utils.clip_grad_norm_(module.electra.parameters(), settings.clip)
+        for updated in (optimizer, head_optimizer) if head_optimizer else (optimizer,):
+            for group in updated.param_groups:
+                group["lr"] = learning_rate(plan, step, recipe)
+        if head_optimizer is not None:
+            torch.nn.utils.clip_grad_norm_(head, recipe.objective.head.clip)
+            head_optimizer.step()
+            head_optimizer.zero_grad()
         optimizer.step()
         found.append((float(loss.detach()), float(norm)))
     return found
 
 
-@pytest.mark.parametrize("sampler", ["electra", "temperature", "hp_loss", "hp_dist"])
+@pytest.mark.parametrize("sampler", ["electra", "temperature", "hp_loss", "hp_dist", "two_scalars"])
 def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(
         **{
@@ -224,6 +235,25 @@ def test_dropout_is_keyed_so_that_resume_stays_exact(recipe_file: RecipeFile, tm
     result = run(plain("--config", path, "--run_dir", folder), tmp_path)
     assert result.returncode == 0, result.stderr
     found = rows(folder)
+    tags = checkpoint.complete_tags(folder / "checkpoints")
+    (folder / "checkpoints" / tags[-1] / "run_state.json").unlink()
+    result = run(plain("--config", path, "--run_dir", folder, "--resume", "auto"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows(folder) == found
+
+
+def test_draws_a_step_ahead_are_weighted_logged_and_resumed_exactly(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    path = recipe_file(**{"objective.look_ahead": True})
+    folder = tmp_path / "run"
+    result = run(plain("--config", path, "--run_dir", folder), tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = rows(folder)
+    joint = {row["step"]: row for row in found if row["phase"] == "joint"}
+    # The first joint step and those after a checkpoint (every 4) draw afresh.
+    assert {step: row["sampling/staleness"] for step, row in joint.items()} == {
+        step: 0.0 if step == 7 or step % 4 == 1 else 1.0 for step in range(7, 19)
+    }
+    assert all((row["sampling/staleness_drift"] > 0) == (row["sampling/staleness"] > 0) for row in joint.values())
     tags = checkpoint.complete_tags(folder / "checkpoints")
     (folder / "checkpoints" / tags[-1] / "run_state.json").unlink()
     result = run(plain("--config", path, "--run_dir", folder, "--resume", "auto"), tmp_path)

@@ -14,7 +14,8 @@ from data_pipeline.errors import UserError
 from electra_scale.config import Recipe, parse_recipe, recipe_of_run, recipe_parser, recipe_to_dict
 from electra_scale.model.config import EncoderSize
 
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("**/*.yaml"))
+ROOT = Path(__file__).parents[3]
+RECIPES = sorted((ROOT / "recipes").glob("**/*.yaml"))
 Write = Callable[[Any], Path]
 
 
@@ -78,6 +79,50 @@ def test_options_override_the_file(write: Write) -> None:
     assert recipe.objective.importance_weights is None
     assert recipe.model.discriminator == dataclasses.replace(Recipe().model.discriminator, layers=3)
     assert recipe.run_dir == "elsewhere"
+
+
+@pytest.fixture
+def base_and_arm(tmp_path: Path) -> tuple[Path, Path]:
+    """A whole recipe, and one that names a few keys at several depths."""
+    base, arm = tmp_path / "base.yaml", tmp_path / "arm.yaml"
+    base.write_text(
+        "seed: 5\n"
+        "data: {sequence_length: 64}\n"
+        "model: {discriminator: {layers: 3, hidden: 128, ffn: 512, heads: 4}}\n"
+        "objective: {focal_gamma: 1.0, head: {width: 16, own_token: false}}\n"
+    )
+    arm.write_text("seed: 6\nmodel: {discriminator: {layers: 5}}\nobjective: {head: {width: 32}}\n")
+    return base, arm
+
+
+def test_a_later_file_overrides_the_keys_that_it_names_and_no_others(base_and_arm: tuple[Path, Path]) -> None:
+    base, arm = base_and_arm
+    expected = parse("--config", base)
+    expected.seed = 6
+    expected.model.discriminator = dataclasses.replace(expected.model.discriminator, layers=5)
+    expected.objective.head.width = 32
+    assert parse("--config", base, "--config", arm) == expected
+    assert expected.objective.head.own_token is False
+
+
+def test_files_and_options_override_in_the_order_of_the_command_line(base_and_arm: tuple[Path, Path]) -> None:
+    base, arm = base_and_arm
+    assert parse("--config", arm, "--config", base).seed == 5
+    assert parse("--config", base, f"--config={arm}", "--seed", 7).seed == 7
+    assert parse("--config", base, "--seed", 7, "--config", arm).seed == 6
+    assert parse("--config", base, "--objective.head.width", 8, "--config", arm).objective.head.width == 32
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_unknown_key_is_refused_in_each_of_several_files(
+    base_and_arm: tuple[Path, Path], tmp_path: Path, place: int
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("objective: {head: {widht: 8}}\n")
+    files = [*base_and_arm]
+    files.insert(place, wrong)
+    text = refused(*(part for file in files for part in ("--config", file)))
+    assert f"recipe {wrong}: unknown key objective.head.widht; did you mean objective.head.width?" in text
 
 
 @pytest.mark.parametrize(
@@ -187,6 +232,9 @@ def test_a_file_of_bytes_is_named(tmp_path: Path) -> None:
         ("logging.every", 0),
         ("logging.evaluate_every", 0),
         ("logging.evaluate_samples", 0),
+        ("logging.probe_every", -1),
+        ("logging.probe_samples", 0),
+        ("logging.probe_draws", 1),
         ("logging.peak_tflops", 0),
         ("optimizer.learning_rate", -1),
         ("optimizer.learning_rate", ".nan"),
@@ -251,7 +299,7 @@ def test_help_explains_every_setting() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_shipped_recipes_are_possible(path: Path) -> None:
     recipe = parse("--config", path)
-    assert Path(path.parents[1] / recipe.deepspeed).is_file()
+    assert (ROOT / recipe.deepspeed).is_file()
     assert recipe.model.resolve(30522).vocab_size == 30522
 
 

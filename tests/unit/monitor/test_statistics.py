@@ -125,9 +125,10 @@ def test_rank_correlation_of_many_numbers() -> None:
 
 
 def test_generator_metrics_by_hand() -> None:
-    log_p = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]).log()
-    original = torch.tensor([0, 1])
-    sums = generator_statistics(log_p, original) | {
+    # Of (0.7, 0.2, 0.1) and (0.25, 0.25, 0.5); the first original is the likeliest, the second is not.
+    entropies = [stats.entropy([0.7, 0.2, 0.1]), stats.entropy([0.25, 0.25, 0.5])]
+    log_probability = torch.tensor([0.7, 0.25]).log()
+    sums = generator_statistics(log_probability, torch.tensor([True, False]), torch.tensor(entropies)) | {
         "masked": torch.tensor(2),
         "generator_loss": torch.tensor(3.0),
     }
@@ -135,7 +136,6 @@ def test_generator_metrics_by_hand() -> None:
     assert metrics["loss/generator"] == pytest.approx(1.5)
     assert metrics["gen/cross_entropy"] == pytest.approx(-(math.log(0.7) + math.log(0.25)) / 2, rel=1e-6)
     assert metrics["gen/accuracy"] == 0.5
-    entropies = [stats.entropy([0.7, 0.2, 0.1]), stats.entropy([0.25, 0.25, 0.5])]
     assert metrics["gen/entropy"] == pytest.approx(np.mean(entropies), rel=1e-6)
 
 
@@ -153,6 +153,8 @@ def example() -> dict[str, Tensor]:
     return statistics | {
         "masked": torch.tensor(4),
         "tokens": torch.tensor(6),
+        "stale": torch.tensor(2),
+        "drift": torch.tensor(0.5),
         "generator_loss": torch.tensor(8.0),
         "generator_cross_entropy": torch.tensor(10.0),
         "generator_hits": torch.tensor(1),
@@ -196,6 +198,8 @@ def test_variance_is_that_of_the_weighted_loss() -> None:
     )
     statistics["masked"] = torch.tensor(50)
     metrics = joint_metrics(numbers(statistics), 50, 1)
+    assert metrics["sampling/staleness"] == pytest.approx(2 / 50)
+    assert metrics["sampling/staleness_drift"] == pytest.approx(0.5 / 50)
     assert metrics["disc_loss_variance/masked"] == pytest.approx(float((weight * loss).var(unbiased=False)), rel=1e-5)
 
 

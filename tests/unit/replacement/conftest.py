@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from electra_scale.model import EncoderSize, ModelConfig
-from electra_scale.replacement import Draw, Masked, ObjectiveConfig, Sampler, SamplingHeadConfig
+from electra_scale.replacement import Draw, Masked, ObjectiveConfig, Sampler, SamplingHeadConfig, propose
 from electra_scale.replacement.fixed import ElectraSampler, TemperatureSampler
 from electra_scale.replacement.hp_dist import HardnessDistributionSampler
-from electra_scale.replacement.hp_loss import HardnessLossSampler
+from electra_scale.replacement.hp_loss import HardnessLossSampler, TwoScalarSampler
 
 V = 50
 ORIGINAL = 7
-HIDDEN, EMBEDDING = 6, 5
+HIDDEN, EMBEDDING = 6, V + 1
 MODEL = ModelConfig(V, EMBEDDING, EncoderSize(1, 8, 8, 2), EncoderSize(1, HIDDEN, 8, 2), max_positions=8)
 
 Array = NDArray[np.float64]
@@ -33,17 +33,24 @@ class GivenHead(nn.Module):
     def __init__(self, scores: Tensor, own: Tensor | None = None) -> None:
         super().__init__()
         self.table = scores
-        self.own_token = own
+        self.own_score = own
+        self.own_token = None if own is None else lambda features: features * own
 
-    def scores(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        return self.table.expand(len(hidden), V).clone()
+    def features(self, hidden: Tensor) -> Tensor:
+        return torch.ones(len(hidden), 1)
+
+    def offset(self, features: Tensor) -> Tensor:
+        return torch.zeros(len(features))
+
+    def keys(self, word_embeddings: Tensor) -> Tensor:
+        return self.table[(word_embeddings[:, 0] * 1000).round().long(), None]
 
     def scores_at(self, hidden: Tensor, word_embeddings: Tensor, tokens: Tensor) -> Tensor:
         return self.table[tokens]
 
     def own(self, hidden: Tensor) -> Tensor:
-        assert self.own_token is not None
-        return self.own_token.expand(len(hidden))
+        assert self.own_score is not None
+        return self.own_score.expand(len(hidden))
 
 
 def softplus_inverse(value: Array) -> Array:
@@ -71,6 +78,8 @@ class Case:
         self.losses = random.uniform(0.05, 3.0, V)
         # What the head believes: the truth, or something else.
         self.believed = self.losses if exact else random.uniform(0.05, 3.0, V)
+        if name == "two_scalars":
+            self.believed = np.where(np.arange(V) == ORIGINAL, self.believed[ORIGINAL], self.believed[0])
         head = SamplingHeadConfig(own_token=own_token, form=form, floor=floor)
         self.objective = ObjectiveConfig(mixture=mixture, temperature=temperature, head=head)
         self.sampler = self.make_sampler(name)
@@ -79,6 +88,7 @@ class Case:
             "temperature": softmax(self.scores / temperature),
             "hp_loss": normalised(self.p * self.believed),
             "hp_dist": normalised(self.p * self.believed),
+            "two_scalars": normalised(self.p * self.believed),
         }[name]
         self.q = hard if name in ("electra", "temperature") else (1 - mixture) * hard + mixture * self.p
         self.q_unmixed = hard
@@ -94,6 +104,12 @@ class Case:
         else:
             above = self.believed - settings.floor
             table = softplus_inverse(above**2 if settings.form == "rms" else above)
+        if name == "two_scalars":
+            sampler = TwoScalarSampler(self.objective)
+            with torch.no_grad():
+                sampler.original_score.fill_(float(table[ORIGINAL]))
+                sampler.other_score.fill_(float(table[0]))
+            return sampler
         own = None
         if settings.own_token:
             # The vocabulary's own entry must not matter then.
@@ -108,19 +124,31 @@ class Case:
         """The position, once per uniform number."""
         return masked_rows(torch.tensor(self.scores, dtype=torch.float32).expand(len(uniform), V), uniform)
 
-    def draw_each_token(self) -> Draw:
+    def draw_each_token(self) -> tuple[Masked, Draw]:
         """Draws of 0, 1, ..., V - 1, each from the middle of its cell of the distribution function."""
         middle = np.cumsum(self.q) - self.q / 2
-        drawn = self.sampler.propose(self.masked(torch.from_numpy(middle)))
+        masked = self.masked(torch.from_numpy(middle))
+        drawn = propose(self.sampler, masked)
         assert drawn.tokens.tolist() == list(range(V))
-        return drawn
+        return masked, drawn
 
 
 def masked_rows(scores: Tensor, uniform: Tensor) -> Masked:
+    """Positions whose generator scores are ``scores`` (M, V), exactly: its embeddings are unit vectors.
+
+    The first entry of an embedding names the token, for heads with a given table; the generator does not look at it.
+    """
     rows = len(scores)
+    embeddings = torch.cat([torch.arange(V)[:, None] / 1000, torch.eye(V)], 1)
+    features = torch.cat([torch.zeros(rows, 1), scores], 1)
     hidden = torch.randn(rows, HIDDEN, generator=random(1))
-    embeddings = torch.randn(V, EMBEDDING, generator=random(2))
-    return Masked(scores, hidden, embeddings, torch.full((rows,), ORIGINAL), uniform)
+    return Masked(features, embeddings, torch.zeros(V), hidden, torch.full((rows,), ORIGINAL), uniform)
+
+
+def given_draw(tokens: Tensor) -> Draw:
+    """Draws as if from p, for a sampler that looks at the tokens only."""
+    ones = torch.ones(len(tokens))
+    return Draw(tokens, ones, ones, ones, ones, ones)
 
 
 def softmax(scores: Array) -> Array:

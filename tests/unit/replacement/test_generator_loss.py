@@ -9,7 +9,7 @@ from scipy import optimize
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from electra_scale.replacement import focal_loss
+from electra_scale.replacement.generator_loss import focal_loss
 
 from .conftest import V, random
 

@@ -24,7 +24,8 @@ def test_the_recipe_decides_the_sampler() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "default"), [("electra", False), ("temperature", False), ("hp_loss", True), ("hp_dist", True)]
+    ("name", "default"),
+    [("electra", False), ("temperature", False), ("hp_loss", True), ("hp_dist", True), ("two_scalars", True)],
 )
 def test_weights_are_on_for_the_hardness_samplers_unless_the_recipe_says_otherwise(name: str, default: bool) -> None:
     settings = objective(name)
@@ -42,6 +43,9 @@ def test_weights_are_on_for_the_hardness_samplers_unless_the_recipe_says_otherwi
         ({"focal_gamma": -1.0}, "objective.focal_gamma"),
         ({"discriminator_weight": -1.0}, "objective.discriminator_weight"),
         ({"sampler_weight": -1.0}, "objective.sampler_weight"),
+        ({"weight_clip": 0.0}, "objective.weight_clip"),
+        ({"start_after": -1}, "objective.start_after"),
+        ({"head": SamplingHeadConfig(clip=-1.0)}, "objective.head.clip"),
         ({"head": SamplingHeadConfig(width=0)}, "objective.head.width"),
         ({"head": SamplingHeadConfig(floor=0.0)}, "objective.head.floor"),
         ({"head": SamplingHeadConfig(learning_rate_scale=0.0)}, "objective.head.learning_rate_scale"),

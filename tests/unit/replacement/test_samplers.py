@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from electra_scale.replacement import Masked, ObjectiveConfig, Sampler, build_sampler
+from electra_scale.replacement import Masked, ObjectiveConfig, Sampler, build_sampler, propose
 from electra_scale.replacement.fixed import ElectraSampler
 from electra_scale.replacement.hp_dist import HardnessDistributionSampler
 from electra_scale.replacement.hp_loss import HardnessLossSampler
@@ -32,7 +32,8 @@ WEIGHTED: list[dict[str, Any]] = [
         for mixture in (0.0, 0.1, 0.6)
     ),
 ]
-LEARNING = [settings for settings in WEIGHTED if settings["name"] != "temperature"]
+WEIGHTED += [{"name": "two_scalars", "form": form, "mixture": 0.1} for form in ("rms", "mean")]
+LEARNING = [settings for settings in WEIGHTED if settings["name"] not in ("temperature", "two_scalars")]
 PERFECT = [settings for settings in LEARNING if settings["mixture"] == 0]
 
 
@@ -46,7 +47,7 @@ perfect = pytest.mark.parametrize("settings", PERFECT, ids=label)
 
 
 def assert_is_plain_electra(sampler: Sampler, masked: Masked) -> None:
-    drawn, plain = sampler.propose(masked), ElectraSampler().propose(masked)
+    drawn, plain = propose(sampler, masked), propose(ElectraSampler(), masked)
     assert torch.equal(drawn.tokens, plain.tokens)
     assert torch.equal(drawn.weight, torch.ones_like(drawn.weight))
     assert torch.equal(drawn.weight, plain.weight)
@@ -70,7 +71,7 @@ def test_constant_hardness_is_plain_electra(name: str, own_token: bool, form: st
     kind = HardnessLossSampler if name == "hp_loss" else HardnessDistributionSampler
     sampler = kind(head, objective(name, own_token, form))
     masked = varied(4000)
-    drawn, plain = sampler.propose(masked), ElectraSampler().propose(masked)
+    drawn, plain = propose(sampler, masked), propose(ElectraSampler(), masked)
     assert torch.equal(drawn.tokens, plain.tokens)
     assert torch.allclose(drawn.weight, torch.ones(4000), rtol=0, atol=2e-6)
 
@@ -81,7 +82,7 @@ def test_temperature_one_is_plain_electra() -> None:
 
 
 def test_electra_draws_from_the_generators_distribution() -> None:
-    drawn = Case("electra").draw_each_token()
+    _, drawn = Case("electra").draw_each_token()
     assert torch.equal(drawn.weight, torch.ones(V))
 
 
@@ -89,14 +90,14 @@ def test_electra_draws_from_the_generators_distribution() -> None:
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_weight_of_every_token_is_p_over_q(settings: dict[str, Any], exact: bool) -> None:
     case = Case(**settings, exact=exact)
-    np.testing.assert_allclose(case.draw_each_token().weight.numpy(), case.p / case.q, rtol=1e-5)
+    np.testing.assert_allclose(case.draw_each_token()[1].weight.numpy(), case.p / case.q, rtol=1e-5)
 
 
 @weighted
 @pytest.mark.parametrize("exact", [True, False])
 def test_weights_average_to_one_and_keep_the_expected_loss(settings: dict[str, Any], exact: bool) -> None:
     case = Case(**settings, exact=exact)
-    weight = case.draw_each_token().weight.double().numpy()
+    weight = case.draw_each_token()[1].weight.double().numpy()
     assert case.q @ weight == pytest.approx(1, rel=1e-6)
     assert case.q @ (weight * case.losses) == pytest.approx(case.p @ case.losses, rel=1e-6)
 
@@ -104,7 +105,7 @@ def test_weights_average_to_one_and_keep_the_expected_loss(settings: dict[str, A
 @perfect
 def test_true_hardness_leaves_no_variance(settings: dict[str, Any]) -> None:
     case = Case(**settings)
-    weighted_loss = case.draw_each_token().weight.double().numpy() * case.losses
+    weighted_loss = case.draw_each_token()[1].weight.double().numpy() * case.losses
     mean = case.p @ case.losses
     plain = case.p @ (case.losses - mean) ** 2
     assert plain > 0.1
@@ -114,7 +115,7 @@ def test_true_hardness_leaves_no_variance(settings: dict[str, Any]) -> None:
 @learning
 def test_true_hardness_has_less_variance_than_electra(settings: dict[str, Any]) -> None:
     case = Case(**settings)
-    weighted_loss = case.draw_each_token().weight.double().numpy() * case.losses
+    weighted_loss = case.draw_each_token()[1].weight.double().numpy() * case.losses
     mean = case.p @ case.losses
     assert case.q @ (weighted_loss - mean) ** 2 < 0.5 * (case.p @ (case.losses - mean) ** 2)
 
@@ -128,13 +129,14 @@ def test_true_hardness_has_less_variance_than_electra(settings: dict[str, Any]) 
         {"name": "hp_loss", "mixture": 0.3, "form": "mean"},
         {"name": "hp_dist", "mixture": 0.0},
         {"name": "hp_dist", "mixture": 0.3},
+        {"name": "two_scalars", "mixture": 0.1},
     ],
     ids=label,
 )
 def test_draws_pass_a_chi_square_test_against_q(settings: dict[str, Any]) -> None:
     case = Case(**settings, spread=2.0, exact=False, seed=5)
     uniform = torch.rand(200_000, generator=random(11), dtype=torch.float64)
-    drawn = torch.cat([case.sampler.propose(case.masked(part)).tokens for part in uniform.split(20_000)])
+    drawn = torch.cat([propose(case.sampler, case.masked(part)).tokens for part in uniform.split(20_000)])
     counts = torch.bincount(drawn, minlength=V).numpy()
     often = case.p > 1e-4
     assert often.sum() > 30
@@ -154,7 +156,7 @@ def test_no_weight_exceeds_one_over_the_mixture(name: str, mixture: float) -> No
     kind = HardnessLossSampler if name == "hp_loss" else HardnessDistributionSampler
     sampler = kind(head, objective(name, own_token=False, mixture=mixture))
     uniform = torch.rand(5000, generator=random(0), dtype=torch.float64)
-    weight = sampler.propose(masked_rows(scores.expand(5000, V), uniform)).weight
+    weight = propose(sampler, masked_rows(scores.expand(5000, V), uniform)).weight
     assert weight.max() <= (1 + 1e-6) / mixture
     assert weight.max() > 0.8 / mixture
 
@@ -166,26 +168,31 @@ def test_the_floor_bounds_the_weight() -> None:
     hardness = torch.where(torch.arange(V) % 2 == 0, 4.0, -30.0)
     sampler = HardnessLossSampler(GivenHead(hardness), objective("hp_loss", False, "mean", 0.0, floor=floor))
     uniform = torch.rand(5000, generator=random(0), dtype=torch.float64)
-    weight = sampler.propose(masked_rows(scores.expand(5000, V), uniform)).weight
+    weight = propose(sampler, masked_rows(scores.expand(5000, V), uniform)).weight
     believed = np.where(np.arange(V) % 2 == 0, np.log1p(np.exp(4)), 0) + floor
     p = torch.softmax(scores.double(), -1).numpy()
     assert float(weight.max()) == pytest.approx((p @ believed) / floor, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["electra", "temperature", "hp_loss", "hp_dist"])
+@pytest.mark.parametrize("name", ["electra", "temperature", "hp_loss", "hp_dist", "two_scalars"])
 def test_extreme_scores_give_possible_tokens_and_finite_weights(name: str) -> None:
     scores = torch.randn(64, V, generator=random(0))
     scores[:16] *= 1e4
     scores[16:32, ::2] = -1e4
-    scores[32:48, ::2] = -torch.inf
     scores[48:, 3] = 1e4
     uniform = torch.cat([torch.zeros(32), torch.full((32,), 1 - 2.0**-53, dtype=torch.float64)])
     sampler = roughened(build_sampler(objective(name), MODEL, seed=0))
-    drawn = sampler.propose(masked_rows(scores, uniform[torch.randperm(64, generator=random(1))]))
-    assert drawn.weight.isfinite().all()
-    assert (drawn.weight > 0).all()
-    chosen = scores.gather(1, drawn.tokens[:, None])[:, 0]
-    assert (scores.amax(-1) - chosen < 200).all()
+    masked = masked_rows(scores, uniform[torch.randperm(64, generator=random(1))])
+    for impossible in (0, V // 2):
+        # Whole tiles of tokens that can't come, at either width.
+        masked.bias[:impossible] = -torch.inf
+        for columns in (7, V):
+            drawn = propose(sampler, masked, columns=columns)
+            assert drawn.weight.isfinite().all()
+            assert (drawn.weight > 0).all()
+            possible = scores + masked.bias
+            chosen = possible.gather(1, drawn.tokens[:, None])[:, 0]
+            assert (possible.amax(-1) - chosen < 200).all()
 
 
 def test_a_head_that_has_run_away_still_gives_a_token() -> None:
@@ -198,7 +205,7 @@ def test_a_head_that_has_run_away_still_gives_a_token() -> None:
         HardnessDistributionSampler(GivenHead(table), objective("hp_dist")),
         HardnessLossSampler(GivenHead(table), objective("hp_loss")),
     ):
-        drawn = sampler.propose(masked_rows(scores, uniform))
+        drawn = propose(sampler, masked_rows(scores, uniform))
         assert drawn.weight.isfinite().all()
         assert (drawn.weight <= 10 * (1 + 1e-6)).all()
         assert (drawn.tokens == 2).sum() >= 6
@@ -212,11 +219,33 @@ def test_the_own_token_score_is_used_at_the_original_and_nowhere_else(name: str)
     own.believed[ORIGINAL] = 1e-4
     sampler = own.make_sampler(name)
     uniform = torch.rand(20_000, generator=random(0), dtype=torch.float64)
-    plain = own.sampler.propose(own.masked(uniform)).tokens
-    rare = sampler.propose(own.masked(uniform)).tokens
+    plain = propose(own.sampler, own.masked(uniform)).tokens
+    rare = propose(sampler, own.masked(uniform)).tokens
     assert (plain == ORIGINAL).sum() > 100
     assert (rare == ORIGINAL).sum() < 10
     counts = torch.bincount(rare, minlength=V).double().numpy()
     q = own.p * own.believed / (own.p * own.believed).sum()
     counts, q = np.delete(counts, ORIGINAL), np.delete(q, ORIGINAL)
     assert stats.chisquare(counts, q / q.sum() * counts.sum()).pvalue > 1e-4
+
+
+def test_a_shuffled_head_gives_each_hardness_to_another_token_and_keeps_weights_exact() -> None:
+    """The same values at every position, no relation to the tokens (a control), and still E_q[w] = 1."""
+    settings = objective("hp_loss", own_token=True, mixture=0.0)
+    plain = roughened(build_sampler(settings, MODEL, seed=3))
+    settings.head.shuffled = True
+    shuffled = build_sampler(settings, MODEL, seed=3)
+    shuffled.load_state_dict(plain.state_dict())
+    # All tokens equally likely, so that q/p tells each token's hardness.
+    masked = masked_rows(torch.zeros(4000, V), (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
+    masked.hidden[:] = masked.hidden[0].clone()
+
+    def hardness(sampler: Sampler) -> dict[int, float]:
+        drawn = propose(sampler, masked)
+        assert float(drawn.weight.double().mean()) == pytest.approx(1, rel=0.01)
+        return {int(token): float(value) for token, value in zip(drawn.tokens, drawn.hardness, strict=True)}
+
+    before, after = hardness(plain), hardness(shuffled)
+    assert len(before) == len(after) == V
+    assert sorted(before.values()) == pytest.approx(sorted(after.values()), rel=1e-4)
+    assert sum(before[token] != pytest.approx(after[token], rel=1e-3) for token in before) > V / 2

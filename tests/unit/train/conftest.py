@@ -45,6 +45,10 @@ SAMPLERS: dict[str, ObjectiveConfig] = {
         )
     },
 }
+SAMPLERS["two_scalars"] = ObjectiveConfig(sampler="two_scalars")
+SAMPLERS["hp_loss gradient shuffled"] = ObjectiveConfig(
+    sampler="hp_loss", head=SamplingHeadConfig(width=6, target="gradient", shuffled=True)
+)
 LEARNING = [name for name in SAMPLERS if name.startswith("hp")]
 
 

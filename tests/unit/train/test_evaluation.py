@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.data.loader import Loader
+from electra_scale.replacement import propose
 from electra_scale.train.evaluation import evaluate
 
 from .conftest import SAMPLERS, make_loader, make_module
@@ -83,8 +84,8 @@ def test_the_numbers_are_those_of_a_plain_loop_over_the_rows() -> None:
         batch = loader.batch(0, row, 1, 0.15)
         with torch.no_grad():
             masked = module.masked_positions(batch)
-            log_p = torch.log_softmax(masked.scores, -1)
-            drawn = module.sampler.propose(masked).tokens
+            log_p = torch.log_softmax(masked.features @ masked.word_embeddings.T + masked.bias, -1)
+            drawn = propose(module.sampler, masked).tokens
             ids = batch.ids.flatten().index_copy(0, batch.masked, drawn).view_as(batch.ids)
             logits, losses = module.discriminate(ids, batch)
         entropy -= float(log_p[torch.arange(len(log_p)), masked.original].sum())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from electra_scale.model import attention_mask, positions_from_segments
+from electra_scale.replacement import propose
 
 from .conftest import LEARNING, SAMPLERS, V, counts_of, gradients, make_batch, make_module
 
@@ -57,7 +58,7 @@ def test_the_embeddings_get_the_discriminators_loss_from_its_input_alone() -> No
     """Not through the tied weights of the generator's output, nor through the draw."""
     batch, module = make_batch(), make_module(SAMPLERS["hp_loss rms own"])
     with torch.no_grad():
-        drawn = module.sampler.propose(module.masked_positions(batch))
+        drawn = propose(module.sampler, module.masked_positions(batch))
     ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
     weight = (batch.segment >= 0).float().flatten().index_copy(0, batch.masked, drawn.weight)
     logits = module.electra.discriminator_logits(

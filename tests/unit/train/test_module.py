@@ -8,7 +8,7 @@ from torch import Tensor
 
 from electra_scale.data.loader import Batch
 from electra_scale.monitor.statistics import Flattener, combine
-from electra_scale.replacement import Masked
+from electra_scale.replacement import Masked, propose
 from electra_scale.train.module import PretrainModule
 
 from .conftest import LEARNING, MODEL, SAMPLERS, SPECIAL, V, counts_of, gradients, make_batch, make_module
@@ -20,7 +20,7 @@ def corrupted(module: PretrainModule, batch: Batch) -> tuple[Tensor, Masked, Ten
     """Ids that the discriminator sees, the generator's pass, drawn tokens and weights."""
     with torch.no_grad():
         masked = module.masked_positions(batch)
-        drawn = module.sampler.propose(masked)
+        drawn = propose(module.sampler, masked)
     ids = batch.ids.clone().flatten()
     ids[batch.masked] = drawn.tokens
     return ids.view_as(batch.ids), masked, drawn.tokens, drawn.weight
@@ -69,15 +69,17 @@ def test_the_total_is_the_formula(name: str) -> None:
     counts = counts_of(batch)
     loss, sums = module(batch, counts, 1.0, True)
     ids, masked, tokens, weight = corrupted(module, batch)
-    p = torch.softmax(masked.scores.double(), -1).gather(1, masked.original[:, None])[:, 0]
+    p = torch.softmax((masked.features @ masked.word_embeddings.T + masked.bias).double(), -1).gather(
+        1, masked.original[:, None]
+    )[:, 0]
     generator = (-(1 - p) * p.log()).sum()
     with torch.no_grad():
         logits, _ = module.discriminate(ids, batch)
         # Replaced means different from the original: a draw of the original counts as original.
         losses = naive_bce(logits, ids != batch.ids)
-        drawn = module.sampler.propose(masked)
+        drawn = propose(module.sampler, masked)
         at_masked = losses.flatten()[batch.masked]
-        sampler = module.sampler.loss(masked, drawn, at_masked).sum() if name in LEARNING else torch.zeros(())
+        sampler = module.sampler.loss(masked, drawn, at_masked).sum() if module.sampler.learns else torch.zeros(())
     factor = torch.ones_like(losses).flatten()
     factor[batch.masked] = weight.double() if module.objective.weighted else 1.0
     real = (batch.segment >= 0).flatten()
@@ -164,8 +166,8 @@ def test_documents_of_a_row_do_not_see_each_other() -> None:
     module = make_module(SAMPLERS["electra"])
     place, position = batch.masked // batch.ids.shape[1], batch.masked % batch.ids.shape[1]
     elsewhere = (place != row) | (batch.segment[row, position] == 0)
-    scores, changed = (module.masked_positions(part).scores for part in (batch, other))
-    assert torch.allclose(scores[elsewhere], changed[elsewhere], atol=1e-6)
+    features, changed = (module.masked_positions(part).features for part in (batch, other))
+    assert torch.allclose(features[elsewhere], changed[elsewhere], atol=1e-6)
     assert ((place == row) & elsewhere).any()
 
 
@@ -199,7 +201,7 @@ def test_a_batch_without_masked_positions_teaches_the_discriminator_only() -> No
 @every_sampler
 def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
     module = make_module(SAMPLERS[name])
-    groups = module.parameter_groups(0.01, 4.0, 0.5)
+    groups = module.parameter_groups(0.01, 0.5)
     names = {id(parameter): key for key, parameter in module.named_parameters()}
     listed: list[str] = []
     for group in groups:
@@ -208,15 +210,15 @@ def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
             listed.append(key)
             plain = "norm" in key or key.endswith(("bias", "gain"))
             assert group["weight_decay"] == (0.0 if plain else 0.01), key
-            rates = {"sampler": 4.0, "electra.generator": 0.5, "electra.generator_head": 0.5}
-            part = "sampler" if key.startswith("sampler") else ".".join(key.split(".")[:2])
-            assert group["rate"] == rates.get(part, 1.0), key
-    assert sorted(listed) == sorted(names.values())
+            slow = key.startswith(("electra.generator.", "electra.generator_head."))
+            assert group["rate"] == (0.5 if slow else 1.0), key
+    # The sampler has an optimizer of its own.
+    assert sorted(listed) == sorted(key for key in names.values() if not key.startswith("sampler."))
 
 
 def test_a_warm_up_gives_the_optimizer_what_it_trains_and_no_more() -> None:
     module = make_module(SAMPLERS["hp_loss rms own"], "generator_warmup")
-    groups = module.parameter_groups(0.01, 4.0, 0.5)
+    groups = module.parameter_groups(0.01, 0.5)
     # The generator's own pace is for the joint phase.
     assert all(group["rate"] == 1.0 for group in groups)
     listed = {id(parameter) for group in groups for parameter in group["params"]}
@@ -227,3 +229,54 @@ def test_a_warm_up_gives_the_optimizer_what_it_trains_and_no_more() -> None:
 def test_the_model_of_these_tests_has_no_dropout() -> None:
     """Exactness across splits is promised for dropout 0."""
     assert MODEL.dropout == MODEL.attention_dropout == 0
+
+
+def test_no_weight_exceeds_the_clip() -> None:
+    batch = make_batch()
+    plain, clipped = (make_module(SAMPLERS["hp_loss rms own"], weight_clip=clip) for clip in (None, 1.02))
+    before, after = (module(batch, counts_of(batch), 1.0, True)[1] for module in (plain, clipped))
+    assert float(before["weight_max"]) > 1.02
+    assert float(after["weight_max"]) == pytest.approx(1.02)
+    assert float(after["discriminator_loss"]) < float(before["discriminator_loss"])
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_before_its_start_a_sampler_draws_like_plain_electra_and_learns(name: str) -> None:
+    batch = make_batch()
+    plain, early = make_module(SAMPLERS["electra"]), make_module(SAMPLERS[name], start_after=3)
+    for step in range(5):
+        early.begin_step(step)
+        same = torch.equal(corrupted(plain, batch)[0], corrupted(early, batch)[0])
+        weights = corrupted(early, batch)[3]
+        assert bool((weights == 1).all()) == (step < 3)
+        assert same or step >= 3
+        found = gradients(early, [batch], counts_of(batch))
+        assert any(gradient.any() for key, gradient in found.items() if key.startswith("sampler."))
+
+
+@every_sampler
+def test_a_step_drawn_ahead_is_the_step_itself_while_nothing_has_moved(name: str) -> None:
+    batch = make_batch()
+    module = make_module(SAMPLERS[name])
+    loss, sums = module(batch, counts_of(batch), 1.0, True)
+    again, other = module(batch, counts_of(batch), 1.0, True, module.look_ahead(batch))
+    assert float(again) == pytest.approx(float(loss), rel=1e-5)
+    assert float(other["stale"]) == len(batch.masked)
+    assert float(sums["stale"]) == 0
+    assert float(other["drift"]) < 1e-4
+
+
+def test_a_step_drawn_ahead_uses_the_old_tokens_with_the_weights_of_now() -> None:
+    batch = make_batch()
+    module = make_module(SAMPLERS["hp_loss rms own"])
+    ahead = module.look_ahead(batch)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.1)
+    _, sums = module(batch, counts_of(batch), 1.0, True, ahead)
+    with torch.no_grad():
+        masked = module.masked_positions(batch)
+        log_p = torch.log_softmax(masked.features @ masked.word_embeddings.T + masked.bias, -1)
+        weight = (log_p.gather(1, ahead.tokens[:, None])[:, 0] - ahead.log_q).exp()
+    assert float(sums["weight"]) == pytest.approx(float(weight.double().sum()), rel=1e-5)
+    assert float(sums["drift"]) > 1e-3

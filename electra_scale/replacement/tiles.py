@@ -1,0 +1,52 @@
+"""The M x V scores in tiles: some positions by some tokens at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COLUMNS = 2048
+"""Tokens of a tile: few enough that a tile stays in a core's cache, many enough for fast matrix products."""
+
+ROWS = 1024
+"""Most positions of a tile."""
+
+_LOG2_E = 1.4426950408889634
+
+
+def ranges(length: int, most: int) -> list[slice]:
+    """[0, ``length``) in equal ranges of at most ``most``, the last one perhaps shorter."""
+    return [slice(begin, min(begin + most, length)) for begin in range(0, length, most)]
+
+
+def score_tile(features: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+    """The generator's scores (R, C) from features (R, E), word embeddings (C, E) and bias (C,), at least float32.
+
+    The matrix product is in the run's precision.
+    """
+    exact = torch.promote_types(features.dtype, torch.float32)
+    if out is None:
+        out = features.new_empty((len(features), len(weight)), dtype=exact)
+    if features.dtype == exact:
+        return torch.addmm(bias, features, weight.T, out=out)
+    return out.copy_(features @ weight.T).add_(bias)
+
+
+def exponential(tile: Tensor) -> Tensor:
+    """exp in place: by powers of two, which take half the time on a CPU."""
+    return tile.mul_(_LOG2_E).exp2_()
+
+
+def scores_of(features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor) -> Tensor:
+    """The generator's score (M,) of one token for each position, O(M E), at least float32."""
+    rows = torch.nn.functional.embedding(tokens, weight)
+    exact = torch.promote_types(features.dtype, torch.float32)
+    return (features * rows).sum(-1, dtype=exact) + bias[tokens]
+
+
+def put(tile: Tensor, columns: slice, tokens: Tensor, values: Tensor) -> None:
+    """Write ``values`` (R,) at one token of each row, where that token lies in the tile's columns."""
+    place = tokens[:, None] - columns.start
+    inside = (place >= 0) & (place < tile.shape[1])
+    place = place.clamp(0, tile.shape[1] - 1)
+    tile.scatter_(1, place, torch.where(inside, values[:, None], tile.gather(1, place)))

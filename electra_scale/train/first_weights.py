@@ -1,0 +1,45 @@
+"""What a new run's networks start from, beyond the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from electra_scale.config import ModelSection
+from electra_scale.data.store import Store
+from electra_scale.model import Electra
+from electra_scale.model.cooccurrence import cooccurrence_embeddings
+
+_COOCCURRENCE_TOKENS = 20_000_000
+
+
+def set_first_weights(
+    electra: Electra, model: ModelSection, store: Store, seed: int, say: Callable[[str], None]
+) -> None:
+    """Set what ``model`` asks for: weights of an exported checkpoint, or embeddings and biases from the store's text.
+
+    Raises UserError for a checkpoint that can't be read or does not fit.
+    """
+    if model.init_from is not None:
+        # transformers takes seconds to import, in every rank, and a run needs it only here.
+        from electra_scale.model.hf import import_checkpoint
+
+        folder = Path(model.init_from)
+        import_checkpoint(folder / "discriminator", folder / "generator", electra)
+        say(f"weights start from {folder}")
+        return
+    config = electra.config
+    if model.cooccurrence_embeddings:
+        say("computing co-occurrence embeddings")
+        ids, offsets = store.documents("train", _COOCCURRENCE_TOKENS)
+        vectors = cooccurrence_embeddings(
+            ids, offsets, config.vocab_size, config.embedding, seed=seed, std=config.init_std
+        )
+        with torch.no_grad():
+            electra.word_embeddings.copy_(torch.from_numpy(vectors))
+    if model.unigram_bias:
+        counts = torch.from_numpy(store.token_counts()).double() + 1.0
+        with torch.no_grad():
+            electra.generator_head.bias.copy_((counts / counts.sum()).log())

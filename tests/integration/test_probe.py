@@ -1,0 +1,89 @@
+"""The variance probe in a run and as a command: the same figures, and a run that does not notice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from electra_scale.cli import main
+from electra_scale.monitor.writer import PROBE_TAGS
+from tests.runs import RECIPE, launched, rows, run
+
+SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_draws"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, Path]:
+    """A finished run on two ranks that probed itself and kept every checkpoint, and its recipe."""
+    folder = tmp_path_factory.mktemp("probed")
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["data"]["store"] = str(store)
+    recipe["checkpoint"]["keep"] = 30
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    result = run(launched(2, "--config", path, "--run_dir", folder / "run", port=29691), folder)
+    assert (folder / "run/checkpoints/latest").is_file(), result.stdout + result.stderr
+    return folder / "run", path
+
+
+def test_a_run_probes_every_so_many_joint_steps_and_at_the_last(trained: tuple[Path, Path]) -> None:
+    probed = [row for row in rows(trained[0]) if PROBE_TAGS[0] in row]
+    assert [row["step"] for row in probed] == [11, 16, 18]
+    assert all(row[tag] is not None for row in probed for tag in PROBE_TAGS)
+    assert all(row["disc_loss_variance/draw_p"] > 0 for row in probed)
+
+
+def test_training_is_the_same_without_probes(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    probed, recipe = trained
+    command = launched(2, "--config", recipe, "--run_dir", tmp_path / "run", "--logging.probe_every", "0", port=29692)
+    result = run(command, tmp_path)
+    expected = [{name: value for name, value in row.items() if name not in PROBE_TAGS} for row in rows(probed)]
+    assert rows(tmp_path / "run") == expected, result.stderr
+
+
+def test_the_command_finds_in_a_checkpoint_what_the_run_logged(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = trained
+    logged = {row["step"]: row for row in rows(folder)}
+    for step, arguments in ((18, []), (16, ["--step", "16"])):
+        assert main(["probe", str(folder), "--samples", str(SAMPLES), "--draws", str(DRAWS), *arguments]) == 0
+        shown = capsys.readouterr().out
+        found = json.loads((folder / f"probe/step-{step:08d}.json").read_text())
+        figures = found["figures"]
+        for tag, name in (
+            ("disc_loss_variance/draw_p", "draw_p"),
+            ("disc_loss_variance/draw_ratio", "draw_ratio"),
+            ("disc_gradient_variance/draw_q", "gradient_q"),
+            ("disc_gradient_variance/draw_ratio", "gradient_ratio"),
+        ):
+            assert figures[name] == pytest.approx(logged[step][tag], rel=1e-3), (step, tag)
+        assert found["step"] == step
+        assert found["sampler"] == "hp_loss"
+        assert found["weighted"]
+        assert found["split"] == "heldout"
+        assert f"{SAMPLES} heldout samples" in shown
+        assert f"{figures['draw_ratio']:.3f}" in shown
+        table = shown.split("by frequency")[1].split("\n\n")[0]
+        assert len(found["frequency"]) == len(table.splitlines()) - 2
+    assert not [path.name for path in (folder / "probe").iterdir() if path.suffix != ".json"]
+
+
+def test_the_command_refuses_what_it_cannot_do(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = trained
+    for arguments, reason in (
+        ([str(folder), "--step", "7"], "no checkpoint step-00000007"),
+        ([str(folder), "--step", "4"], "generator warm-up"),
+        ([str(folder), "--draws", "1"], "--draws"),
+        ([str(folder), "--store", str(tmp_path)], str(tmp_path)),
+        ([str(tmp_path)], "not a run folder"),
+    ):
+        assert main(["probe", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
