@@ -53,7 +53,12 @@ def _refuse_taken(place: Place) -> None:
 
 
 def load_module(folder: RunFolder, recipe: Recipe, tag: str) -> PretrainModule:
-    """The networks of a checkpoint on the CPU in float32. Parts that its phase does not train are as saved."""
+    """The networks of a checkpoint of the joint phase, on the CPU in float32; raises UserError for an earlier one."""
+    if checkpoint.read_state(folder.checkpoints, tag).phase != "joint":
+        raise UserError(
+            f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, before there was a discriminator; "
+            "choose a later one"
+        )
     weights = consolidated_weights(folder.checkpoints, tag)
     config = recipe.model.resolve(int(weights["electra.embeddings.word.weight"].shape[0]))
     electra = Electra(config, recipe.seed)

@@ -22,7 +22,8 @@ RecipeFile = Callable[..., Path]
 
 @pytest.fixture
 def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
-    result = run(plain("--config", recipe_file(), "--run_dir", tmp_path / "run"), tmp_path)
+    path = recipe_file(**{"checkpoint.keep": 9})
+    result = run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path)
     assert result.returncode == 0, result.stderr
     return tmp_path / "run"
 
@@ -79,5 +80,7 @@ def test_export_refuses_what_it_cannot_do(trained: Path, tmp_path: Path, capsys:
     assert (tmp_path / "taken/file").read_text() == "mine"
     assert main(["export", str(trained), str(tmp_path / "out"), "--step", "7"]) == 2
     assert "step-00000016" in capsys.readouterr().err
+    assert main(["export", str(trained), str(tmp_path / "out"), "--step", "4"]) == 2
+    assert "before there was a discriminator" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
     assert "not a run folder" in capsys.readouterr().err
