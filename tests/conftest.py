@@ -8,10 +8,22 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults import faulty_s3
+from tests.places import big, place, told
 from tests.runs import corpus, recipe_file, store
 from tests.s3 import s3, s3_server
 
-__all__ = ["corpus", "faulty_s3", "recipe_file", "require_part", "s3", "s3_server", "store"]
+__all__ = [
+    "big",
+    "corpus",
+    "faulty_s3",
+    "place",
+    "recipe_file",
+    "require_part",
+    "s3",
+    "s3_server",
+    "store",
+    "told",
+]
 
 
 @pytest.fixture
