@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 WORDS = tuple(f"{first}{last}" for first in ("ri", "sto", "li", "gar") for last in ("ver", "ne", "ght", "den"))
@@ -108,3 +111,12 @@ def group_is_gone(group: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+@pytest.fixture
+def mpiexec(require_part: Callable[[bool, str], None]) -> tuple[str, ...]:
+    """The start of a command that runs on three ranks."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    require_part(found is not None and importlib.util.find_spec("mpi4py") is not None, "pip install mpi4py mpich")
+    return (str(found), "-n", "3")

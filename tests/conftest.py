@@ -7,20 +7,24 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.builds import mpiexec
 from tests.faults import faulty_s3
 from tests.places import big, place, told
 from tests.runs import corpus, recipe_file, store
 from tests.s3 import s3, s3_server
+from tests.slurm import slurm
 
 __all__ = [
     "big",
     "corpus",
     "faulty_s3",
+    "mpiexec",
     "place",
     "recipe_file",
     "require_part",
     "s3",
     "s3_server",
+    "slurm",
     "store",
     "told",
 ]

@@ -61,6 +61,14 @@ def records(place: Place) -> dict[str, str]:
     return {entry.name: entry.identity for entry in place.list(".build/") if entry.name.endswith(".npz")}
 
 
+def test_ranks_of_mpi_give_a_bucket_the_same_bytes(
+    corpus: Path, trained: Path, s3: str, tmp_path: Path, mpiexec: tuple[str, ...]
+) -> None:
+    url = f"{s3}/from/ranks"
+    assert build(write_config(corpus, tmp_path, url), launcher=mpiexec).count("built ") == 1
+    assert bucket_bytes(open_place(url)) == store_bytes(trained)
+
+
 @pytest.mark.parametrize("one_pass", [False, True], ids=["trained", "given"])
 def test_a_bucket_gets_the_bytes_that_a_folder_gets(
     corpus: Path, trained: Path, given: Path, s3: str, tmp_path: Path, one_pass: bool

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +58,6 @@ def given_reference(corpus: Path, given: dict[str, Any], tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("given")
     build(write_config(corpus, folder, **given), "--workers=1")
     return store_bytes(folder / "store")
-
-
-@pytest.fixture
-def mpiexec(require_part: Callable[[bool, str], None]) -> tuple[str, ...]:
-    import importlib.util
-    import shutil
-    import sys
-
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    require_part(found is not None and importlib.util.find_spec("mpi4py") is not None, "pip install mpi4py mpich")
-    return (str(found), "-n", "3")
 
 
 @pytest.mark.parametrize("workers", [2, 4])

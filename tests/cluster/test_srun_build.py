@@ -1,0 +1,22 @@
+"""A build as SLURM starts it: one rank of MPI for each task of a job step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.builds import build, command, store_bytes, write_config, write_corpus
+from tests.slurm import SlurmCluster
+
+
+def test_srun_on_two_nodes_gives_the_bytes_of_one_process(slurm: SlurmCluster, tmp_path: Path) -> None:
+    for name in ("corpus", "alone"):
+        (tmp_path / name).mkdir()
+    corpus = write_corpus(tmp_path / "corpus")
+    build(write_config(corpus, tmp_path / "alone"), "--workers=1")
+    config = write_config(corpus, tmp_path)
+    launcher = ["srun", "--mpi=pmi2", "--nodes=2", "--ntasks=3", "--chdir", os.getcwd()]
+    result = slurm.run(*launcher, *command(config), timeout=180)
+    assert result.returncode == 0, result.stderr + slurm.logs()
+    assert result.stderr.count("built ") == 1
+    assert store_bytes(tmp_path / "store") == store_bytes(tmp_path / "alone/store")
