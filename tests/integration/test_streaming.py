@@ -57,7 +57,7 @@ def write_recipe(folder: Path, store: str, **data: Any) -> Path:
     recipe["generator_warmup"]["steps"] = 0
     recipe["schedule"]["steps"] = STEPS
     recipe["checkpoint"]["every"] = 4
-    recipe["logging"] |= {"evaluate_every": 100, "evaluate_samples": 4}
+    recipe["logging"] |= {"evaluate_every": 100, "evaluate_samples": 4, "probe_every": 0}
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
@@ -166,7 +166,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
         end(process)
     assert len(rows(tmp_path / "run")) == gate.steps
     proxy = gate.proxy
-    proxy.every = {"slow_down": 5, "cut": 4, "delay": 3, "refuse": 11, "flip_down": 9}
+    proxy.every = {"slow_down": 5, "cut": 4, "delay": 2, "refuse": 11, "flip_down": 9}
     proxy.only = lambda method, path: method == "GET" and ".arrow" in path
     result = run(ranks(2, *arguments(url)), tmp_path)
     found = rows(tmp_path / "run")
