@@ -94,7 +94,9 @@ def claimed(place: Place, key: str, settings: dict[str, Any]) -> Iterator[Work]:
 
 
 def _claim_prefix(place: Place, key: str, settings: dict[str, Any]) -> None:
-    if place.stat(_CLAIM) is None and next(iter(place.list()), None) is not None:
+    # In this order: an equal build that starts meanwhile puts its claim before anything else.
+    occupied = next(iter(place.list()), None) is not None
+    if occupied and place.stat(_CLAIM) is None:
         raise UserError(f"{place.url} is not empty and not a store: choose a new or empty prefix for out")
     if place.put_new(_CLAIM, json.dumps({"key": key, "settings": settings}, indent=1, sort_keys=True).encode()):
         return

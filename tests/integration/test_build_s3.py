@@ -6,13 +6,15 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_pipeline.claim import claimed
 from data_pipeline.manifest import load_manifest
-from data_pipeline.place import Place, open_place
+from data_pipeline.place import Entry, Place, open_place
 from tests.builds import build, command, group_is_gone, store_bytes, wait_for, write_corpus
 from tests.builds import write_config as write_any_config
 
@@ -143,6 +145,33 @@ def test_two_equal_builds_at_once_make_one_sound_store(
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
     assert bucket_bytes(open_place(f"{s3}/store")) == store_bytes(given)
+
+
+def test_an_equal_build_that_starts_between_two_looks_at_the_bucket_is_not_taken_for_a_stranger(s3: str) -> None:
+    place = open_place(f"{s3}/store")
+
+    class Overtaken:
+        """The place, where another build puts its claim and its first record right after each first look."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(place, name)
+
+        def stat(self, name: str) -> Entry | None:
+            found = place.stat(name)
+            self.other()
+            return found
+
+        def list(self, prefix: str = "") -> Iterator[Entry]:
+            found = list(place.list(prefix))
+            self.other()
+            return iter(found)
+
+        def other(self) -> None:
+            with claimed(place, "key", {"held_out": 0}):
+                place.put(".build/key/read-00000.npz", b"record")
+
+    with claimed(Overtaken(), "key", {"held_out": 0}) as work:
+        assert work.finished() == {".build/key/read-00000.npz"}
 
 
 def test_an_unfinished_build_is_not_gone_over_by_another(corpus: Path, s3: str, tmp_path: Path) -> None:
