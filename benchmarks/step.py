@@ -99,12 +99,12 @@ def main() -> None:
     world = join_world()
     torch.set_num_threads(args.threads)
     recipes: dict[str, Recipe] = {}
-    for name, width in (("electra", 0), *(("hp_loss", width) for width in args.widths)):
-        label = f"{name} {width}" if width else name
-        recipes[label] = copy.deepcopy(recipe)
-        recipes[label].objective.sampler = name
-        if width:
-            recipes[label].objective.head.width = width
+    recipes["electra"] = copy.deepcopy(recipe)
+    recipes["electra"].objective.sampler = "electra"
+    for width in args.widths:
+        recipes[f"hp_loss {width}"] = copy.deepcopy(recipe)
+        recipes[f"hp_loss {width}"].objective.sampler = "hp_loss"
+        recipes[f"hp_loss {width}"].objective.head.width = width
     engines = {label: engine_of(own, args.vocabulary, world) for label, own in recipes.items()}
     labels = list(engines)
     seconds: dict[str, list[float]] = {label: [] for label in engines}

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from measure import machine, pick_cores, report, run, script, spread, table
@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from electra_scale.model import EncoderSize, ModelConfig
 from electra_scale.replacement import Masked, ObjectiveConfig, Sampler, build_sampler, vocabulary_pass
+from electra_scale.replacement.config import SamplerName
 from electra_scale.replacement.hp_loss import HardnessLossSampler
 
 HIDDEN = 64
@@ -76,7 +77,7 @@ class Problem:
 
     def sampler(self, name: str) -> Sampler:
         """With the defaults of its settings, and weights off their start of zero."""
-        objective = ObjectiveConfig(sampler=name)
+        objective = ObjectiveConfig(sampler=cast(SamplerName, name))
         objective = replace(objective, head=replace(objective.head, width=self.width))
         sampler = build_sampler(objective, self.model, seed=0)
         generator = torch.Generator().manual_seed(1)
