@@ -70,12 +70,15 @@ def _curves(curves: Mapping[str, Sequence[Curve]], title: str, logarithmic: bool
     curves = {arm: [curve for curve in seeds if len(curve)] for arm, seeds in curves.items()}
     if not any(curves.values()):
         return None
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    twenty = colormaps["tab20"]
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     figure.suptitle(title)
     for axes, variations in zip(panels, (False, True), strict=True):
+        axes.set_prop_cycle(color=[twenty(number) for number in (*range(0, 20, 2), *range(1, 20, 2))])
         for arm, seeds in curves.items():
             both = arm in (BASELINE, _VARIATIONS)
             if not seeds or not (both or arm.startswith(_VARIATIONS) == variations):
@@ -89,7 +92,8 @@ def _curves(curves: Mapping[str, Sequence[Curve]], title: str, logarithmic: bool
         axes.set_xlabel("joint step")
         if logarithmic:
             axes.set_yscale("log")
-        axes.legend(ncols=2)
+        # Below the panel: with a dozen arms there is no free place inside.
+        axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return figure
 
 

@@ -8,7 +8,7 @@ from study_figures import Summary
 from study_runs import BASELINE
 
 _OWN = "hp_loss_own"
-_DEFAULTS = (_OWN, "hp_loss_context", "hp_dist")
+_DEFAULTS = (_OWN, "hp_loss_context_start_100", "hp_loss_context", "hp_dist")
 """Arms with the settings of shipped recipes or of a sampler's defaults."""
 
 Summaries = Mapping[str, Mapping[str, Summary]]

@@ -19,6 +19,7 @@ DIFFERS: dict[str, dict[str, Any]] = {
     "focal_2": {"focal_gamma": 2.0},
     "focal_4": {"focal_gamma": 4.0},
     "hp_loss_context": {"sampler": "hp_loss", "head.own_token": False},
+    "hp_loss_context_start_100": {"sampler": "hp_loss", "head.own_token": False, "start_after": 100},
     "hp_loss_own": {"sampler": "hp_loss"},
     "two_scalars": {"sampler": "two_scalars"},
     "hp_loss_own_unweighted": {"sampler": "hp_loss", "importance_weights": False},
