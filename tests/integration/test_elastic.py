@@ -1,8 +1,11 @@
-"""A run is killed and goes on with another number of ranks: the same batches, the same losses, nothing to do by hand."""
+"""A run that is killed goes on: on other numbers of ranks, past a damaged checkpoint, from its copy in a bucket."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,7 +17,9 @@ import torch
 import yaml
 
 from data_pipeline.errors import UserError
+from data_pipeline.place import open_place
 from electra_scale.train import checkpoint, checksums, universal
+from electra_scale.train.remote_run import RemoteRun
 from tests.runs import RECIPE, ROOT, end, environment, ranks, rows, run, start
 
 STEPS = 18
@@ -55,7 +60,10 @@ def global_batches(record: Path) -> dict[int, set[tuple[str, ...]]]:
     parts: dict[tuple[str, int], dict[tuple[int, int], list[str]]] = defaultdict(dict)
     size = {}
     for file in record.glob("*.jsonl"):
-        for text in file.read_text().splitlines():
+        # A kill may cut the last line.
+        for text in file.read_text().splitlines(keepends=True):
+            if not text.endswith("\n"):
+                continue
             line = json.loads(text)
             # Ranks of one life are of one size; each life has another.
             key = (str(line["size"]), line["step"])
@@ -190,8 +198,6 @@ def test_weights_moments_counts_and_rates_are_the_same_bits_on_another_number_of
 
 def copy_of(straight: Path, target: Path, tags: list[str]) -> Path:
     """A run folder, ``run``, with some of the checkpoints of the straight one."""
-    import shutil
-
     shutil.copytree(straight / "run", target / "run", ignore=shutil.ignore_patterns("step-*", "tensorboard"))
     for tag in tags:
         shutil.copytree(straight / "run/checkpoints" / tag, target / "run/checkpoints" / tag)
@@ -218,9 +224,6 @@ universal.convert(Path(sys.argv[1]))
 def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_finished_one(
     straight: Path, tmp_path: Path
 ) -> None:
-    import subprocess
-    import sys
-
     tag = "step-00000012"
     folder = copy_of(straight, tmp_path, [tag]) / "run/checkpoints" / tag
     whole = sorted(path.name for path in folder.iterdir())
@@ -287,3 +290,30 @@ def test_where_every_checkpoint_is_damaged_the_run_says_what_to_do(
     assert "no checkpoint of" in line
     assert "copy one back from a backup, or start again with another --run_dir" in line
     assert checkpoint.complete_tags(folder / "run/checkpoints") == ["step-00000015"]
+
+
+def test_a_run_whose_machine_is_lost_goes_on_from_its_copy_in_a_bucket(
+    straight: Path, recipe: Path, s3: str, tmp_path: Path
+) -> None:
+    """Nothing is left but the bucket: the same losses bit for bit, and every row of the log once."""
+    remote = RemoteRun(open_place(f"{s3}/runs/one"))
+    arguments = ("--config", recipe, "--run_dir", tmp_path / "run", "--checkpoint.upload", remote.url)
+    process = start(ranks(2, *arguments), tmp_path)
+    try:
+        deadline = time.monotonic() + 300
+        while not (found := remote.tags()) or found[-1] < "step-00000006":
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+    finally:
+        end(process)
+    assert found[-1] < checkpoint.tag_of(STEPS), "the kill came too late to test anything"
+    shutil.rmtree(tmp_path / "run")
+    refused = run(ranks(2, *arguments), tmp_path)
+    assert refused.returncode == 2
+    assert f"{remote.url} already holds checkpoints of a run; go on with --resume auto" in refused.stderr
+    result = run(ranks(2, *arguments, "--resume", "auto"), tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"was fetched from {remote.url}" in result.stdout
+    assert rows(tmp_path / "run") == rows(straight / "run")
+    assert remote.tags() == checkpoint.complete_tags(tmp_path / "run/checkpoints")
+    assert remote.place.read("metrics.jsonl") == (tmp_path / "run/metrics.jsonl").read_bytes()
