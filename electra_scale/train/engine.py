@@ -275,9 +275,13 @@ class Engine:
             if self._head is not None and self.world.main:
                 torch.save(self._head.state(), folder / tag / _SAMPLER)
             return checksums.sums_of(folder / tag, self._written(folder / tag))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # torch.save turns a full disk into a RuntimeError, as other ranks' failures are.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            reason = str(error).partition("\n")[0]
             raise DataError(
-                f"cannot write checkpoint {folder / tag}: {error.strerror}; look at its disk, then go on with "
+                f"cannot write checkpoint {folder / tag} ({reason}); free some space on its disk, then go on with "
                 "--resume auto"
             ) from error
 
