@@ -1,13 +1,19 @@
-"""``electra_scale.pretrain`` that also writes what each step was given: ``RECORD/PID.jsonl``, a line a micro-batch."""
+"""Ranks of a run that also write what each step was given: ``RECORD/PID.jsonl``, a line a micro-batch.
+
+``python -m tests.recorded_run RANKS PORT arguments``. The ranks are forked from one process that has imported
+everything, which takes most of a short run's time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from electra_scale import pretrain
 from electra_scale.data.loader import Batch
@@ -36,10 +42,8 @@ def row_digests(batch: Batch) -> list[str]:
     return found
 
 
-def record() -> None:
+def record(folder: Path) -> None:
     """Have every step of this process noted."""
-    folder = Path(os.environ["RECORD"])
-    folder.mkdir(parents=True, exist_ok=True)
     out = (folder / f"{os.getpid()}.jsonl").open("a", buffering=1)
     at: dict[str, int] = {}
     step_of_run, forward_backward = Run._step, Engine.forward_backward
@@ -58,6 +62,41 @@ def record() -> None:
     Engine.forward_backward = forward  # type: ignore[method-assign]
 
 
+def _leave(arguments: list[str]) -> NoReturn:
+    """Run one rank and end its process, whatever happens."""
+    code = 1
+    try:
+        code = pretrain.main(arguments)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main(ranks: int, port: str, arguments: list[str]) -> int:
+    """Run the ranks; the first exit code that is not 0, with the others ended."""
+    record_into = Path(os.environ["RECORD"])
+    record_into.mkdir(parents=True, exist_ok=True)
+    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = set()
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
+            record(record_into)
+            _leave(arguments)
+        running.add(child)
+    while running:
+        child, status = os.wait()
+        running.discard(child)
+        if status:
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+            return os.waitstatus_to_exitcode(status)
+    return 0
+
+
 if __name__ == "__main__":
-    record()
-    sys.exit(pretrain.main())
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -318,10 +318,15 @@ class Engine:
         # DeepSpeed restores from this form only what the optimizer has.
         weights = torch.load(path / _WEIGHTS, map_location="cpu", weights_only=False)["module"]
         self.module.load_state_dict(weights, strict=True)
+        log = logging.getLogger("DeepSpeed")
+        level = log.level
+        # It warns of missing tensor parallelism, which there is none of.
+        log.setLevel(logging.ERROR)
         # The JSON has a key for it, but that would hold for the whole life of the engine.
         self._engine._config.load_universal_checkpoint = True
         loaded, _ = self._engine.load_checkpoint(str(path.parent), tag=path.name)
         self._engine._config.load_universal_checkpoint = False
+        log.setLevel(level)
         return None if loaded is None else str(loaded)
 
     def fp32_state(self) -> dict[str, Tensor]:

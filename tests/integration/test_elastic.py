@@ -19,7 +19,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.place import open_place
 from electra_scale.train import checkpoint, checksums, universal
 from electra_scale.train.remote_run import RemoteRun
-from tests.runs import RECIPE, ROOT, end, environment, plain, ranks, rows, run, start
+from tests.runs import RECIPE, ROOT, end, environment, plain, rows, run, start
+from tests.s3 import free_ports
 
 STEPS = 18
 SLOWLY = ("--logging.evaluate_every", "1", "--logging.evaluate_samples", "256")
@@ -40,9 +41,9 @@ def recipe(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recorded(number: int, recipe: Path, folder: Path, *more: str) -> list[str]:
     """Command of a run on some ranks that notes its batches."""
-    command = ranks(number, "--config", recipe, "--run_dir", folder / "run", "--resume", "auto", *more)
-    command[command.index("electra_scale.pretrain")] = "tests.recorded_run"
-    return command
+    arguments = ["--config", recipe, "--run_dir", folder / "run", "--resume", "auto", *more]
+    port = str(free_ports(1)[0])
+    return [sys.executable, "-m", "tests.recorded_run", str(number), port, *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
