@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -258,12 +259,16 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_finished
     assert checksums.problem(made) is None
 
 
-def test_a_checkpoint_that_cannot_be_converted_is_told_in_one_line(straight: Path, tmp_path: Path) -> None:
+def test_a_disk_without_space_for_the_conversion_is_told_in_one_line(straight: Path, tmp_path: Path) -> None:
     tag = "step-00000012"
     folder = copy_of(straight, tmp_path, [tag]) / "run/checkpoints" / tag
-    (folder / "mp_rank_00_model_states.pt").write_bytes(b"no zip file")
-    with pytest.raises(UserError, match="could not be converted for another number of ranks"):
-        universal.convert(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"could not be converted for another number of ranks .* look at the space"):
+            universal.convert(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(folder.glob("universal*"))
 
 
