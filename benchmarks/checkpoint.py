@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from measure import RESULT, machine, report, spread, table
+from step import SPECIAL, made_up_batch
 
 from electra_scale.checkpoint_config import CheckpointConfig
 from electra_scale.config import Recipe, batch_split, parse_recipe, recipe_parser
-from electra_scale.data.rows import SpecialTokens
 from electra_scale.model import Electra
 from electra_scale.replacement import build_sampler
 from electra_scale.train import checksums, universal
@@ -38,10 +39,9 @@ from electra_scale.train.engine import (
     read_deepspeed_json,
     resolve_deepspeed_json,
 )
-from electra_scale.train.module import PretrainModule
+from electra_scale.train.module import GlobalCounts, PretrainModule
 from electra_scale.train.run_folder import RunFolder
 
-SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
 WRITERS = 2
 LABELS = {
     "save": "save, all of it",
@@ -87,6 +87,16 @@ def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
     return Engine(module.to(world.device), resolved, recipe.optimizer, recipe.objective.head, world)
 
 
+def train_a_step(engine: Engine, recipe: Recipe, vocabulary: int) -> None:
+    """Without one the optimizer has no moments to save."""
+    batch = made_up_batch(recipe, vocabulary, engine.world.rank)
+    counts = GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))
+    micro, accumulation = batch_split(recipe.batch.global_batch, engine.world.size, recipe.batch.most_per_device)
+    for part in list(batch.split(micro))[:accumulation]:
+        engine.forward_backward(part, counts, False)
+    engine.step(recipe.optimizer.learning_rate)
+
+
 def checkpointing(args: argparse.Namespace, world: World, upload: str | None) -> Checkpointing:
     folder = RunFolder(args.work / "run")
     return Checkpointing(folder, CheckpointConfig(keep=2, upload=upload), world, lambda line: print(line, flush=True))
@@ -95,6 +105,7 @@ def checkpointing(args: argparse.Namespace, world: World, upload: str | None) ->
 def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, Any]:
     """Saves without and with uploads; run on every rank."""
     engine = engine_of(recipe, args.vocabulary, world)
+    train_a_step(engine, recipe, args.vocabulary)
     seconds: dict[str, list[float]] = {name: [] for name in ("save", "checksums", "save_uploading")}
     number = 0
 
