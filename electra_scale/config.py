@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
+from electra_scale.checkpoint_config import CheckpointConfig
 from electra_scale.model.config import EncoderSize, ModelConfig
 from electra_scale.replacement.config import ObjectiveConfig
 
@@ -197,17 +198,6 @@ class GeneratorWarmupConfig:
 
 
 @dataclass
-class CheckpointConfig:
-    """When to save and what to keep."""
-
-    every: int = 500
-    """Steps between checkpoints; there is one at the end in any case."""
-
-    keep: int = 2
-    """Checkpoints kept; older ones are removed."""
-
-
-@dataclass
 class LoggingConfig:
     """What is written while a run goes on."""
 
@@ -277,8 +267,6 @@ class Recipe:
             ("schedule.warmup_steps", self.schedule.warmup_steps, 0),
             ("generator_warmup.steps", self.generator_warmup.steps, 0),
             ("generator_warmup.warmup_steps", self.generator_warmup.warmup_steps, 0),
-            ("checkpoint.every", self.checkpoint.every, 1),
-            ("checkpoint.keep", self.checkpoint.keep, 1),
             ("logging.every", self.logging.every, 1),
             ("logging.evaluate_every", self.logging.evaluate_every, 1),
             ("logging.evaluate_samples", self.logging.evaluate_samples, 1),
@@ -288,6 +276,7 @@ class Recipe:
         ):
             if value < least:
                 found.append(f"{name} is {value}; it must be at least {least}")
+        found += self.checkpoint.problems(self.run_dir)
         for name, share in (
             ("data.mask_share", self.data.mask_share),
             ("generator_warmup.mask_share", self.generator_warmup.mask_share),

@@ -53,12 +53,16 @@ def _refuse_taken(place: Place) -> None:
 
 
 def load_module(folder: RunFolder, recipe: Recipe, tag: str) -> PretrainModule:
-    """The networks of a checkpoint of the joint phase, on the CPU in float32; raises UserError for an earlier one."""
+    """The networks of a checkpoint of the joint phase, on the CPU in float32.
+
+    Raises UserError for an earlier or a damaged one.
+    """
     if checkpoint.read_state(folder.checkpoints, tag).phase != "joint":
         raise UserError(
             f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, before there was a discriminator; "
             "choose a later one"
         )
+    checkpoint.refuse_damaged(folder.checkpoints, tag)
     weights = consolidated_weights(folder.checkpoints, tag)
     config = recipe.model.resolve(int(weights["electra.embeddings.word.weight"].shape[0]))
     electra = Electra(config, recipe.seed)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.atomic import write_bytes
 from data_pipeline.errors import UserError
+from electra_scale.train import checksums
+from electra_scale.train.checksums import Sums
 
-_STATE = "run_state.json"
+STATE = "run_state.json"
+"""The file without which a checkpoint is unfinished."""
+
 _LATEST = "latest"
 _TAG = re.compile(r"step-(\d{8})")
 
@@ -37,24 +42,79 @@ def tag_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def finish(folder: Path, state: RunState, keep: int) -> None:
-    """Make a checkpoint visible once every rank has written its part, and remove the oldest beyond ``keep``.
+def step_of(tag: str) -> int:
+    """The step of a checkpoint folder's name."""
+    return int(tag.removeprefix("step-"))
+
+
+def is_tag(name: str) -> bool:
+    """Whether a name is that of a checkpoint folder."""
+    return _TAG.fullmatch(name) is not None
+
+
+def finish(
+    folder: Path,
+    state: RunState,
+    keep: int,
+    *,
+    keep_every: int = 0,
+    sums: Sums | None = None,
+    spared: Collection[str] = (),
+) -> None:
+    """Make a checkpoint visible once every rank has written its part, whose files are ``sums``; then :func:`prune`.
 
     The state file is written last, so that a folder without one is known to be unfinished.
     """
     tag = tag_of(state.step)
-    write_bytes(folder / tag / _STATE, json.dumps(asdict(state), indent=1).encode() + b"\n")
+    content = json.dumps(asdict(state), indent=1).encode() + b"\n"
+    checksums.write_list(folder / tag, {**(sums or {}), STATE: checksums.sum_of_bytes(content)})
+    write_bytes(folder / tag / STATE, content)
+    name_latest(folder, tag)
+    prune(folder, keep, keep_every, spared)
+
+
+def superfluous(tags: list[str], keep: int, keep_every: int) -> list[str]:
+    """Those of ``tags``, oldest first, that are neither among the newest ``keep`` nor at a multiple of ``keep_every``.
+
+    With ``keep_every`` 0 only the newest stay.
+    """
+    return [tag for tag in tags[:-keep] if not keep_every or step_of(tag) % keep_every]
+
+
+def prune(folder: Path, keep: int, keep_every: int, spared: Collection[str]) -> None:
+    """Remove the superfluous checkpoints, but those in ``spared``, which somebody reads."""
+    for old in superfluous(complete_tags(folder), keep, keep_every):
+        if old not in spared:
+            # The state file goes first: half removed must not look finished.
+            (folder / old / STATE).unlink()
+            shutil.rmtree(folder / old)
+
+
+def set_aside(folder: Path, tag: str) -> Path:
+    """Rename a damaged checkpoint, so that nothing takes it for a good one or writes into it; its new path."""
+    target = folder / f"damaged-{tag}"
+    shutil.rmtree(target, ignore_errors=True)
+    (folder / tag).rename(target)
+    return target
+
+
+def name_latest(folder: Path, tag: str) -> None:
+    """Write which checkpoint is the newest, for programs that read DeepSpeed's folders."""
     write_bytes(folder / _LATEST, tag.encode() + b"\n")
-    for old in complete_tags(folder)[:-keep]:
-        # The state file goes first: half removed must not look finished.
-        (folder / old / _STATE).unlink()
-        shutil.rmtree(folder / old)
+
+
+def refuse_damaged(folder: Path, tag: str) -> None:
+    """Raise UserError if the files of a checkpoint are not what was written; one without a list of them passes."""
+    if (folder / tag / checksums.LIST).is_file():
+        reason = checksums.problem(folder / tag)
+        if reason is not None:
+            raise UserError(f"checkpoint {folder / tag} is damaged: {reason}; choose another one with --step")
 
 
 def discard_unfinished(folder: Path) -> None:
     """Remove what a killed save left behind."""
     for path in folder.glob("step-*"):
-        if _TAG.fullmatch(path.name) and not (path / _STATE).is_file():
+        if _TAG.fullmatch(path.name) and not (path / STATE).is_file():
             shutil.rmtree(path)
 
 
@@ -62,7 +122,7 @@ def complete_tags(folder: Path) -> list[str]:
     """Names of the finished checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if _TAG.fullmatch(p.name) and (p / _STATE).is_file())
+    return sorted(p.name for p in folder.iterdir() if _TAG.fullmatch(p.name) and (p / STATE).is_file())
 
 
 def tag_at(folder: Path, step: int | None) -> str:
@@ -84,7 +144,7 @@ def newest(folder: Path) -> RunState | None:
 
 def read_state(folder: Path, tag: str) -> RunState:
     """State of one checkpoint; raises UserError if it can't be read or is of another version."""
-    path = folder / tag / _STATE
+    path = folder / tag / STATE
     try:
         content = json.loads(path.read_text())
         version = content.get("version", 1) if isinstance(content, dict) else 1

@@ -5,27 +5,44 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.checkpoint.constants import (
+    UNIVERSAL_CHECKPOINT_INFO,
+    UNIVERSAL_CHECKPOINT_VERSION_KEY,
+    UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+)
 from torch import Tensor, nn
 
 from data_pipeline.errors import UserError
 from electra_scale.config import OptimizerConfig
 from electra_scale.data.loader import Batch
+from electra_scale.data.prefetch import DataError
 from electra_scale.replacement import Ahead, SamplingHeadConfig
+from electra_scale.train import checksums, universal
+from electra_scale.train.checksums import Sums
 from electra_scale.train.head_optimizer import HeadOptimizer
 from electra_scale.train.module import GlobalCounts, PretrainModule
 
 _SAMPLER = "sampler.pt"
 """Weights and optimizer state of the sampling head in a checkpoint, the same for every rank."""
+
+_WEIGHTS = "mp_rank_00_model_states.pt"
+"""Weights of all parameters in a checkpoint, also of those that the phase does not train."""
+
+_OF_RANK = re.compile(r"_pp_rank_(\d+)_")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,26 @@ class World:
 
     def barrier(self) -> None:
         dist.barrier()
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value (anything that can be pickled), in the order of the ranks."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def from_main(self, find: Callable[[], T]) -> T:
+        """What the main rank finds, on every rank; a UserError there is raised on every rank."""
+        found: list[Any] = [None]
+        if self.main:
+            try:
+                found = [find()]
+            except UserError as error:
+                found = [error]
+        dist.broadcast_object_list(found, device=self.device)
+        if isinstance(found[0], UserError):
+            raise found[0]
+        result: T = found[0]
+        return result
 
     def sum(self, value: Tensor) -> Tensor:
         """In-place sum over ranks."""
@@ -227,15 +264,45 @@ class Engine:
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write this rank's part of a checkpoint; every rank must call it."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        if self._head is not None and self.world.main:
-            torch.save(self._head.state(), folder / tag / _SAMPLER)
+    def save(self, folder: Path, tag: str) -> Sums:
+        """Write this rank's part of a checkpoint and give its checksums; every rank must call it.
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Load weights and optimizer state; every rank must call it."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        Raises DataError where the disk does not take it.
+        """
+        info = {UNIVERSAL_CHECKPOINT_INFO: {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}}
+        try:
+            self._engine.save_checkpoint(str(folder), tag=tag, client_state=info, save_latest=False)
+            if self._head is not None and self.world.main:
+                torch.save(self._head.state(), folder / tag / _SAMPLER)
+            return checksums.sums_of(folder / tag, self._written(folder / tag))
+        except (OSError, RuntimeError) as error:
+            # torch.save turns a full disk into a RuntimeError, as other ranks' failures are.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"cannot write checkpoint {folder / tag} ({reason}); free some space on its disk, then go on with "
+                "--resume auto"
+            ) from error
+
+    def _written(self, path: Path) -> list[str]:
+        """Files in a checkpoint that this rank has written."""
+        found = []
+        for file in path.iterdir():
+            of_rank = _OF_RANK.search(file.name)
+            if (int(of_rank[1]) if of_rank else 0) == self.world.rank:
+                found.append(file.name)
+        return found
+
+    def load(self, folder: Path, tag: str, ranks: int) -> None:
+        """Load weights and optimizer state, which ``ranks`` ranks have saved; every rank must call it.
+
+        Another number of ranks than this world's goes through the universal form, which the main rank makes.
+        """
+        if ranks == self.world.size:
+            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        else:
+            path = self._load_universal(self.world.from_main(lambda: universal.convert(folder / tag)))
         if path is None:
             raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to go on from the one before")
         if self._head is not None:
@@ -246,6 +313,21 @@ class Engine:
                     "go on with that release, or remove it to go on from the one before"
                 )
             self._head.load(torch.load(sampler, map_location=self.world.device, weights_only=True))
+
+    def _load_universal(self, path: Path) -> str | None:
+        # DeepSpeed restores from this form only what the optimizer has.
+        weights = torch.load(path / _WEIGHTS, map_location="cpu", weights_only=False)["module"]
+        self.module.load_state_dict(weights, strict=True)
+        log = logging.getLogger("DeepSpeed")
+        level = log.level
+        # It warns of missing tensor parallelism, which there is none of.
+        log.setLevel(logging.ERROR)
+        # The JSON has a key for it, but that would hold for the whole life of the engine.
+        self._engine._config.load_universal_checkpoint = True
+        loaded, _ = self._engine.load_checkpoint(str(path.parent), tag=path.name)
+        self._engine._config.load_universal_checkpoint = False
+        log.setLevel(level)
+        return None if loaded is None else str(loaded)
 
     def fp32_state(self) -> dict[str, Tensor]:
         """All parameters of the module in float32, on every rank."""

@@ -33,7 +33,8 @@ from electra_scale.monitor.writer import Progress, RunWriter
 from electra_scale.replacement import Ahead, build_sampler
 from electra_scale.replacement.config import LEARNING
 from electra_scale.train import checkpoint
-from electra_scale.train.checkpoint import RunState, tag_of
+from electra_scale.train.checkpoint import RunState
+from electra_scale.train.checkpointing import Checkpointing
 from electra_scale.train.engine import Engine, World, precision_of, read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.train.evaluation import evaluate
 from electra_scale.train.first_weights import set_first_weights
@@ -68,18 +69,21 @@ class Run:
         self.folder = RunFolder(Path(recipe.run_dir))
         self.loader = self._loader("train")
         self.heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
+        self.writer: RunWriter | None = None
+        self.progress: Progress | None = None
+        retries.listener = self._data_line
+        self.checkpoints = Checkpointing(self.folder, recipe.checkpoint, world, self._data_line)
         self.state = self._starting_state(resume)
         self.phases = phases(recipe)
         self.discriminator_losses: deque[float] = deque(self.state.discriminator_losses, maxlen=STEP_WINDOW)
-        self.writer: RunWriter | None = None
-        self.progress: Progress | None = None
         self.alarms = self._alarms()
-        retries.listener = self._data_line
 
     def run(self) -> None:
         if self.state.finished and self.state.step >= self.recipe.total_steps:
             if self.world.main:
                 print(f"{self.folder.path} is finished at step {self.state.step}; nothing to do")
+            self.checkpoints.begin(self.state.step)
+            self.checkpoints.close()
             return
         # All ranks have looked at the folder before one of them writes into it.
         self.world.barrier()
@@ -91,6 +95,7 @@ class Run:
             # The writer has dropped the rows after the checkpoint, so these are the rows of the run so far.
             self.alarms.read(self.folder.metrics)
         self.world.barrier()
+        self.checkpoints.begin(self.state.step)
         self.peak = self._peak()
         self._say(self._headline())
         self._tell_cache()
@@ -100,6 +105,7 @@ class Run:
             self._data_line(f"ending: {error}")
             raise
         finally:
+            self.checkpoints.close()
             if self.progress is not None:
                 self.progress.close()
             if self.writer is not None:
@@ -116,7 +122,7 @@ class Run:
                 module.load_state_dict(weights, strict=True)
             engine = self._engine(module, plan)
             if resumed:
-                engine.load(self.folder.checkpoints, tag_of(self.state.step))
+                self.checkpoints.load(engine, self.state)
                 resumed = False
             self._run_phase(plan, engine)
             if plan is not self.phases[-1]:
@@ -323,32 +329,23 @@ class Run:
         )
 
     def _save(self, engine: Engine) -> None:
-        engine.save(self.folder.checkpoints, tag_of(self.state.step))
-        self.world.barrier()
-        if self.world.main:
-            assert self.writer is not None
+        if self.writer is not None:
             self.writer.flush()
-            checkpoint.finish(self.folder.checkpoints, self.state, self.recipe.checkpoint.keep)
-        self.world.barrier()
+        self.checkpoints.save(engine, self.state)
 
     def _starting_state(self, resume: bool) -> RunState:
         new = RunState(0, "generator_warmup", self.world.size, self.store.manifest.tokenizer.fingerprint, {})
         if not resume:
-            self.folder.refuse_to_overwrite()
+            self.checkpoints.refuse_to_overwrite()
             return new
+        state = self.checkpoints.newest()
         self.folder.check_tokenizer(self.store)
-        state = checkpoint.newest(self.folder.checkpoints)
         if state is None:
             return new
         step = self.loader.check(state.loader)
         if step != state.step:
             raise UserError(
                 f"checkpoint at step {state.step} of {self.folder.path} holds data for step {step}; remove it"
-            )
-        if state.world_size != self.world.size:
-            raise UserError(
-                f"cannot resume {self.folder.path} on {self.world.size} ranks: it was saved by {state.world_size}; "
-                f"start {state.world_size} ranks"
             )
         return state
 
@@ -410,6 +407,7 @@ class Run:
         elif not self.world.main:
             self.folder.append_to_log(f"rank {self.world.rank}: {text}")
         else:
+            self.folder.append_to_log(text)
             print(text, flush=True)
 
     def _tell_cache(self) -> None:

@@ -229,6 +229,12 @@ def test_a_file_of_bytes_is_named(tmp_path: Path) -> None:
         ("generator_warmup.learning_rate", 0),
         ("checkpoint.every", 0),
         ("checkpoint.keep", 0),
+        ("checkpoint.keep_every", -1),
+        ("checkpoint.upload", "s3://"),
+        ("checkpoint.upload", "gs://bucket/run"),
+        ("checkpoint.upload", "runs/run"),
+        ("checkpoint.upload", "runs/run/copy"),
+        ("checkpoint.upload", "runs"),
         ("logging.every", 0),
         ("logging.evaluate_every", 0),
         ("logging.evaluate_samples", 0),
@@ -267,6 +273,12 @@ def test_samples_longer_than_the_position_table_are_refused_naming_both() -> Non
     text = refused("--data.sequence_length", 128, "--model.max_positions", 64)
     assert "data.sequence_length is 128" in text
     assert "model.max_positions only 64" in text
+
+
+def test_checkpoints_to_keep_that_are_never_saved_are_refused_naming_what_would_work() -> None:
+    text = refused("--checkpoint.every", 400, "--checkpoint.keep_every", 1000)
+    assert "checkpoint.keep_every is 1000, which is no multiple of checkpoint.every (400)" in text
+    assert "1200 would work" in text
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
