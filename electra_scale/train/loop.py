@@ -222,10 +222,7 @@ class Run:
             if "eval/generator_cross_entropy" in metrics:
                 self.progress.say(_evaluation_line(plan.name, done, metrics))
         if owed_before and done == self.state.step:
-            # The checkpoint is there, only its word on what is missing is old.
-            self.state = self._state(plan)
-            if self.world.main:
-                checkpoint.finish(self.folder.checkpoints, self.state, self.recipe.checkpoint.keep)
+            self._rewrite_state(plan)
         elif done % self.recipe.checkpoint.every == 0 or done == plan.last:
             self._save_now(plan, engine)
             meter.restart()
@@ -238,9 +235,17 @@ class Run:
         self.saving = time.monotonic() - began
         self._tell_status("running")
 
+    def _rewrite_state(self, plan: PhasePlan) -> None:
+        # The checkpoint is there, only its word on what is missing is old.
+        self.state = self._state(plan)
+        if self.world.main:
+            checkpoint.finish(self.folder.checkpoints, self.state, self.recipe.checkpoint.keep)
+
     def _save_where_it_is(self, plan: PhasePlan, engine: Engine, steps: Steps) -> None:
         """A checkpoint between two of the recipe's interval, with all that the next step needs."""
         if self.done == self.state.step:
+            if self.owed not in (None, self.state.owed):
+                self._rewrite_state(plan)
             return
         folder = self.folder.checkpoints / tag_of(self.done)
         save_draws(folder, steps.drawn_for(self.done), self.steps.looks_ahead(self.done, plan), self.world)
@@ -274,12 +279,11 @@ class Run:
             self._check_time_slice(known=True)
 
     def _check_time_slice(self, known: bool) -> None:
-        """Raise UserError on all ranks if the first save of this life lies behind the slice's end."""
+        """Raise UserError on all ranks, by the slowest clock, if this life's first save lies behind the slice's end."""
         if self.slice is None or not known or self.saving is not None:
             return
         start_up = (self.first_step_at or time.monotonic()) - self.slice.began
         a_step = self.step_seconds or self.state.seconds / self.state.step
-        # The clocks of ranks differ; they must judge alike.
         measured = self.world.maximum(torch.tensor([start_up, a_step], dtype=torch.float64, device=self.world.device))
         self.slice.check(*measured.tolist(), self.saving or 0.0, self.recipe.checkpoint.every)
 

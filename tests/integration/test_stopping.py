@@ -35,7 +35,7 @@ def test_a_run_stopped_at_any_step_evaluation_and_probe_equals_the_straight_one(
     changes: dict[str, Any], recipe_file: RecipeFile, tmp_path: Path
 ) -> None:
     path = recipe_file(**{"checkpoint.every": 7, **changes})
-    out = lives(path, tmp_path, polls=4)
+    out = lives(path, tmp_path, polls=5)
     assert rows(tmp_path / "lives") == rows(tmp_path / "straight"), out
     assert "same=True" in out
     log = (tmp_path / "lives/log.txt").read_text()
