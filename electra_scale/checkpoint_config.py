@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from data_pipeline.errors import UserError
 from data_pipeline.place import FolderPlace, is_object_store, open_place, split_s3_url
@@ -25,6 +26,9 @@ class CheckpointConfig:
     upload: str | None = None
     """Folder or ``s3://bucket/prefix`` that gets a copy of the run in the background, checkpoint by checkpoint; with
     ``--resume auto`` a machine without the run folder goes on from there."""
+
+    stop_signal: Literal["TERM", "USR1", "USR2"] = "TERM"
+    """A signal to a rank that asks the run to save and stop, besides SIGTERM, which always does."""
 
     def problems(self, run_dir: str) -> list[str]:
         """Impossible settings, one sentence each."""

@@ -24,7 +24,11 @@ _TAG = re.compile(r"step-(\d{8})")
 
 @dataclass
 class RunState:
-    """What a checkpoint knows besides weights and optimizer. ``step`` counts optimizer steps of both phases."""
+    """What a checkpoint knows besides weights and optimizer. ``step`` counts optimizer steps of both phases.
+
+    ``skipped`` steps in all and ``skipped_in_row`` at the end were not finite. ``owed`` holds the metrics so far of the
+    step's row, where a stop came before its evaluation was done.
+    """
 
     step: int
     phase: str
@@ -34,6 +38,9 @@ class RunState:
     discriminator_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
+    skipped: int = 0
+    skipped_in_row: int = 0
+    owed: dict[str, float] | None = None
     version: int = 1
 
 
@@ -65,12 +72,25 @@ def finish(
 
     The state file is written last, so that a folder without one is known to be unfinished.
     """
-    tag = tag_of(state.step)
-    content = json.dumps(asdict(state), indent=1).encode() + b"\n"
+    tag, content = tag_of(state.step), _encode(state)
     checksums.write_list(folder / tag, {**(sums or {}), STATE: checksums.sum_of_bytes(content)})
     write_bytes(folder / tag / STATE, content)
     name_latest(folder, tag)
     prune(folder, keep, keep_every, spared)
+
+
+def rewrite_state(folder: Path, state: RunState) -> None:
+    """Replace the state of a finished checkpoint. Killed at any moment, it leaves a whole one with the old or the new."""
+    path, content = folder / tag_of(state.step), _encode(state)
+    sums = checksums.read_list(path)
+    # In between no sum of the state is listed, since two files can't change as one.
+    checksums.write_list(path, {name: found for name, found in sums.items() if name != STATE})
+    write_bytes(path / STATE, content)
+    checksums.write_list(path, {**sums, STATE: checksums.sum_of_bytes(content)})
+
+
+def _encode(state: RunState) -> bytes:
+    return json.dumps(asdict(state), indent=1).encode() + b"\n"
 
 
 def superfluous(tags: list[str], keep: int, keep_every: int) -> list[str]:
