@@ -11,7 +11,6 @@ from typing import Literal
 
 from data_pipeline.atomic import write_bytes
 from data_pipeline.errors import UserError
-from electra_scale.config import parse_recipe, recipe_parser
 from electra_scale.train import checkpoint
 
 _FILE = "requeue.json"
@@ -103,6 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_folder(arguments: list[str]) -> Path:
     """The folder of the run that ``electra_scale.pretrain`` makes of these options; raises UserError as it would."""
+    # Imported late: a recipe brings torch with it, which the end of a life has no time for.
+    from electra_scale.config import parse_recipe, recipe_parser
+
     parser = recipe_parser("electra_scale.pretrain")
     recipe, _ = parse_recipe(parser, arguments)
     return Path(recipe.run_dir)
