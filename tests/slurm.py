@@ -47,7 +47,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 ReturnToService=2
 SlurmctldTimeout=30
-SlurmdTimeout=12
+SlurmdTimeout=15
 InactiveLimit=0
 KillWait=5
 MinJobAge=300

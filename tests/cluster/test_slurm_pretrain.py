@@ -24,7 +24,7 @@ FROZEN_AT = 9
 
 # In the process of rank 1: a rank that stands still keeps the other one waiting in the step's collective.
 _FREEZE = """
-import os, signal, threading, time
+import glob, os, signal, threading, time
 
 def freeze():
     while True:
@@ -32,6 +32,8 @@ def freeze():
             with open(os.environ["FREEZE"] + "/metrics.jsonl") as file:
                 if file.read().count("\\n") >= {rows}:
                     break
+            if glob.glob(os.environ["FREEZE"] + "/stop-*"):
+                return
         except FileNotFoundError:
             pass
         time.sleep(0.002)
@@ -121,7 +123,7 @@ def site(slurm: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFac
     }
     (folder / "build.yaml").write_text(yaml.safe_dump(build))
     variables = {name: environment()[name] for name in ("DS_ACCELERATOR", "OMP_NUM_THREADS", "PYTHONPATH")}
-    variables |= {"PYTHON": sys.executable, "NETWORK_INTERFACE": "lo", "SBATCH_TIMELIMIT": "10"}
+    variables |= {"PYTHON": sys.executable, "NETWORK_INTERFACE": "lo", "SBATCH_TIMELIMIT": "30"}
     site = Site(slurm, folder, variables)
     command = [sys.executable, "-m", "electra_scale.cli", "submit", "--chain", "--build", "build.yaml"]
     command += ["--build-tasks", "2", "--export", str(folder / "encoder"), "--nodes", "2"]
@@ -148,10 +150,11 @@ def test_a_chain_builds_trains_on_two_nodes_to_the_end_and_exports(site: Site) -
 
 def test_a_time_limit_stops_the_run_and_its_job_comes_back(site: Site) -> None:
     run = site.folder / "limited"
-    job = site.submit(run, "--time=1", "--signal=B:USR1@50", **site.freezing(run))
-    frozen = site.until_frozen(run)
+    job = site.submit(run, "--time=2", "--signal=B:USR1@60", **site.freezing(run))
+    # SLURM sends the signal up to a minute early, so it may come before the run stands still.
     site.until(lambda: any(run.glob("stop-*")), run)
-    os.kill(frozen, signal.SIGCONT)
+    if (run / "frozen").is_file():
+        os.kill(site.until_frozen(run), signal.SIGCONT)
     site.goes_through(job, run)
     log = site.told(run)
     assert "SIGUSR1: the run saves and stops" in log
