@@ -9,7 +9,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.config import read_config_file
 from data_pipeline.errors import UserError
 
 FOLDER_VARIABLE = "ELECTRA_SLURM"
@@ -67,7 +66,8 @@ def jobs_of(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
 
     Raises UserError for a recipe that would be refused, and for a chain that lacks one of its ends.
     """
-    # Imported late: other commands read this module for its options, and a recipe takes long to import.
+    # Imported late: other commands read this module for its options, and these take long to import.
+    from data_pipeline.config import read_config_file
     from electra_scale.requeue import run_folder
 
     run = run_folder(arguments)

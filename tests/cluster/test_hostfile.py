@@ -112,7 +112,7 @@ def test_a_killed_rank_ends_the_run_on_both_hosts(
     recipe = recipe_file(**{"schedule.steps": 100_000})
     process = start([*command, "--config", str(recipe), "--run_dir", str(folder)], tmp_path)
     try:
-        wait_for(lambda: (folder / "metrics.jsonl").is_file() and len(rows(folder)) >= 3, process, 200)
+        wait_for(lambda: (folder / "metrics.jsonl").is_file() and len(rows(folder)) >= 3, process, 300)
         # The rank itself, not its launcher, whose command line has the run's folder as well.
         ranks = [one for one in processes_of(folder) if one.environ().get("RANK") == "1"]
         ranks[-1].kill()

@@ -128,7 +128,7 @@ def site(slurm: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFac
     command = [sys.executable, "-m", "electra_scale.cli", "submit", "--chain", "--build", "build.yaml"]
     command += ["--build-tasks", "2", "--export", str(folder / "encoder"), "--nodes", "2"]
     command += ["--config", str(site.recipe), "--run_dir", str(site.straight)]
-    result = slurm.run(*command, cwd=folder, **variables)
+    result = slurm.run(*command, timeout=300, cwd=folder, **variables)
     assert result.returncode == 0, result.stderr
     jobs = [line.split()[-1] for line in result.stdout.splitlines()]
     assert len(jobs) == 3
