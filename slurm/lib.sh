@@ -66,3 +66,12 @@ ask_to_stop() {
 job_state() {
   scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p'
 }
+
+# Minutes until SLURM ends this life; nothing for a job without a limit.
+minutes_left() {
+  local end seconds
+  end=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p')
+  end=$(date -d "$end" +%s 2>/dev/null) || return 0
+  seconds=$((end - $(date +%s)))
+  printf '%d.%02d' $((seconds / 60)) $((seconds % 60 * 100 / 60))
+}

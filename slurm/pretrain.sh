@@ -20,7 +20,9 @@
 run=$(electra electra_scale.requeue folder "$@") || exit 2
 stop="$run/stop-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 say "$SLURM_TASKS_PER_NODE tasks a node on $SLURM_JOB_NODELIST train $run"
-until_signal "$stop" tasks -- electra_scale.pretrain "$@" --resume auto --stop_file "$stop"
+minutes=$(minutes_left)
+until_signal "$stop" tasks -- electra_scale.pretrain "$@" \
+  --resume auto --stop_file "$stop" ${minutes:+--time_slice_minutes "$minutes"}
 code=$?
 say "the tasks ended with code $code"
 
