@@ -71,7 +71,8 @@ job_state() {
 minutes_left() {
   local end seconds
   end=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p')
-  end=$(date -d "$end" +%s 2>/dev/null) || return 0
+  # An empty date would be midnight.
+  end=$(date -d "${end:-Unknown}" +%s 2>/dev/null) || return 0
   seconds=$((end - $(date +%s)))
   printf '%d.%02d' $((seconds / 60)) $((seconds % 60 * 100 / 60))
 }
