@@ -13,7 +13,7 @@ from electra_scale.submit import add_options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Exit code 2, with one line on stderr, for what the user can put right."""
+    """Run a command. Exit code 2, with one line on stderr, for what the user can put right; 3 for an unfinished run."""
     parser = _parser()
     # What submit does not know goes to the training, which checks it.
     options, rest = parser.parse_known_args(arguments)
@@ -33,6 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
             from electra_scale.probe_run import probe_run
 
             probe_run(options.run, options.step, options.samples, options.draws, options.store)
+        elif options.command == "status":
+            from electra_scale.train.status import read_status
+
+            status = read_status(options.run)
+            print(f"{options.run}: {status.line()}")
+            return 0 if status.finished else 3
         elif options.command == "demo":
             from electra_scale.demo import run_demo
 
@@ -75,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--samples", type=int, default=256, help="held-out samples (default 256)")
     probe.add_argument("--draws", type=int, default=64, help="draws of each from p and from q (default 64)")
     probe.add_argument("--store", help="store to read; the one that the run was trained on if not given")
+
+    status = commands.add_parser(
+        "status", help="how a run stands, in one line; exit code 0 if it is finished, 3 if not, 2 on an error"
+    )
+    status.add_argument("run", type=Path, help="run folder")
 
     demo = commands.add_parser("demo", help="the main job on real text: corpus, store, training, export")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything that it makes")

@@ -14,68 +14,10 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
+from electra_scale.data.config import CacheConfig as CacheConfig
+from electra_scale.data.config import DataConfig as DataConfig
 from electra_scale.model.config import EncoderSize, ModelConfig
 from electra_scale.replacement.config import ObjectiveConfig
-
-
-@dataclass
-class CacheConfig:
-    """Shards of a store that is not a local folder are kept here; safe for all ranks of a node together."""
-
-    folder: str | None = None
-    """A folder on the node's own disk; unset, ``electra-scale-cache-UID`` in the system's temporary folder. Set, it is
-    used for stores in folders too (a slow network file system)."""
-
-    limit_gb: float = 50.0
-    """Most space (10^9 bytes) that the folder takes; the shards that were used longest ago go first."""
-
-
-@dataclass
-class DataConfig:
-    """Where samples come from and how they are masked."""
-
-    store: str = "store"
-    """A finished store (``electra-data build``): a folder, or ``s3://bucket/prefix``."""
-
-    sequence_length: int = 128
-    """Positions S of a sample."""
-
-    mask_share: float = 0.15
-    """Share of the non-special tokens that the generator predicts."""
-
-    mask_token_share: float = 0.85
-    """Share of those that it sees as [MASK]; the others keep their token."""
-
-    streams: int = 16
-    """Canonical streams that an epoch is cut into; part of the order, so fixed for a run. At least the nodes that the
-    run may ever have, so that each fetches only its part; more streams mix more, and read from more shards at once."""
-
-    shuffle_window: int = 16384
-    """Rows of a stream that are shuffled together."""
-
-    packing: Literal["greedy", "stream"] = "greedy"
-    """``greedy``: documents of a window are ordered so that few are cut; ``stream``: they stay in the store's order.
-    Either way rows are full, and what does not fit goes on in the next row."""
-
-    packing_window: int = 1024
-    """Documents that greedy packing chooses from."""
-
-    attend_across_documents: bool = False
-    """Let attention cross from one document of a row into the next."""
-
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Weight of each source label of the store; unset, the store's own mixture, or every row once an epoch."""
-
-    prefetch_threads: int = 2
-    """Threads that fetch shards and assemble batches ahead; 0 does all of it when it is needed."""
-
-    prefetch_shards: int = 4
-    """Shards that are fetched before they are needed."""
-
-    give_up_minutes: float = 15.0
-    """How long a store may fail to answer before the run ends; it trains on from what is there while it waits."""
-
-    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 @dataclass
@@ -167,6 +109,9 @@ class OptimizerConfig:
     clip: float = 1.0
     """Largest norm of the global gradient."""
 
+    most_skipped: int = 20
+    """Steps in a row that may be skipped, since a loss or a gradient is not finite, before the run ends."""
+
 
 @dataclass
 class ScheduleConfig:
@@ -206,6 +151,9 @@ class CheckpointConfig:
     keep: int = 2
     """Checkpoints kept; older ones are removed."""
 
+    stop_signal: Literal["TERM", "USR1", "USR2"] = "TERM"
+    """A signal to a rank that asks the run to save and stop, besides SIGTERM, which always does."""
+
 
 @dataclass
 class LoggingConfig:
@@ -231,6 +179,10 @@ class LoggingConfig:
 
     peak_tflops: float | None = None
     """Peak of a device in TFLOP/s for speed/mfu; unset, it is looked up or measured."""
+
+    stuck_minutes: float = 10.0
+    """Time without progress after which a rank that waits for others names those that are missing and ends; 0 = never.
+    Start-up, saves and a store that does not answer are given longer."""
 
 
 @dataclass
@@ -285,6 +237,7 @@ class Recipe:
             ("logging.probe_every", self.logging.probe_every, 0),
             ("logging.probe_samples", self.logging.probe_samples, 1),
             ("logging.probe_draws", self.logging.probe_draws, 2),
+            ("optimizer.most_skipped", self.optimizer.most_skipped, 0),
         ):
             if value < least:
                 found.append(f"{name} is {value}; it must be at least {least}")
@@ -297,6 +250,8 @@ class Recipe:
         # Written so that NaN, which compares false, is refused too.
         if not self.data.give_up_minutes >= 0:
             found.append(f"data.give_up_minutes is {self.data.give_up_minutes}; it must be 0 or more")
+        if not 0 <= self.logging.stuck_minutes < math.inf:
+            found.append(f"logging.stuck_minutes is {self.logging.stuck_minutes}; it must be a number of 0 or more")
         if not 0 < self.data.cache.limit_gb < math.inf:
             found.append(f"data.cache.limit_gb is {self.data.cache.limit_gb}; it must be a number above 0")
         for label, weight in self.data.mixture.items():

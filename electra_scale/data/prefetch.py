@@ -153,11 +153,11 @@ class Prefetcher(Generic[T]):
         for thread in self._threads:
             thread.start()
 
-    def take(self, step: int) -> T:
+    def take(self, step: int, give_way: Callable[[], bool] = lambda: False) -> T:
         """The batch of the next step. Waits only where it needs a shard that is not there yet.
 
         Raises:
-            DataError: the store gave up, or holds what can't be read.
+            DataError: the store gave up, or holds what can't be read, or ``give_way`` said that waiting is no use.
         """
         if not self._threads:
             return self._assemble(step, step + 1)[0]
@@ -173,6 +173,8 @@ class Prefetcher(Generic[T]):
                     self._next += 1
                     break
                 self._patience.check()
+                if give_way():
+                    raise DataError(f"the data of step {step + 1} was not there in time")
                 self._changed.wait(1.0)
             else:
                 return self._done.pop(step)

@@ -27,8 +27,8 @@ from data_pipeline.manifest import MANIFEST_NAME, Manifest, ShardEntry, load_man
 from data_pipeline.place import FolderPlace, Missing, open_place
 from data_pipeline.shard import Shard, read_shard
 from data_pipeline.tokenizer import CLS, MASK, PAD, SEP, TOKENIZER_FOLDER, load_tokenizer
-from electra_scale.config import CacheConfig
 from electra_scale.data.cache import Cache
+from electra_scale.data.config import CacheConfig
 from electra_scale.data.rows import PackedShard, Packing, SpecialTokens, row_count
 
 _MOST_OPEN = 256

@@ -43,6 +43,15 @@ CHANCE, CHANCE_OVER = 0.52, 0.53
 RATIO, RATIO_OVER = 1.05, 1.0
 """A variance ratio above 1 by more than the probe's own error at the shipped sizes."""
 
+SPIKE_WINDOW, SPIKE_LEAST = 50, 20
+"""Logged steps that a spike stands out from, and how many of them must be there."""
+
+SPIKE_DEVIATIONS, SPIKE_SHARE = 8.0, 0.1
+"""A spike lies above the median by so many robust standard deviations, and by that share of it: a loss that hardly
+moves has tiny deviations, and a small batch has large ones."""
+
+SPIKING = ("loss/discriminator", "loss/generator")
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -174,6 +183,32 @@ class _Watch:
 
 
 @dataclass
+class _SpikeWatch:
+    """A loss that jumps out of its recent past; one sentence until it is back."""
+
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=SPIKE_WINDOW))
+    raised: bool = False
+
+    def see(self, step: int, tag: str, value: float | None) -> str | None:
+        if value is None or not math.isfinite(value):
+            return None
+        before, usual = self.raised, 0.0
+        if len(self.recent) >= SPIKE_LEAST:
+            usual = statistics.median(self.recent)
+            # 1.4826 makes the median deviation of a normal distribution its standard deviation.
+            deviation = 1.4826 * statistics.median(abs(value - usual) for value in self.recent)
+            self.raised = value - usual > max(SPIKE_DEVIATIONS * deviation, SPIKE_SHARE * usual)
+        self.recent.append(value)
+        if before or not self.raised:
+            return None
+        return (
+            f"alarm at step {step}: {tag} jumped to {value:.4g} from about {usual:.4g}. A single jump is harmless if "
+            "it comes back within some tens of steps; if they come often, lower optimizer.learning_rate or "
+            "optimizer.clip, or look at the data of that step."
+        )
+
+
+@dataclass
 class Alarms:
     """Reads the metrics of a run, row by row, and says a sentence when a signature appears.
 
@@ -182,14 +217,26 @@ class Alarms:
 
     signatures: list[Signature]
     _watches: list[_Watch] = field(init=False)
+    _spikes: dict[str, _SpikeWatch] = field(init=False)
+    _joint: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self._forget_losses()
         self._watches = [_Watch(signature, deque(maxlen=signature.window)) for signature in self.signatures]
 
     def see(self, step: int, values: Mapping[str, float | None]) -> list[str]:
         """Sentences for the row of a step; usually none. Missing and non-finite values are passed over."""
         found = [self._judge(watch, step, values.get(watch.signature.tag)) for watch in self._watches]
+        joint = "loss/discriminator" in values
+        if joint != self._joint:
+            # The phases mask differently, so their losses are not to be compared.
+            self._joint = joint
+            self._forget_losses()
+        found += [watch.see(step, tag, values.get(tag)) for tag, watch in self._spikes.items()]
         return [sentence for sentence in found if sentence]
+
+    def _forget_losses(self) -> None:
+        self._spikes = {tag: _SpikeWatch() for tag in SPIKING}
 
     def read(self, rows: Path) -> None:
         """Take in the rows of a metrics file without a word: whoever started the run was told."""

@@ -34,6 +34,7 @@ JOINT_TAGS = (
     "sampling/hardness_rank_correlation",
     "optim/lr",
     "optim/grad_norm",
+    "optim/skipped_steps",
     "data/packing_efficiency",
     "data/fetched_mb",
     "data/fetch_errors",

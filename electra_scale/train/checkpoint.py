@@ -19,7 +19,11 @@ _TAG = re.compile(r"step-(\d{8})")
 
 @dataclass
 class RunState:
-    """What a checkpoint knows besides weights and optimizer. ``step`` counts optimizer steps of both phases."""
+    """What a checkpoint knows besides weights and optimizer. ``step`` counts optimizer steps of both phases.
+
+    ``skipped`` steps in all and ``skipped_in_row`` at the end were not finite. ``owed`` holds the metrics so far of the
+    step's row, where a stop came before its evaluation was done.
+    """
 
     step: int
     phase: str
@@ -29,6 +33,9 @@ class RunState:
     discriminator_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
+    skipped: int = 0
+    skipped_in_row: int = 0
+    owed: dict[str, float] | None = None
     version: int = 1
 
 

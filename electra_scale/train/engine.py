@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,12 @@ class World:
         """In-place maximum over ranks."""
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
+
+    def gather(self, text: str) -> list[str]:
+        """A text of each rank, on all ranks."""
+        texts: list[Any] = [None] * self.size
+        dist.all_gather_object(texts, text)
+        return [str(found) for found in texts]
 
 
 def join_world() -> World:
@@ -183,6 +191,8 @@ class Engine:
         self.module = module
         self.head_rate = head.learning_rate_scale
         self.head_norm = 0.0
+        self.forward_seconds = 0.0
+        self._refused = False
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module,
@@ -190,6 +200,7 @@ class Engine:
             config=deepspeed_json,
             dist_init_required=False,
         )
+        self._skip_what_is_not_finite()
         self._head: HeadOptimizer | None = None
         if module.phase == "joint" and any(True for _ in module.sampler.parameters()):
             self._head = HeadOptimizer(
@@ -204,8 +215,15 @@ class Engine:
     def forward_backward(
         self, batch: Batch, counts: GlobalCounts, detailed: bool, ahead: Ahead | None = None
     ) -> dict[str, Tensor]:
-        """One micro-batch: add its gradients, give its sums."""
+        """One micro-batch: add its gradients, give its sums.
+
+        If ``detailed``, the forward pass, which waits for no other rank, is added to ``forward_seconds``.
+        """
+        began = time.monotonic()
         loss, sums = self._engine(batch, counts, self.loss_scale, detailed, ahead)
+        if detailed:
+            get_accelerator().synchronize()
+            self.forward_seconds += time.monotonic() - began
         self._engine.backward(loss)
         self._engine_step_if_inside()
         return sums
@@ -215,18 +233,48 @@ class Engine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
-    def step(self, learning_rate: float) -> float:
-        """Update the weights after the last micro-batch.
+    def _skip_what_is_not_finite(self) -> None:
+        """Have DeepSpeed leave weights and moments alone where a gradient is not finite, in bf16 too, or if told so."""
+        wrapped = self._engine.optimizer
+        if not hasattr(wrapped, "has_overflow"):
+            # Stage 1 with bf16 has an optimizer of its own, which looks at the norm.
+            return
+        finds = wrapped.has_overflow
 
-        Returns the norm of the global gradient, without the sampling head's, before clipping.
+        def has_overflow(*arguments: Any, **options: Any) -> bool:
+            return self._refused or bool(finds(*arguments, **options))
+
+        wrapped.check_grad_overflow = True
+        wrapped.has_overflow = has_overflow
+
+    def _refuse(self) -> None:
+        self._refused = True
+        for gradient in getattr(self._engine.optimizer, "fp32_groups_gradient_flat_partition", ()):
+            gradient.fill_(math.nan)
+
+    def step(self, learning_rate: float, refuse: bool = False) -> tuple[float, bool]:
+        """Update the weights after the last micro-batch, unless ``refuse`` or a gradient is not finite.
+
+        Returns the norm of the global gradient, without the sampling head's, before clipping, and whether there was an
+        update; all ranks get the same, and without one weights and optimizer state are what they were.
         """
+        self._refused = False
         if self._head is not None:
             # The loss was scaled for an engine that averages over ranks.
-            self.head_norm = self._head.step(learning_rate * self.head_rate, 1 / self.world.size)
+            self.head_norm = self._head.gather(1 / self.world.size)
+            refuse = refuse or not math.isfinite(self.head_norm)
+        if refuse:
+            self._refuse()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate * group.get("rate", 1.0)
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        updated = bool(self._engine.was_step_applied())
+        if self._head is not None:
+            if updated:
+                self._head.step(learning_rate * self.head_rate)
+            else:
+                self._head.skip()
+        return float(self._engine.get_global_grad_norm()), updated
 
     def save(self, folder: Path, tag: str) -> None:
         """Write this rank's part of a checkpoint; every rank must call it."""

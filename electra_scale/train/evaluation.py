@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,17 @@ from electra_scale.train.module import PretrainModule
 
 @torch.no_grad()
 def evaluate(
-    module: PretrainModule, loader: Loader, samples: int, mask_share: float, micro_batch: int, world: World
+    module: PretrainModule,
+    loader: Loader,
+    samples: int,
+    mask_share: float,
+    micro_batch: int,
+    world: World,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Metrics over the first ``samples`` held-out rows; every rank must call it, all get the same values.
+
+    ``poll`` is called before each micro-batch, as often on every rank, and may raise.
 
     Draws come from p whatever sampler trains, so that runs with different samplers are compared on the same task.
     """
@@ -29,16 +39,21 @@ def evaluate(
     total: Tensor | None = None
     flattener: Flattener | None = None
     # A rank without rows of its own still takes part, with one row that counts nothing.
-    for begin in range(first, max(last, first + 1), micro_batch):
-        count = min(micro_batch, last - begin)
-        batch = loader.batch(0, begin if count > 0 else 0, max(count, 1), mask_share).to(world.device)
-        statistics = _statistics(module, batch)
-        flattener = flattener or Flattener(statistics)
-        vector = flattener.pack(statistics)
-        if count <= 0:
-            vector = torch.zeros_like(vector)
-        total = combine(total, vector, flattener.maximum_mask(vector.device))
-    module.train(was_training)
+    try:
+        for begin in range(first, first + share, micro_batch):
+            poll()
+            if begin > first and begin >= last:
+                continue
+            count = min(micro_batch, last - begin)
+            batch = loader.batch(0, begin if count > 0 else 0, max(count, 1), mask_share).to(world.device)
+            statistics = _statistics(module, batch)
+            flattener = flattener or Flattener(statistics)
+            vector = flattener.pack(statistics)
+            if count <= 0:
+                vector = torch.zeros_like(vector)
+            total = combine(total, vector, flattener.maximum_mask(vector.device))
+    finally:
+        module.train(was_training)
     assert flattener is not None
     assert total is not None
     sums = flattener.unpack(world.sum(total).cpu().numpy())

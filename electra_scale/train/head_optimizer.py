@@ -43,25 +43,36 @@ class HeadOptimizer:
             {"params": [weight for weight in self.weights if weight.dim() > 1], "weight_decay": weight_decay},
             {"params": [weight for weight in self.weights if weight.dim() <= 1], "weight_decay": 0.0},
         ]
+        self._flat = torch.zeros(0)
+        self._norm = 0.0
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=betas, eps=eps)
 
-    def step(self, rate: float, gradient_scale: float) -> float:
-        """Update with the gradients that have come together, times ``gradient_scale``; their norm before clipping."""
+    def gather(self, gradient_scale: float) -> float:
+        """Sum the gradients that have come together over ranks, times ``gradient_scale``; their norm, on all ranks."""
         parts = [
             torch.zeros_like(weight) if parameter.grad is None else parameter.grad.float()
             for parameter, weight in zip(self.parameters, self.weights, strict=True)
         ]
-        flat = self.sum_over_ranks(torch.cat([part.flatten() for part in parts])).mul_(gradient_scale)
-        norm = float(flat.norm())
-        if 0 < self.clip < norm:
-            flat.mul_(self.clip / norm)
+        self._flat = self.sum_over_ranks(torch.cat([part.flatten() for part in parts])).mul_(gradient_scale)
+        self._norm = float(self._flat.norm())
+        return self._norm
+
+    def step(self, rate: float) -> None:
+        """Update with what :meth:`gather` has summed, clipped."""
+        flat = self._flat
+        if 0 < self.clip < self._norm:
+            flat.mul_(self.clip / self._norm)
         for weight, gradient in zip(self.weights, flat.split([weight.numel() for weight in self.weights]), strict=True):
             weight.grad = gradient.view_as(weight)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self._write_back()
-        return norm
+
+    def skip(self) -> None:
+        """Leave weights and state as they are, and forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def _write_back(self) -> None:
         with torch.no_grad():

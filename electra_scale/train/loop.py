@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
+import socket
 import time
-from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,46 +17,72 @@ from data_pipeline.errors import UserError
 from data_pipeline.retries import retries
 from electra_scale.config import Recipe, batch_split
 from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.noise import generator_key
 from electra_scale.data.prefetch import DataError, Patience, Prefetcher
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model import Electra
 from electra_scale.model.config import discriminator_flops, generator_flops
 from electra_scale.monitor.alarms import Alarms, signatures
-from electra_scale.monitor.draw_variance import probe_metrics
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
-from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
+from electra_scale.monitor.slow_ranks import SlowRanks, rank_metrics
 from electra_scale.monitor.writer import Progress, RunWriter
-from electra_scale.replacement import Ahead, build_sampler
+from electra_scale.replacement import build_sampler
 from electra_scale.replacement.config import LEARNING
 from electra_scale.train import checkpoint
 from electra_scale.train.checkpoint import RunState, tag_of
+from electra_scale.train.drawn_ahead import load_draws, save_draws
 from electra_scale.train.engine import Engine, World, precision_of, read_deepspeed_json, resolve_deepspeed_json
-from electra_scale.train.evaluation import evaluate
 from electra_scale.train.first_weights import set_first_weights
+from electra_scale.train.global_step import GlobalSteps
+from electra_scale.train.heldout import Heldout
 from electra_scale.train.inputs import run_loader
-from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
-from electra_scale.train.probe import probe
+from electra_scale.train.module import Phase, PretrainModule
 from electra_scale.train.run_folder import RunFolder
-from electra_scale.train.schedule import PhasePlan, learning_rate, phases
+from electra_scale.train.schedule import PhasePlan, phases
+from electra_scale.train.status import State, Status, read_status, write_status
 from electra_scale.train.steps import Steps
+from electra_scale.train.stop import Stopped, StopRequests
+from electra_scale.train.time_slice import MEASURED_STEPS, TimeSlice
+from electra_scale.train.watchdog import Watchdog, Whereabouts
 
-STEP_WINDOW = 100
-"""Steps over which disc_loss_variance/step_window is taken."""
 
+def train(
+    recipe: Recipe, resume: bool, world: World, stop: StopRequests | None = None, time_slice: TimeSlice | None = None
+) -> None:
+    """Run the recipe; every rank calls it. Raises UserError for whatever the user can put right.
 
-def train(recipe: Recipe, resume: bool, world: World) -> None:
-    """Run the recipe; every rank calls it. Raises UserError for whatever the user can put right."""
-    Run(recipe, resume, world).run()
+    A run that ``stop`` asks to stop saves and returns. An error is written into the run folder's status too.
+    """
+    folder = Path(recipe.run_dir)
+    run: Run | None = None
+    try:
+        run = Run(recipe, resume, world, stop or StopRequests(), time_slice)
+        run.run()
+    except Exception as error:
+        if world.main:
+            with contextlib.suppress(OSError, UserError):
+                found = read_status(folder)
+                # A start that was refused says nothing about the run that is there.
+                if (run is not None and run.began) or (resume and not found.finished):
+                    write_status(folder, replace(found, state="failed", reason=" ".join(str(error).split())))
+        raise
 
 
 class Run:
     """One process' part of a run."""
 
-    def __init__(self, recipe: Recipe, resume: bool, world: World) -> None:
+    def __init__(
+        self, recipe: Recipe, resume: bool, world: World, stop: StopRequests, time_slice: TimeSlice | None
+    ) -> None:
         self.recipe = recipe
         self.world = world
+        self.stop = stop
+        self.slice = time_slice
+        self.began = False
+        self.own_steps = 0
+        self.first_step_at = 0.0
+        self.step_seconds = 0.0
+        self.saving: float | None = None
         self.deepspeed_json = read_deepspeed_json(recipe.deepspeed)
         self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
         self.store = Store(recipe.data.store, recipe.data.cache)
@@ -67,10 +91,15 @@ class Run:
         self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
         self.folder = RunFolder(Path(recipe.run_dir))
         self.loader = self._loader("train")
-        self.heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
+        heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
+        self.heldout = Heldout(recipe, heldout, self.micro, world)
         self.state = self._starting_state(resume)
         self.phases = phases(recipe)
-        self.discriminator_losses: deque[float] = deque(self.state.discriminator_losses, maxlen=STEP_WINDOW)
+        self.done = self.state.step
+        self.owed: dict[str, float] | None = None
+        self.where = Whereabouts(60 * recipe.logging.stuck_minutes, 60 * recipe.data.give_up_minutes)
+        self.steps = GlobalSteps(recipe, world, self.loader, self.state, stop, self.where, self._last_good)
+        self.slow_ranks = SlowRanks([])
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
         self.alarms = self._alarms()
@@ -78,6 +107,7 @@ class Run:
 
     def run(self) -> None:
         if self.state.finished and self.state.step >= self.recipe.total_steps:
+            self._tell_status("finished")
             if self.world.main:
                 print(f"{self.folder.path} is finished at step {self.state.step}; nothing to do")
             return
@@ -86,20 +116,30 @@ class Run:
         if self.world.main:
             self.folder.describe(self.recipe, self.deepspeed_json, self.store)
             checkpoint.discard_unfinished(self.folder.checkpoints)
-            self.writer = RunWriter(self.folder.path, self.state.step)
+            # A row that is owed is written again.
+            self.writer = RunWriter(self.folder.path, self.state.step - (self.state.owed is not None))
             self.progress = Progress(self.recipe.total_steps, self.state.step, self.writer)
             # The writer has dropped the rows after the checkpoint, so these are the rows of the run so far.
             self.alarms.read(self.folder.metrics)
-        self.world.barrier()
+        self._tell_status("running")
+        self.began = True
+        hosts = self.world.gather(socket.gethostname())
+        self.slow_ranks = SlowRanks(hosts)
+        watchdog = Watchdog(self.where, self.world, hosts, self._tell_stuck)
         self.peak = self._peak()
         self._say(self._headline())
         self._tell_cache()
         try:
             self._run_phases()
+            self._tell_status("finished")
+        except Stopped as stop:
+            self._tell_status("stopped", str(stop))
+            self._say(f"stopped at step {self.state.step}, which is saved: {stop}; go on with --resume auto")
         except DataError as error:
             self._data_line(f"ending: {error}")
             raise
         finally:
+            watchdog.close()
             if self.progress is not None:
                 self.progress.close()
             if self.writer is not None:
@@ -124,47 +164,128 @@ class Run:
             engine.close()
 
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
-        began = time.monotonic() - self.state.seconds
+        self.counted_from = time.monotonic() - self.state.seconds
         tokens = self.recipe.batch.global_batch * self.recipe.data.sequence_length
-        logging, every = self.recipe.logging, self.recipe.checkpoint.every
         meter = Meter(tokens, self._flops_per_token(plan), self.peak * self.world.size)
         first = max(self.state.step, plan.first)
+        self._check_time_slice(known=self.state.step > 0)
         with contextlib.closing(self._feed(first, plan)) as feed:
-            steps = Steps(feed, meter)
-            for step in range(first, plan.last):
-                done = step + 1
-                last_of_run = done == self.recipe.total_steps
-                logged = done % logging.every == 0 or done == plan.last
-                metrics = self._step(step, steps, plan, engine, meter, logged)
-                if self.progress is not None:
-                    self.progress.advance(done)
-                if done % logging.evaluate_every == 0 or done == plan.last:
-                    metrics |= self._evaluate(engine.module)
-                    meter.restart()
-                if self._probes_at(done, plan):
-                    metrics |= self._probe(engine.module)
-                    meter.restart()
-                if self.writer is not None and self.progress is not None and metrics:
-                    self.writer.metrics(done, plan.name, metrics)
-                    for sentence in self.alarms.see(done, metrics):
-                        self.progress.say(sentence)
-                    if logged:
-                        self.progress.report(plan.name, metrics)
-                    if "eval/generator_cross_entropy" in metrics:
-                        self.progress.say(_evaluation_line(plan.name, done, metrics))
-                if done % every == 0 or done == plan.last:
-                    self.state = RunState(
-                        step=done,
-                        phase=plan.name,
-                        world_size=self.world.size,
-                        tokenizer=self.store.manifest.tokenizer.fingerprint,
-                        loader=self.loader.state(done).to_dict(),
-                        discriminator_losses=list(self.discriminator_losses),
-                        seconds=time.monotonic() - began,
-                        finished=last_of_run,
-                    )
-                    self._save(engine)
-                    meter.restart()
+            steps = Steps(feed, meter, self.stop.asked)
+            try:
+                if self.state.owed is not None:
+                    self._complete(plan, engine, meter, dict(self.state.owed))
+                if self.steps.looks_ahead(first, plan) and first == self.state.step > plan.first:
+                    folder = self.folder.checkpoints / tag_of(first)
+                    steps.restore(first, lambda batches: load_draws(folder, batches, self.world))
+                for step in range(first, plan.last):
+                    self._one_step(step, steps, plan, engine, meter)
+            except Stopped:
+                self._save_where_it_is(plan, engine, steps)
+                raise
+
+    def _one_step(self, step: int, steps: Steps, plan: PhasePlan, engine: Engine, meter: Meter) -> None:
+        done = step + 1
+        logged = done % self.recipe.logging.every == 0 or done == plan.last
+        result = self.steps.run(step, steps, plan, engine, meter, logged)
+        self.done = done
+        if self.progress is not None:
+            self.progress.advance(done)
+        if result.skipped:
+            self._say(
+                f"step {done} is skipped: its {result.skipped} is not finite ({self.steps.skipped_in_row} in a row, "
+                f"{self.steps.skipped} in all); weights and optimizer stay as they were"
+            )
+        metrics = result.metrics
+        if result.rank_seconds:
+            metrics |= rank_metrics(result.rank_seconds)
+            for sentence in self.slow_ranks.see(done, result.rank_seconds):
+                self._say(sentence)
+        self._complete(plan, engine, meter, metrics)
+        self._time_steps()
+
+    def _complete(self, plan: PhasePlan, engine: Engine, meter: Meter, metrics: dict[str, float]) -> None:
+        """What comes after a step: held-out text, its row, its checkpoint."""
+        done, owed_before = self.done, self.state.owed is not None
+        logged = "optim/lr" in metrics
+        # Should a stop come in between, the checkpoint says what is missing.
+        self.owed = metrics
+        self.where.at("measuring held-out text", done)
+        if self.heldout.measure(done, plan, engine.module, metrics, self.steps.poll):
+            meter.restart()
+        self.owed = None
+        if self.writer is not None and self.progress is not None and metrics:
+            self.writer.metrics(done, plan.name, metrics)
+            for sentence in self.alarms.see(done, metrics):
+                self.progress.say(sentence)
+            if logged:
+                self.progress.report(plan.name, metrics)
+            if "eval/generator_cross_entropy" in metrics:
+                self.progress.say(_evaluation_line(plan.name, done, metrics))
+        if owed_before and done == self.state.step:
+            # The checkpoint is there, only its word on what is missing is old.
+            self.state = self._state(plan)
+            if self.world.main:
+                checkpoint.finish(self.folder.checkpoints, self.state, self.recipe.checkpoint.keep)
+        elif done % self.recipe.checkpoint.every == 0 or done == plan.last:
+            self._save_now(plan, engine)
+            meter.restart()
+
+    def _save_now(self, plan: PhasePlan, engine: Engine) -> None:
+        began = time.monotonic()
+        self.state = self._state(plan)
+        self.where.at("saving a checkpoint", self.done, long=True)
+        self._save(engine)
+        self.saving = time.monotonic() - began
+        self._tell_status("running")
+
+    def _save_where_it_is(self, plan: PhasePlan, engine: Engine, steps: Steps) -> None:
+        """A checkpoint between two of the recipe's interval, with all that the next step needs."""
+        if self.done == self.state.step:
+            return
+        folder = self.folder.checkpoints / tag_of(self.done)
+        save_draws(folder, steps.drawn_for(self.done), self.steps.looks_ahead(self.done, plan), self.world)
+        self._save_now(plan, engine)
+
+    def _state(self, plan: PhasePlan) -> RunState:
+        return RunState(
+            step=self.done,
+            phase=plan.name,
+            world_size=self.world.size,
+            tokenizer=self.store.manifest.tokenizer.fingerprint,
+            loader=self.loader.state(self.done).to_dict(),
+            discriminator_losses=list(self.steps.discriminator_losses),
+            seconds=time.monotonic() - self.counted_from,
+            finished=self.done == self.recipe.total_steps and self.owed is None,
+            skipped=self.steps.skipped,
+            skipped_in_row=self.steps.skipped_in_row,
+            owed=self.owed,
+        )
+
+    def _time_steps(self) -> None:
+        """Take the time of this life's first steps, and end a run that can't save in its slice."""
+        if self.slice is None:
+            return
+        self.own_steps += 1
+        now = time.monotonic()
+        if self.own_steps == 1:
+            self.first_step_at = now
+        elif self.own_steps == MEASURED_STEPS and self.saving is None:
+            self.step_seconds = (now - self.first_step_at) / (MEASURED_STEPS - 1)
+            self._check_time_slice(known=True)
+
+    def _check_time_slice(self, known: bool) -> None:
+        """Raise UserError on all ranks if the first save of this life lies behind the slice's end."""
+        if self.slice is None or not known or self.saving is not None:
+            return
+        start_up = (self.first_step_at or time.monotonic()) - self.slice.began
+        a_step = self.step_seconds or self.state.seconds / self.state.step
+        # The clocks of ranks differ; they must judge alike.
+        measured = self.world.maximum(torch.tensor([start_up, a_step], dtype=torch.float64, device=self.world.device))
+        self.slice.check(*measured.tolist(), self.saving or 0.0, self.recipe.checkpoint.every)
+
+    def _tell_status(self, state: State, reason: str = "") -> None:
+        if self.world.main:
+            write_status(self.folder.path, Status(state, self.state.step, self.recipe.total_steps, reason))
 
     def _feed(self, first: int, plan: PhasePlan) -> Prefetcher[list[Batch]]:
         """This rank's micro-batches of each step of a phase from ``first`` on."""
@@ -180,132 +301,6 @@ class Run:
             data.prefetch_shards,
         )
 
-    def _step(
-        self,
-        step: int,
-        steps: Steps,
-        plan: PhasePlan,
-        engine: Engine,
-        meter: Meter,
-        logged: bool,
-    ) -> dict[str, float]:
-        """One global step; metrics where the step is logged, else an empty dictionary."""
-        batches, ahead, failure = steps.take(step)
-        counts = self._global_counts(batches, failure)
-        if plan.name == "joint":
-            engine.module.begin_step(step - plan.first)
-        total: Tensor | None = None
-        flattener: Flattener | None = None
-        for number, batch in enumerate(batches):
-            self._seed_dropout(step, number)
-            sums = engine.forward_backward(batch.to(self.world.device), counts, logged, ahead[number])
-            flattener = flattener or Flattener(sums)
-            vector = flattener.pack(sums)
-            total = combine(total, vector, flattener.maximum_mask(vector.device))
-        assert flattener is not None
-        assert total is not None
-        values = flattener.unpack(self._reduce(total, flattener).cpu().numpy())
-        loss = values["generator_loss"].sum() + values.get("discriminator_loss", np.zeros(1)).sum()
-        if not math.isfinite(loss):
-            raise UserError(self._not_finite(step, "loss"))
-        if plan.name == "joint":
-            engine.module.sampler.observe(float(values["weighted_loss"][0] / max(values["masked"][0], 1.0)))
-            if self._looks_ahead(step + 1, plan):
-                self._draw_ahead(step + 1, steps, engine.module, step + 1 - plan.first)
-        rate = learning_rate(plan, step, self.recipe)
-        norm = engine.step(rate)
-        if not math.isfinite(norm):
-            raise UserError(self._not_finite(step, "gradient"))
-        meter.steps += 1
-        if plan.name == "joint":
-            self.discriminator_losses.append(float(values["discriminator_loss"][0] / max(values["tokens"][0], 1.0)))
-        if not logged:
-            return {}
-        metrics = self._metrics(plan, values)
-        metrics |= {"optim/lr": rate, "optim/grad_norm": norm, "optim/head_grad_norm": engine.head_norm}
-        metrics |= self._data_metrics(float(counts.tokens))
-        return metrics | meter.read()
-
-    def _looks_ahead(self, step: int, plan: PhasePlan) -> bool:
-        """Whether a step's replacements are drawn before the update of the one before.
-
-        Not after a checkpoint: what was drawn ahead is not part of it, and a resumed run must draw what this one does.
-        """
-        saved = step % self.recipe.checkpoint.every == 0
-        return self.recipe.objective.look_ahead and step < plan.last and not saved
-
-    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, joint_step: int) -> None:
-        def draw(number: int, batch: Batch) -> Ahead:
-            self._seed_dropout(step, number, "look-ahead dropout")
-            return module.look_ahead(batch.to(self.world.device))
-
-        module.begin_step(joint_step)
-        steps.draw_ahead(step, draw)
-
-    def _metrics(self, plan: PhasePlan, values: Mapping[str, Any]) -> dict[str, float]:
-        objective = self.recipe.objective
-        if plan.name != "joint":
-            metrics = generator_metrics(dict(values))
-            return metrics | {"loss/total": metrics["loss/generator"]}
-        metrics = joint_metrics(dict(values), objective.discriminator_weight, objective.sampler_weight)
-        recent = self.discriminator_losses
-        metrics["disc_loss_variance/step_window"] = statistics.pvariance(recent) if len(recent) > 1 else 0.0
-        return metrics
-
-    def _data_metrics(self, tokens: float) -> dict[str, float]:
-        """How full the step's rows were, and what all ranks have fetched since the run was started."""
-        local = torch.tensor(self.loader.fetched(), dtype=torch.float64, device=self.world.device)
-        size, errors = self.world.sum(local).tolist()
-        positions = self.recipe.batch.global_batch * self.recipe.data.sequence_length
-        return {
-            "data/packing_efficiency": tokens / positions,
-            "data/fetched_mb": size / 1e6,
-            "data/fetch_errors": errors,
-        }
-
-    def _global_counts(self, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
-        """Counts over all ranks; every rank hears here of one that has no batch, so that none waits for it."""
-        masked = sum(len(batch.masked) for batch in batches)
-        tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
-        local = torch.tensor([masked, tokens, failure is not None], dtype=torch.float64, device=self.world.device)
-        counts = self.world.sum(local).float()
-        if counts[2] > 0:
-            raise failure or DataError("another rank could not read its data; its own line and log.txt say why")
-        counts = counts.clamp(min=1)
-        return GlobalCounts(counts[0], counts[1])
-
-    def _reduce(self, total: Tensor, flattener: Flattener) -> Tensor:
-        maximum = flattener.maximum_mask(total.device)
-        summed = self.world.sum(total.clone())
-        if not maximum.any():
-            return summed
-        return torch.where(maximum, self.world.maximum(total), summed)
-
-    def _evaluate(self, module: PretrainModule) -> dict[str, float]:
-        if self.heldout is None:
-            return {}
-        return evaluate(
-            module,
-            self.heldout,
-            self.recipe.logging.evaluate_samples,
-            self.recipe.data.mask_share,
-            self.micro,
-            self.world,
-        )
-
-    def _probes_at(self, done: int, plan: PhasePlan) -> bool:
-        every = self.recipe.logging.probe_every
-        if not every or self.heldout is None or plan.name != "joint":
-            return False
-        return (done - plan.first) % every == 0 or done == plan.last
-
-    def _probe(self, module: PretrainModule) -> dict[str, float]:
-        assert self.heldout is not None
-        samples, draws = self.recipe.logging.probe_samples, self.recipe.logging.probe_draws
-        return probe_metrics(
-            probe(module, self.heldout, samples, draws, self.recipe.data.mask_share, self.micro, self.world)
-        )
-
     def _alarms(self) -> Alarms:
         objective = self.recipe.objective
         learns = objective.sampler in LEARNING
@@ -314,8 +309,8 @@ class Run:
             signatures(
                 learns=learns,
                 weight_bound=bound if objective.weighted else 0.0,
-                evaluates=self.heldout is not None,
-                probes=self.heldout is not None and self.recipe.logging.probe_every > 0,
+                evaluates=self.heldout.loader is not None,
+                probes=self.heldout.loader is not None and self.recipe.logging.probe_every > 0,
                 warmup_steps=self.recipe.schedule.warmup_steps,
                 joint_from=self.recipe.generator_warmup.steps,
                 sampler_from=self.recipe.generator_warmup.steps + objective.start_after,
@@ -382,10 +377,6 @@ class Run:
             self.world,
         )
 
-    def _seed_dropout(self, step: int, number: int, purpose: str = "dropout") -> None:
-        if self.config.dropout or self.config.attention_dropout:
-            torch.manual_seed(generator_key(self.recipe.seed, purpose, step, self.world.rank, number) >> 1)
-
     def _flops_per_token(self, plan: PhasePlan) -> float:
         length = self.recipe.data.sequence_length
         forward = generator_flops(self.config, length, plan.mask_share)
@@ -434,13 +425,16 @@ class Run:
             f"sampler {self.recipe.objective.sampler}, {self.loader.samples:,} samples an epoch"
         )
 
-    def _not_finite(self, step: int, what: str) -> str:
+    def _last_good(self) -> str:
         tags = checkpoint.complete_tags(self.folder.checkpoints)
-        good = f"the last good checkpoint is {self.folder.checkpoints / tags[-1]}" if tags else "no checkpoint yet"
-        return (
-            f"{what} is not finite at step {step + 1}; {good}; lower optimizer.learning_rate or look at the data, "
-            "then go on with --resume auto"
-        )
+        if not tags:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.folder.checkpoints / tags[-1]}"
+
+    def _tell_stuck(self, sentence: str) -> None:
+        """From the watchdog of any rank: the first one may be the one that is missing."""
+        self.folder.append_to_log(f"rank {self.world.rank}: {sentence}")
+        write_status(self.folder.path, Status("failed", self.state.step, self.recipe.total_steps, sentence))
 
 
 def _evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:

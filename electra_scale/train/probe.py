@@ -57,13 +57,14 @@ def probe(
     micro_batch: int,
     ranks: Ranks,
     advance: Callable[[], object] = lambda: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Redrawn:
     """Redraw the replacements of the loader's first ``samples`` rows ``draws`` times from p and from q.
 
     Both use the same uniform numbers, keyed by (the loader's seed, draw, sample, position). Every rank must call it and
     takes its share of the samples; all get the same result, whatever their number. Weights, gradients, mode and random
     states are left as they are. ``micro_batch`` rows go through the discriminator at once; ``advance`` is called after
-    each sample of this rank.
+    each sample of this rank; ``poll`` before each, as often on every rank, and may raise.
     """
     samples = min(samples, loader.samples)
     share = -(-samples // ranks.size)
@@ -77,7 +78,10 @@ def probe(
     was_training = module.training
     module.eval()
     try:
-        for row in range(first, last):
+        for row in range(first, first + share):
+            poll()
+            if row >= last:
+                continue
             position = np.array([row], dtype=np.int64)
             batch = loader.rows(position, mask_share)
             uniform = _uniforms(loader.seed, int(loader.order.places(position).sample[0]), draws, batch)

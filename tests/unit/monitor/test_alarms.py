@@ -156,3 +156,26 @@ def test_a_head_that_draws_later_is_judged_later() -> None:
     useless = {"sampling__hardness_rank_correlation_within": 0.0}
     assert sentences(late, 1, 500, every=10, **useless) == []
     assert len(sentences(late, 6_000, 50, every=10, **useless)) == 1
+
+
+def spikes(losses: list[float], tag: str = "loss/discriminator") -> list[str]:
+    alarms = make_alarms()
+    return [said for step, loss in enumerate(losses) for said in alarms.see(step, HEALTHY | {tag: loss})]
+
+
+def test_a_jump_of_a_loss_is_flagged_once_and_its_usual_noise_is_not() -> None:
+    noisy = [0.2 + 0.02 * math.sin(7 * step) for step in range(200)]
+    assert spikes(noisy) == []
+    assert spikes([6.0 - 0.01 * step for step in range(300)]) == []
+    (said,) = spikes([*noisy, 0.9, 0.8, 0.21])
+    assert "loss/discriminator jumped to 0.9 from about 0.2" in said
+    assert len(spikes([*noisy, 0.9, 0.2, 0.9])) == 2
+    assert spikes([*noisy[:10], 0.9]) == []
+    assert len(spikes([*noisy, 0.9], "loss/generator")) == 1
+
+
+def test_the_joint_phase_is_not_judged_by_the_warm_up() -> None:
+    alarms = make_alarms()
+    for step in range(100):
+        assert alarms.see(step, {"loss/generator": 2.0}) == []
+    assert alarms.see(101, HEALTHY | {"loss/generator": 4.0, "loss/discriminator": 0.6}) == []

@@ -1,0 +1,227 @@
+"""One global step after another: counts, losses, gradients and the update that all ranks make together."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.errors import UserError
+from electra_scale.config import Recipe
+from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.noise import generator_key
+from electra_scale.data.prefetch import DataError
+from electra_scale.monitor.meter import Meter
+from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
+from electra_scale.replacement import Ahead
+from electra_scale.train.checkpoint import RunState
+from electra_scale.train.engine import Engine, World
+from electra_scale.train.module import GlobalCounts, PretrainModule
+from electra_scale.train.schedule import PhasePlan, learning_rate
+from electra_scale.train.steps import Steps
+from electra_scale.train.stop import StopRequests
+from electra_scale.train.watchdog import Whereabouts
+
+STEP_WINDOW = 100
+"""Steps over which disc_loss_variance/step_window is taken."""
+
+
+@dataclass
+class StepResult:
+    """``metrics`` where the step is logged, else empty; ``skipped`` is what was not finite, or empty.
+
+    ``rank_seconds`` of a logged step: how long each rank worked on it before it needed another.
+    """
+
+    metrics: dict[str, float]
+    skipped: str = ""
+    rank_seconds: tuple[float, ...] = ()
+
+
+class GlobalSteps:
+    """Runs the steps of a run, and knows what the next one needs of those before it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        world: World,
+        loader: Loader,
+        state: RunState,
+        stop: StopRequests,
+        where: Whereabouts,
+        last_good: Callable[[], str],
+    ) -> None:
+        self.recipe = recipe
+        self.world = world
+        self.loader = loader
+        self.stop = stop
+        self.where = where
+        self.last_good = last_good
+        self.discriminator_losses: deque[float] = deque(state.discriminator_losses, maxlen=STEP_WINDOW)
+        self.skipped = state.skipped
+        self._first = True
+        self.skipped_in_row = state.skipped_in_row
+
+    def run(self, step: int, steps: Steps, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool) -> StepResult:
+        """One step on all ranks.
+
+        Raises:
+            Stopped: a stop was asked for; nothing of the step has been done.
+            DataError: a rank could not read its data.
+            UserError: too many steps in a row were not finite.
+        """
+        self.where.at("waiting for its data", step + 1, patient=True)
+        batches, ahead, failure = steps.take(step)
+        self.where.at("agreeing on the counts", step + 1)
+        counts = self._global_counts(batches, failure)
+        module = engine.module
+        if plan.name == "joint":
+            module.begin_step(step - plan.first)
+        # The first one of a life may compile for minutes.
+        self.where.at("computing the gradient", step + 1, long=self._first)
+        self._first = False
+        values = self._gradient(step, batches, ahead, engine, counts, logged)
+        loss = values["generator_loss"].sum() + values.get("discriminator_loss", np.zeros(1)).sum()
+        finite = math.isfinite(loss)
+        mean_loss = module.sampler.mean_loss
+        if plan.name == "joint":
+            if finite:
+                module.sampler.observe(float(values["weighted_loss"][0] / max(values["masked"][0], 1.0)))
+            if self.looks_ahead(step + 1, plan):
+                self._draw_ahead(step + 1, steps, module, step + 1 - plan.first)
+        self.where.at("updating the weights", step + 1)
+        rate = learning_rate(plan, step, self.recipe)
+        norm, updated = engine.step(rate, refuse=not finite)
+        meter.steps += 1
+        skipped = ""
+        if updated:
+            self.skipped_in_row = 0
+            if plan.name == "joint":
+                self.discriminator_losses.append(float(values["discriminator_loss"][0] / max(values["tokens"][0], 1.0)))
+        else:
+            skipped = "gradient" if finite else "loss"
+            module.sampler.mean_loss = mean_loss
+            self._count_skipped(step, skipped)
+        if not logged:
+            return StepResult({}, skipped)
+        metrics = self._metrics(plan, values)
+        metrics |= {"optim/lr": rate, "optim/grad_norm": norm, "optim/head_grad_norm": engine.head_norm}
+        metrics["optim/skipped_steps"] = float(self.skipped)
+        data, rank_seconds = self._data_metrics(float(counts.tokens), engine, meter)
+        return StepResult(metrics | data | meter.read(), skipped, rank_seconds)
+
+    def looks_ahead(self, step: int, plan: PhasePlan) -> bool:
+        """Whether a step's replacements are drawn before the update of the one before.
+
+        Not after a checkpoint of the recipe's interval, which then holds no draws; one that a stop asked for does
+        (drawn_ahead.py), so that a resumed run draws what the straight one does.
+        """
+        saved = step % self.recipe.checkpoint.every == 0
+        return self.recipe.objective.look_ahead and step < plan.last and not saved
+
+    def poll(self) -> None:
+        """Raise Stopped if any rank has been asked to stop; every rank must call it."""
+        self.where.again()
+        votes = torch.tensor(self.stop.votes(), dtype=torch.float64, device=self.world.device)
+        self.stop.raise_if_asked(self.world.sum(votes).tolist(), self.world.size)
+
+    def _gradient(
+        self,
+        step: int,
+        batches: list[Batch],
+        ahead: list[Ahead | None],
+        engine: Engine,
+        counts: GlobalCounts,
+        logged: bool,
+    ) -> dict[str, Any]:
+        """All micro-batches forward and backward; their sums over all ranks."""
+        total: Tensor | None = None
+        flattener: Flattener | None = None
+        engine.forward_seconds = 0.0
+        for number, batch in enumerate(batches):
+            self._seed_dropout(step, number)
+            sums = engine.forward_backward(batch.to(self.world.device), counts, logged, ahead[number])
+            flattener = flattener or Flattener(sums)
+            vector = flattener.pack(sums)
+            total = combine(total, vector, flattener.maximum_mask(vector.device))
+        assert flattener is not None
+        assert total is not None
+        return dict(flattener.unpack(self._reduce(total, flattener).cpu().numpy()))
+
+    def _count_skipped(self, step: int, what: str) -> None:
+        self.skipped += 1
+        self.skipped_in_row += 1
+        most = self.recipe.optimizer.most_skipped
+        if self.skipped_in_row > most:
+            raise UserError(
+                f"the {what} is not finite at step {step + 1}, and {self.skipped_in_row} steps in a row were skipped "
+                f"(optimizer.most_skipped {most}); {self.last_good()}; lower optimizer.learning_rate or look at the "
+                "data, then go on with --resume auto"
+            )
+
+    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, joint_step: int) -> None:
+        def draw(number: int, batch: Batch) -> Ahead:
+            self._seed_dropout(step, number, "look-ahead dropout")
+            return module.look_ahead(batch.to(self.world.device))
+
+        self.where.at("waiting for its next data", step, patient=True)
+        module.begin_step(joint_step)
+        steps.draw_ahead(step, draw)
+
+    def _metrics(self, plan: PhasePlan, values: Mapping[str, Any]) -> dict[str, float]:
+        objective = self.recipe.objective
+        if plan.name != "joint":
+            metrics = generator_metrics(dict(values))
+            return metrics | {"loss/total": metrics["loss/generator"]}
+        metrics = joint_metrics(dict(values), objective.discriminator_weight, objective.sampler_weight)
+        recent = self.discriminator_losses
+        metrics["disc_loss_variance/step_window"] = statistics.pvariance(recent) if len(recent) > 1 else 0.0
+        return metrics
+
+    def _data_metrics(self, tokens: float, engine: Engine, meter: Meter) -> tuple[dict[str, float], tuple[float, ...]]:
+        """How full the step's rows were, what all ranks have fetched since the run was started, and their speeds.
+
+        A rank's seconds are its forward passes, in which no rank waits for another, and its waiting for data.
+        """
+        own = torch.zeros(self.world.size, dtype=torch.float64)
+        own[self.world.rank] = engine.forward_seconds + meter.waited / max(meter.steps, 1)
+        local = torch.cat([torch.tensor(self.loader.fetched(), dtype=torch.float64), own]).to(self.world.device)
+        size, errors, *seconds = self.world.sum(local).tolist()
+        positions = self.recipe.batch.global_batch * self.recipe.data.sequence_length
+        metrics = {
+            "data/packing_efficiency": tokens / positions,
+            "data/fetched_mb": size / 1e6,
+            "data/fetch_errors": errors,
+        }
+        return metrics, tuple(seconds)
+
+    def _global_counts(self, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
+        """Counts over all ranks; every rank hears here of a stop and of one that has no batch, so that none waits."""
+        masked = sum(len(batch.masked) for batch in batches)
+        tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
+        local = [masked, tokens, failure is not None, *self.stop.votes()]
+        counts = self.world.sum(torch.tensor(local, dtype=torch.float64, device=self.world.device))
+        self.stop.raise_if_asked(counts[3:].tolist(), self.world.size)
+        counts = counts.float()
+        if counts[2] > 0:
+            raise failure or DataError("another rank could not read its data; its own line and log.txt say why")
+        counts = counts.clamp(min=1)
+        return GlobalCounts(counts[0], counts[1])
+
+    def _reduce(self, total: Tensor, flattener: Flattener) -> Tensor:
+        maximum = flattener.maximum_mask(total.device)
+        summed = self.world.sum(total.clone())
+        if not maximum.any():
+            return summed
+        return torch.where(maximum, self.world.maximum(total), summed)
+
+    def _seed_dropout(self, step: int, number: int, purpose: str = "dropout") -> None:
+        if self.recipe.model.dropout or self.recipe.model.attention_dropout:
+            torch.manual_seed(generator_key(self.recipe.seed, purpose, step, self.world.rank, number) >> 1)

@@ -1,0 +1,148 @@
+"""A run that is asked to stop, or whose numbers are bad, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from electra_scale.cli import main
+from electra_scale.train.status import read_status
+from tests.runs import ROOT, end, plain, ranks, rows, run, start
+from tests.s3 import free_ports
+
+RecipeFile = Callable[..., Path]
+
+
+def lives(recipe: Path, folder: Path, polls: int, spoiled: str = "") -> str:
+    """Output of tests/stopped_lives.py on two ranks."""
+    starter, port = str(ROOT / "tests/start_ranks.py"), str(free_ports(1)[0])
+    command = [sys.executable, starter, "2", port, "-m", "tests.stopped_lives"]
+    result = run([*command, str(recipe), str(folder), str(polls), spoiled], folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective.look_ahead": True}], ids=["plain", "look-ahead"])
+def test_a_run_stopped_at_any_step_evaluation_and_probe_equals_the_straight_one(
+    changes: dict[str, Any], recipe_file: RecipeFile, tmp_path: Path
+) -> None:
+    path = recipe_file(**{"checkpoint.every": 7, **changes})
+    out = lives(path, tmp_path, polls=4)
+    assert rows(tmp_path / "lives") == rows(tmp_path / "straight"), out
+    assert "same=True" in out
+    log = (tmp_path / "lives/log.txt").read_text()
+    assert log.count("a signal to 1 of 2 ranks") >= 6
+    assert main(["status", str(tmp_path / "lives")]) == 0
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_survive_stops(
+    recipe_file: RecipeFile, tmp_path: Path
+) -> None:
+    out = lives(recipe_file(**{"checkpoint.every": 7}), tmp_path, polls=5, spoiled="3,9")
+    found = rows(tmp_path / "straight")
+    assert rows(tmp_path / "lives") == found, out
+    assert "same=True" in out
+    counts = {row["step"]: row["optim/skipped_steps"] for row in found}
+    assert [counts[step] for step in (2, 3, 4, 5, 8, 9, 10, 18)] == [0, 1, 2, 2, 2, 3, 4, 4]
+    bad = [row["step"] for row in found if row["loss/total"] is None]
+    assert bad == [4, 10]
+    assert all(row["optim/grad_norm"] is not None for row in found if row["step"] not in (3, 4, 9, 10))
+    assert "step 3 is skipped: its gradient is not finite" in (tmp_path / "straight/log.txt").read_text()
+
+
+def test_too_many_skipped_steps_end_the_run_and_name_the_last_good_checkpoint(
+    recipe_file: RecipeFile, tmp_path: Path
+) -> None:
+    changes = {"optimizer.learning_rate": 1e30, "optimizer.most_skipped": 2, "schedule.warmup_steps": 0}
+    path = recipe_file(**changes, **{"generator_warmup.steps": 6, "checkpoint.every": 1, "checkpoint.keep": 30})
+    result = run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "3 steps in a row were skipped" in result.stderr
+    assert "the last good checkpoint is" in result.stderr
+    status = read_status(tmp_path / "run")
+    assert status.state == "failed"
+    assert "in a row were skipped" in status.reason
+
+
+def test_a_stop_file_and_a_signal_to_one_rank_save_and_end_with_code_0(
+    recipe_file: RecipeFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe_file(**{"checkpoint.every": 100000, "schedule.steps": 20000, "checkpoint.stop_signal": "USR1"})
+    folder, file = tmp_path / "run", tmp_path / "stop"
+    arguments = ("--config", path, "--run_dir", folder, "--stop_file", file, "--resume", "auto")
+    reached = 0
+    for ask in ("file", "signal"):
+        file.unlink(missing_ok=True)
+        process = start(ranks(2, *arguments), tmp_path)
+        try:
+            wait_for_rows(folder, reached + 3, process)
+            assert main(["status", str(folder)]) == 3
+            if ask == "file":
+                file.write_text("the job's time is over\n")
+            else:
+                os.kill(psutil.Process(process.pid).children()[1].pid, signal.SIGUSR1)
+            out, err = process.communicate(timeout=120)
+        finally:
+            end(process)
+        assert process.returncode == 0, err
+        reason = "the job's time is over" if ask == "file" else "a signal to 1 of 2 ranks"
+        assert out.count(f"stopped at step {read_status(folder).step}, which is saved") == 1
+        assert reason in out
+        status = read_status(folder)
+        assert status.state == "stopped"
+        assert reason in status.reason
+        assert reached < status.step == len(rows(folder))
+        reached = status.step
+    capsys.readouterr()
+    assert main(["status", str(folder)]) == 3
+    assert f"stopped at step {reached} of 20006" in capsys.readouterr().out
+    # One that is there before the first step stops it there, and what was is untouched.
+    file.write_text("")
+    result = run(plain("--config", path, "--run_dir", tmp_path / "other", "--stop_file", file), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert read_status(tmp_path / "other").line().startswith("stopped at step 0")
+
+
+def test_a_stuck_rank_is_named_by_the_other_which_ends(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    path = recipe_file(**{"checkpoint.every": 100000, "schedule.steps": 20000, "logging.stuck_minutes": 0.1})
+    folder = tmp_path / "run"
+    process = start(ranks(2, "--config", path, "--run_dir", folder), tmp_path)
+    try:
+        wait_for_rows(folder, 3, process)
+        psutil.Process(process.pid).children()[1].send_signal(signal.SIGSTOP)
+        _, err = process.communicate(timeout=120)
+    finally:
+        end(process)
+    assert process.returncode == 1
+    assert "rank 1 on " in err
+    assert "gave no sign of life" in err
+    assert read_status(folder).state == "failed"
+
+
+def test_an_interval_that_the_time_slice_cannot_hold_is_refused(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    path = recipe_file(**{"checkpoint.every": 100000, "schedule.steps": 100000})
+    command = plain("--config", path, "--run_dir", tmp_path / "run", "--time_slice_minutes", "5")
+    result = run(command, tmp_path)
+    assert result.returncode == 2, result.stdout
+    assert "checkpoint.every is 100000" in result.stderr
+    assert result.stderr.count("electra-scale: error") == 1
+
+
+def wait_for_rows(folder: Path, number: int, process: Any) -> None:
+    deadline = time.monotonic() + 200
+    while not (folder / "metrics.jsonl").is_file() or len(rows_so_far(folder)) < number:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def rows_so_far(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
