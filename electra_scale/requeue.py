@@ -103,10 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
 def run_folder(arguments: list[str]) -> Path:
     """The folder of the run that ``electra_scale.pretrain`` makes of these options; raises UserError as it would."""
     # Imported late: a recipe brings torch with it, which the end of a life has no time for.
-    from electra_scale.config import parse_recipe, recipe_parser
+    from electra_scale.config import parse_recipe
+    from electra_scale.pretrain import pretrain_parser
 
-    parser = recipe_parser("electra_scale.pretrain")
-    recipe, _ = parse_recipe(parser, arguments)
+    recipe, _ = parse_recipe(pretrain_parser(), arguments)
     return Path(recipe.run_dir)
 
 
