@@ -40,7 +40,7 @@ class SlowRanks:
 
     def see(self, step: int, seconds: Sequence[float]) -> list[str]:
         """Sentences for a logged step's seconds by rank; one for each time that a rank becomes slow."""
-        found = []
+        found: list[str] = []
         if len(seconds) < 2:
             return found
         ordered = sorted(seconds)

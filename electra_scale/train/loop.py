@@ -429,7 +429,9 @@ class Run:
         tags = checkpoint.complete_tags(self.folder.checkpoints)
         if not tags:
             return "there is no checkpoint yet"
-        return f"the last good checkpoint is {self.folder.checkpoints / tags[-1]}"
+        # One that was saved while steps were skipped has the weights that made them so.
+        good = [tag for tag in tags if checkpoint.read_state(self.folder.checkpoints, tag).skipped_in_row == 0]
+        return f"the last good checkpoint is {self.folder.checkpoints / (good or tags)[-1]}"
 
     def _tell_stuck(self, sentence: str) -> None:
         """From the watchdog of any rank: the first one may be the one that is missing."""
