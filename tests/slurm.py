@@ -124,7 +124,12 @@ class SlurmCluster:
         return dict(word.split("=", 1) for word in shown if "=" in word)
 
     def stop(self) -> None:
-        """End every daemon and what it started."""
+        """End every job, then every daemon: what a node has started outlives it."""
+        if "slurmctld" in self._processes:
+            self.run("scancel", "--user=root")
+            deadline = time.monotonic() + 20
+            while self.run("squeue", "-h").stdout and time.monotonic() < deadline:
+                time.sleep(0.2)
         for process in reversed(self._processes.values()):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
