@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from electra_scale.slurm_job import hostfile
+from electra_scale.submit import add_options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Exit code 2, with one line on stderr, for what the user can put right; 3 for an unfinished run."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    # What submit does not know goes to the training, which checks it.
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "submit":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "export":
             from electra_scale.export import export_run
@@ -37,6 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
             from electra_scale.demo import run_demo
 
             run_demo(options.out, options.corpus, options.recipe, options.ranks)
+        elif options.command == "submit":
+            from electra_scale.submit import jobs_of, preview, submit
+
+            jobs = jobs_of(options, rest)
+            if options.dry_run:
+                print(preview(jobs), end="")
+            else:
+                submit(jobs)
+        elif options.command == "hostfile":
+            print(hostfile(os.environ, options.slots), end="")
     except UserError as error:
         print(f"electra-scale: error: {error}", file=sys.stderr)
         return 2
@@ -76,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--corpus", type=Path, help="own text: a file or a folder of .txt, .jsonl or .parquet")
     demo.add_argument("--recipe", type=Path, default=Path("recipes/tiny.yaml"), help="recipe to train")
     demo.add_argument("--ranks", type=int, default=2, help="ZeRO-2 ranks")
+
+    submission = commands.add_parser(
+        "submit", allow_abbrev=False, help="submit slurm/pretrain.sh, or data, training and export as a chain"
+    )
+    add_options(submission)
+
+    hosts = commands.add_parser("hostfile", help="print a hostfile for the deepspeed launcher, in a job of SLURM")
+    hosts.add_argument("--slots", type=int, help="ranks on each node; the job's tasks there if not given")
     return parser
 
 

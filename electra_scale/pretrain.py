@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from jsonargparse import ArgumentParser
+
 from data_pipeline.errors import UserError
 from electra_scale.config import parse_recipe, recipe_parser
 from electra_scale.data.prefetch import DataError
@@ -13,8 +15,8 @@ from electra_scale.train.stop import StopRequests
 from electra_scale.train.time_slice import TimeSlice
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train a recipe. Exit code 2, with one line on stderr, for what the user can put right."""
+def pretrain_parser() -> ArgumentParser:
+    """Parser of a recipe and of what only a start of it has."""
     parser = recipe_parser("electra_scale.pretrain")
     parser.add_argument(
         "--resume",
@@ -34,6 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         "step and a save must fit, without it start-up, checkpoint.every steps and a save",
     )
     parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; not read")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train a recipe. Exit code 2, with one line on stderr, for what the user can put right."""
+    parser = pretrain_parser()
     try:
         recipe, options = parse_recipe(parser, sys.argv[1:] if arguments is None else arguments)
         stop = StopRequests(Path(options.stop_file) if options.stop_file else None, recipe.checkpoint.stop_signal)

@@ -47,7 +47,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 ReturnToService=2
 SlurmctldTimeout=30
-SlurmdTimeout=30
+SlurmdTimeout=15
 InactiveLimit=0
 KillWait=5
 MinJobAge=300
@@ -103,14 +103,33 @@ class SlurmCluster:
         """Start a node's daemon."""
         self._start(node, ["slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf")])
 
-    def run(self, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def kill_node(self, node: str) -> None:
+        """SIGKILL for a node's daemon; what it started lives on, out of the controller's reach."""
+        process = self._processes[node]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def run(
+        self, *command: str, timeout: float = 120, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of SLURM's commands against this cluster."""
+        environment = {**self.environment, **variables}
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+            command, env=environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd
         )
 
+    def job(self, number: str) -> dict[str, str]:
+        """What the controller says about a job, by the names of ``scontrol show job``."""
+        shown = self.run("scontrol", "show", "job", "-o", number).stdout.split()
+        return dict(word.split("=", 1) for word in shown if "=" in word)
+
     def stop(self) -> None:
-        """End every daemon and what it started."""
+        """End every job, then every daemon: what a node has started outlives it."""
+        if "slurmctld" in self._processes:
+            self.run("scancel", "--user=root")
+            deadline = time.monotonic() + 20
+            while self.run("squeue", "-h").stdout and time.monotonic() < deadline:
+                time.sleep(0.2)
         for process in reversed(self._processes.values()):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -80,7 +80,7 @@ def finish(
 
 
 def rewrite_state(folder: Path, state: RunState) -> None:
-    """Replace the state of a finished checkpoint. Killed at any moment, it leaves a whole one with the old or the new."""
+    """Replace the state of a finished checkpoint. A kill at any moment leaves a whole one."""
     path, content = folder / tag_of(state.step), _encode(state)
     sums = checksums.read_list(path)
     # In between no sum of the state is listed, since two files can't change as one.

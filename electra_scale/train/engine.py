@@ -31,6 +31,7 @@ from electra_scale.config import OptimizerConfig
 from electra_scale.data.loader import Batch
 from electra_scale.data.prefetch import DataError
 from electra_scale.replacement import Ahead, SamplingHeadConfig
+from electra_scale.slurm_job import adopt_ranks
 from electra_scale.train import checksums, universal
 from electra_scale.train.checksums import Sums
 from electra_scale.train.head_optimizer import HeadOptimizer
@@ -101,11 +102,11 @@ class World:
 
 
 def join_world() -> World:
-    """Join the ranks that a launcher started (deepspeed, torchrun, MPI), or be a world of one."""
+    """Join the ranks that a launcher started (deepspeed, torchrun, MPI, srun), or be a world of one."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed still calls it by its old name; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
-    if "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
+    if not adopt_ranks(os.environ) and "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     accelerator = get_accelerator()

@@ -33,8 +33,8 @@ def test_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
     script = "set -euo pipefail\n" + "\n".join(blocks(page))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "ds_configs").symlink_to(ROOT / "ds_configs")
+    for name in ("recipes", "ds_configs", "slurm"):
+        (tmp_path / name).symlink_to(ROOT / name)
     result = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=400
     )

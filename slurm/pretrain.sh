@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Pre-train a recipe, one task for each device, for as many lives of the job as it takes:
+#
+#   sbatch slurm/pretrain.sh --config recipes/base.yaml --data.store STORE --run_dir RUN
+#
+# Start it in the checkout. What follows the script goes to electra_scale.pretrain. To change: the lines below, or the
+# same options before the script's name, which win; and slurm/site.env for python, container, network and partition.
+#SBATCH --job-name=electra-pretrain
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+##SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+. "${ELECTRA_SLURM:-slurm}/lib.sh" || { echo "start sbatch in the checkout, or set ELECTRA_SLURM to its slurm folder" >&2; exit 2; }
+
+run=$(electra electra_scale.requeue folder "$@") || exit 2
+stop="$run/stop-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+say "$SLURM_TASKS_PER_NODE tasks a node on $SLURM_JOB_NODELIST train $run"
+minutes=$(minutes_left)
+until_signal "$stop" tasks -- electra_scale.pretrain "$@" \
+  --resume auto --stop_file "$stop" ${minutes:+--time_slice_minutes "$minutes"}
+code=$?
+say "the tasks ended with code $code"
+
+# Cancelled, requeued or out of time: SLURM has decided, and a requeue from here would bring a cancelled job back.
+state=$(job_state)
+if [ "$state" != RUNNING ]; then
+  say "SLURM is ending this life ($state)"
+  exit "$code"
+fi
+verdict=$(electra electra_scale.requeue judge "$run" \
+  --job "$SLURM_JOB_ID" --code "$code" --most_idle "$MOST_IDLE_LIVES")
+answer=$?
+say "$verdict"
+case "$answer" in
+  0) exit 0 ;;
+  75) scontrol requeue "$SLURM_JOB_ID" ;;
+  *) exit "$((code ? code : 1))" ;;
+esac

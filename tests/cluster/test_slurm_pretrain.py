@@ -1,0 +1,203 @@
+"""The batch scripts on a real SLURM with two nodes: to the end, through time limits, requeues and a lost node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from electra_scale.train import checkpoint
+from tests.runs import RECIPE, ROOT, environment, rows
+from tests.slurm import SlurmCluster
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+FROZEN_AT = 9
+"""Rows of metrics after which the first life of a run stands still in mid-step, so that a test can do what it does."""
+
+# In the process of rank 1: a rank that stands still keeps the other one waiting in the step's collective.
+_FREEZE = """
+import glob, os, signal, threading, time
+
+def freeze():
+    while True:
+        try:
+            with open(os.environ["FREEZE"] + "/metrics.jsonl") as file:
+                if file.read().count("\\n") >= {rows}:
+                    break
+            if glob.glob(os.environ["FREEZE"] + "/stop-*"):
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.002)
+    with open(os.environ["FREEZE"] + "/frozen.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(os.environ["FREEZE"] + "/frozen.new", os.environ["FREEZE"] + "/frozen")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+step = (os.environ.get("SLURM_PROCID"), os.environ.get("SLURM_STEP_NUM_TASKS"))
+if step == ("1", "2") and "FREEZE" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+    threading.Thread(target=freeze, daemon=True).start()
+"""
+
+
+@dataclass
+class Site:
+    """A cluster with a folder to submit from, a recipe there, and a run of it that nothing has disturbed."""
+
+    cluster: SlurmCluster
+    folder: Path
+    variables: dict[str, str]
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def straight(self) -> Path:
+        return self.folder / "straight"
+
+    def submit(self, run: Path, *options: str, **variables: str) -> str:
+        """sbatch slurm/pretrain.sh on both nodes; the job's number."""
+        command = ["sbatch", "--parsable", "--nodes=2", f"--output={run}.log", *options, "slurm/pretrain.sh"]
+        command += ["--config", str(self.recipe), "--run_dir", str(run)]
+        result = self.cluster.run(*command, cwd=self.folder, **{**self.variables, **variables})
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def freezing(self, run: Path) -> dict[str, str]:
+        """Variables with which the first life of a run comes to a stand in mid-step."""
+        site = self.folder / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(_FREEZE.format(rows=FROZEN_AT))
+        return {"FREEZE": str(run), "PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+
+    def until(self, condition: Callable[[], bool], run: Path, seconds: float = 150) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.told(run)
+            time.sleep(0.1)
+
+    def until_frozen(self, run: Path) -> int:
+        """The process that stands still."""
+        self.until((run / "frozen").is_file, run)
+        return int((run / "frozen").read_text())
+
+    def ended(self, job: str, run: Path) -> dict[str, str]:
+        """The job once it has ended for good."""
+        self.until(lambda: self.cluster.job(job)["JobState"] in ENDED, run)
+        return self.cluster.job(job)
+
+    def told(self, run: Path) -> str:
+        log = run.with_name(f"{run.name}.log")
+        return (log.read_text()[-4000:] if log.is_file() else "no log") + self.cluster.logs()
+
+    def goes_through(self, job: str, run: Path, lives: int = 2) -> None:
+        """Check that the run has ended like the undisturbed one, bit for bit, after so many lives of its job."""
+        shown = self.ended(job, run)
+        assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(lives - 1)), self.told(run)
+        assert rows(run) == rows(self.straight)
+
+
+@pytest.fixture(scope="module")
+def site(slurm: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Text, store, training and export of the undisturbed run come from one ``electra-scale submit --chain``."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "slurm").symlink_to(ROOT / "slurm")
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["data"]["store"] = str(folder / "store")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    build = {
+        "out": str(folder / "store"),
+        "sources": [{"kind": "jsonl", "paths": [str(corpus / "docs.jsonl")]}],
+        "tokenizer": {"vocab_size": 800},
+        "held_out": 0.05,
+        "task_bytes": 200_000,
+    }
+    (folder / "build.yaml").write_text(yaml.safe_dump(build))
+    variables = {name: environment()[name] for name in ("DS_ACCELERATOR", "OMP_NUM_THREADS", "PYTHONPATH")}
+    variables |= {"PYTHON": sys.executable, "NETWORK_INTERFACE": "lo", "SBATCH_TIMELIMIT": "30"}
+    site = Site(slurm, folder, variables)
+    command = [sys.executable, "-m", "electra_scale.cli", "submit", "--chain", "--build", "build.yaml"]
+    command += ["--build-tasks", "2", "--export", str(folder / "encoder"), "--nodes", "2"]
+    command += ["--config", str(site.recipe), "--run_dir", str(site.straight)]
+    result = slurm.run(*command, timeout=300, cwd=folder, **variables)
+    assert result.returncode == 0, result.stderr
+    jobs = [line.split()[-1] for line in result.stdout.splitlines()]
+    assert len(jobs) == 3
+    for job in jobs:
+        shown = site.ended(job, folder / "chain")
+        logs = [path.read_text()[-3000:] for path in sorted(folder.glob("electra-*.log"))]
+        assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "0"), logs
+    return site
+
+
+def test_a_chain_builds_trains_on_two_nodes_to_the_end_and_exports(site: Site) -> None:
+    state = checkpoint.newest(site.straight / "checkpoints")
+    assert state is not None
+    assert (state.finished, state.world_size) == (True, 2)
+    assert json.loads((site.straight / "deepspeed.json").read_text())["zero_optimization"]["stage"] == 2
+    for network in ("discriminator", "generator"):
+        assert (site.folder / "encoder" / network / "model.safetensors").is_file()
+
+
+def test_a_time_limit_stops_the_run_and_its_job_comes_back(site: Site) -> None:
+    run = site.folder / "limited"
+    job = site.submit(run, "--time=2", "--signal=B:USR1@60", **site.freezing(run))
+    # SLURM sends the signal up to a minute early, so it may come before the run stands still.
+    site.until(lambda: any(run.glob("stop-*")), run)
+    if (run / "frozen").is_file():
+        os.kill(site.until_frozen(run), signal.SIGCONT)
+    site.goes_through(job, run)
+    log = site.told(run)
+    assert "SIGUSR1: the run saves and stops" in log
+    assert "is unfinished, its newest checkpoint is of step" in log
+
+
+def test_a_requeue_in_mid_step_loses_nothing(site: Site) -> None:
+    run = site.folder / "requeued"
+    job = site.submit(run, **site.freezing(run))
+    site.until_frozen(run)
+    site.cluster.run("scontrol", "requeue", job)
+    site.goes_through(job, run)
+
+
+def test_a_lost_node_brings_the_job_back(site: Site) -> None:
+    run = site.folder / "lost"
+    job = site.submit(run, **site.freezing(run))
+    site.until_frozen(run)
+    site.cluster.kill_node("n2")
+    site.until(lambda: site.cluster.job(job)["JobState"] != "RUNNING", run)
+    site.cluster.start_node("n2")
+    site.goes_through(job, run)
+
+
+@pytest.mark.parametrize(("code", "lives"), [(1, 2), (2, 1)])
+def test_a_run_that_fails_comes_back_only_while_that_may_help(site: Site, code: int, lives: int) -> None:
+    run = site.folder / f"failing-{code}"
+    program = site.folder / f"python-{code}"
+    # Everything but the training is the real thing.
+    program.write_text(f'#!/bin/sh\n[ "$2" != electra_scale.pretrain ] || exit {code}\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    job = site.submit(run, PYTHON=str(program), MOST_IDLE_LIVES="2")
+    shown = site.ended(job, run)
+    assert (shown["JobState"], shown["Restarts"]) == ("FAILED", str(lives - 1)), site.told(run)
+    assert shown["ExitCode"] == f"{code}:0"
+
+
+def test_a_cancelled_job_stays_away(site: Site) -> None:
+    run = site.folder / "cancelled"
+    job = site.submit(run, **site.freezing(run))
+    frozen = site.until_frozen(run)
+    site.cluster.run("scancel", job)
+    os.kill(frozen, signal.SIGCONT)
+    site.until(lambda: "SLURM is ending this life" in site.told(run), run)
+    shown = site.ended(job, run)
+    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
