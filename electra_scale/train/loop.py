@@ -293,7 +293,8 @@ class Run:
         start_up = (self.first_step_at or time.monotonic()) - self.slice.began
         a_step = self.step_seconds or self.state.seconds / self.state.step
         measured = self.world.maximum(torch.tensor([start_up, a_step], dtype=torch.float64, device=self.world.device))
-        self.slice.check(*measured.tolist(), self.saving or 0.0, self.recipe.checkpoint.every)
+        start_up, a_step = measured.tolist()
+        self.slice.check(start_up, a_step, self.saving or 0.0, self.recipe.checkpoint.every)
 
     def _tell_status(self, state: State, reason: str = "") -> None:
         if self.world.main:
