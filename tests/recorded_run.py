@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from electra_scale import pretrain
 from electra_scale.data.loader import Batch
 from electra_scale.train.engine import Engine
-from electra_scale.train.loop import Run
+from electra_scale.train.global_step import GlobalSteps
 
 
 def row_digests(batch: Batch) -> list[str]:
@@ -46,9 +46,9 @@ def record(folder: Path) -> None:
     """Have every step of this process noted."""
     out = (folder / f"{os.getpid()}.jsonl").open("a", buffering=1)
     at: dict[str, int] = {}
-    step_of_run, forward_backward = Run._step, Engine.forward_backward
+    step_of_run, forward_backward = GlobalSteps.run, Engine.forward_backward
 
-    def step(self: Run, number: int, *rest: Any) -> dict[str, float]:
+    def step(self: GlobalSteps, number: int, *rest: Any) -> Any:
         at.update(step=number, micro=0)
         return step_of_run(self, number, *rest)
 
@@ -58,7 +58,7 @@ def record(folder: Path) -> None:
         at["micro"] += 1
         return forward_backward(self, batch, *rest)
 
-    Run._step = step  # type: ignore[method-assign]
+    GlobalSteps.run = step  # type: ignore[method-assign]
     Engine.forward_backward = forward  # type: ignore[method-assign]
 
 
