@@ -153,8 +153,9 @@ from electra_scale.config import recipe_of_run
 from electra_scale.train.engine import join_world, leave_world
 from electra_scale.train import checkpoint
 from electra_scale.train.loop import Run
+from electra_scale.train.stop import StopRequests
 world = join_world()
-run = Run(recipe_of_run(Path("recipe.yaml")), True, world)
+run = Run(recipe_of_run(Path("recipe.yaml")), True, world, StopRequests(), None)
 for tag in sys.argv[1:]:
     state = checkpoint.read_state(run.folder.checkpoints, tag)
     plan = next(plan for plan in run.phases if plan.name == state.phase)
