@@ -12,7 +12,9 @@ from data_pipeline.errors import UserError
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Exit code 2, with one line on stderr, for what the user can put right."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "plan":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "export":
             from electra_scale.export import export_run
@@ -31,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
             from electra_scale.demo import run_demo
 
             run_demo(options.out, options.corpus, options.recipe, options.ranks)
+        elif options.command == "plan":
+            from electra_scale.plan_command import print_plan
+
+            print_plan(options, rest)
     except UserError as error:
         print(f"electra-scale: error: {error}", file=sys.stderr)
         return 2
@@ -65,6 +71,21 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--corpus", type=Path, help="own text: a file or a folder of .txt, .jsonl or .parquet")
     demo.add_argument("--recipe", type=Path, default=Path("recipes/tiny.yaml"), help="recipe to train")
     demo.add_argument("--ranks", type=int, default=2, help="ZeRO-2 ranks")
+
+    plan = commands.add_parser(
+        "plan",
+        allow_abbrev=False,
+        help="parameters, memory, traffic, time and cost of a run, by arithmetic",
+        epilog="Takes a recipe as training does: --config FILE, several times, and --section.key value.",
+    )
+    plan.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
+    plan.add_argument("--gpus-per-node", type=int, default=8, help="devices of a machine (default 8)")
+    plan.add_argument("--gpu", default="h100", help="kind of device: a100-40, a100-80, h100, h200, l4 (default h100)")
+    plan.add_argument("--store", help="store whose manifest gives vocabulary and bytes per token id")
+    plan.add_argument("--vocabulary", type=int, default=30522, help="without --store (default 30522)")
+    plan.add_argument("--price", type=float, help="of a device hour")
+    plan.add_argument("--efficiency", type=float, default=0.35, help="assumed share of the peak (default 0.35)")
+    plan.add_argument("--json", nargs="?", type=Path, const=Path("-"), help="as JSON, into a file if one is named")
     return parser
 
 
