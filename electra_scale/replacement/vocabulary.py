@@ -243,7 +243,8 @@ class _Work:
             ]
         ).sum(0)
         index, _ = choose(in_strip, inside)
-        return tile * self.settings.columns + strip_of_tile * self.strip + index
+        # Only scores that are not numbers reach the columns behind the vocabulary; their step will be skipped.
+        return (tile * self.settings.columns + strip_of_tile * self.strip + index).clamp(max=len(self.weight) - 1)
 
     def _add_gradients(self, rows: slice, kept: Tensor, scale: Tensor, log_probability: Tensor) -> None:
         """dloss/dscore(v) = slope (1[v = x] - p(v)); ``kept`` (N, R, C) times ``scale`` (R, N) is p."""

@@ -229,6 +229,19 @@ def test_scores_of_ten_thousand_and_impossible_tokens_leave_finite_losses_and_gr
     assert all(gradient.isfinite().all() for gradient in gradients(found.loss, masked, sampler))
 
 
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("name", EVERY)
+def test_scores_that_are_not_numbers_give_a_loss_that_says_so_and_tokens_of_the_vocabulary(
+    name: str, columns: int
+) -> None:
+    masked = positions()
+    masked = dataclasses.replace(masked, features=torch.full_like(masked.features, torch.nan).requires_grad_())
+    found = vocabulary_pass(masked, make_sampler(name), 0.0, columns=columns)
+    assert found.loss.isnan()
+    assert found.drawn is not None
+    assert ((found.drawn.tokens >= 0) & (found.drawn.tokens < V)).all()
+
+
 @pytest.mark.parametrize("own_score", [1e4, -1e4])
 @pytest.mark.parametrize("form", ["rms", "mean"])
 def test_a_head_that_says_ten_thousand_leaves_finite_weights(form: str, own_score: float) -> None:
