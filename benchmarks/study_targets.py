@@ -9,7 +9,7 @@ from study_runs import BASELINE
 
 _OWN = "hp_loss_own"
 _DEFAULTS = (_OWN, "hp_loss_context_start_100", "hp_loss_context", "hp_dist")
-"""Arms with the settings of shipped recipes or of a sampler's defaults."""
+"""Arms with the settings of shipped recipes, of one as it was shipped before the study, or of a sampler's defaults."""
 
 Summaries = Mapping[str, Mapping[str, Summary]]
 

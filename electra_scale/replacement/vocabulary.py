@@ -243,7 +243,7 @@ class _Work:
             ]
         ).sum(0)
         index, _ = choose(in_strip, inside)
-        # Only scores that are not numbers reach the columns behind the vocabulary; their step will be skipped.
+        # Only scores that are not numbers reach the columns behind the vocabulary, and their loss says so.
         return (tile * self.settings.columns + strip_of_tile * self.strip + index).clamp(max=len(self.weight) - 1)
 
     def _add_gradients(self, rows: slice, kept: Tensor, scale: Tensor, log_probability: Tensor) -> None:

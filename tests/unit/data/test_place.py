@@ -77,10 +77,10 @@ def test_no_name_leaves_its_place(name: str) -> None:
         checked_name(name)
     except ValueError:
         return
-    path = os.path.normpath(os.path.join("/root/of/place", name))
+    path = os.path.normpath(os.path.join("/some/place", name))
     name.encode()
-    assert path.startswith("/root/of/place/")
-    assert path == f"/root/of/place/{name}"
+    assert path.startswith("/some/place/")
+    assert path == f"/some/place/{name}"
 
 
 @given(st.binary(max_size=40), st.integers(0, 50), st.integers(0, 50))
