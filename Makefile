@@ -15,8 +15,8 @@ demo: $(READY)
 	$(BIN)/electra-scale demo --out runs/demo $(if $(CORPUS),--corpus $(CORPUS))
 
 test: $(READY)
-	@echo "test: the whole suite"
-	$(BIN)/python -m pytest $(TESTS)
+	@echo "test: the whole suite, two files at a time"
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 bench: $(BENCH_READY)
 	@test -n "$(CORPUS)" || { echo "bench: say which text to measure on: make bench CORPUS=folder"; exit 2; }
