@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from electra_scale.config import Recipe
 from electra_scale.data.loader import Loader
@@ -69,3 +69,11 @@ class Heldout:
         if not every or plan.name != "joint":
             return False
         return (done - plan.first) % every == 0 or done == plan.last
+
+
+def evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:
+    """For people."""
+    text = f"held-out at step {step} ({phase}): generator {metrics['eval/generator_cross_entropy']:.3f} nats"
+    if "eval/auc" in metrics:
+        text += f", discriminator {metrics['eval/discriminator_loss']:.4f}, AUC {metrics['eval/auc']:.4f}"
+    return text

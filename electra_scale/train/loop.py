@@ -6,7 +6,6 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from electra_scale.train.drawn_ahead import load_draws, save_draws
 from electra_scale.train.engine import Engine, World, precision_of, read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.train.first_weights import set_first_weights
 from electra_scale.train.global_step import GlobalSteps
-from electra_scale.train.heldout import Heldout
+from electra_scale.train.heldout import Heldout, evaluation_line
 from electra_scale.train.inputs import run_loader
 from electra_scale.train.module import Phase, PretrainModule
 from electra_scale.train.run_folder import RunFolder
@@ -228,7 +227,7 @@ class Run:
             if logged:
                 self.progress.report(plan.name, metrics)
             if "eval/generator_cross_entropy" in metrics:
-                self.progress.say(_evaluation_line(plan.name, done, metrics))
+                self.progress.say(evaluation_line(plan.name, done, metrics))
         if owed_before and done == self.state.step:
             self._rewrite_state(plan)
         elif done % self.recipe.checkpoint.every == 0 or done == plan.last:
@@ -442,10 +441,3 @@ class Run:
         """From the watchdog of any rank: the first one may be the one that is missing."""
         self.folder.append_to_log(f"rank {self.world.rank}: {sentence}")
         write_status(self.folder.path, Status("failed", self.state.step, self.recipe.total_steps, sentence))
-
-
-def _evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:
-    text = f"held-out at step {step} ({phase}): generator {metrics['eval/generator_cross_entropy']:.3f} nats"
-    if "eval/auc" in metrics:
-        text += f", discriminator {metrics['eval/discriminator_loss']:.4f}, AUC {metrics['eval/auc']:.4f}"
-    return text

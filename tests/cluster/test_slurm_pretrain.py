@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +67,10 @@ class Site:
     def straight(self) -> Path:
         return self.folder / "straight"
 
-    def submit(self, run: Path, *options: str, **variables: str) -> str:
+    def submit(self, run: Path, *options: str, arguments: Sequence[str] = (), **variables: str) -> str:
         """sbatch slurm/pretrain.sh on both nodes; the job's number."""
         command = ["sbatch", "--parsable", "--nodes=2", f"--output={run}.log", *options, "slurm/pretrain.sh"]
-        command += ["--config", str(self.recipe), "--run_dir", str(run)]
+        command += ["--config", str(self.recipe), "--run_dir", str(run), *arguments]
         result = self.cluster.run(*command, cwd=self.folder, **{**self.variables, **variables})
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
@@ -192,12 +195,48 @@ def test_a_run_that_fails_comes_back_only_while_that_may_help(site: Site, code: 
     assert shown["ExitCode"] == f"{code}:0"
 
 
-def test_a_cancelled_job_stays_away(site: Site) -> None:
+def test_a_signal_by_hand_brings_the_job_back_and_a_cancelled_one_stays_away(site: Site) -> None:
     run = site.folder / "cancelled"
-    job = site.submit(run, **site.freezing(run))
-    frozen = site.until_frozen(run)
+    job = site.submit(run, arguments=["--schedule.steps", "100000"])
+    site.until(lambda: rows_so_far(run) >= 3, run)
+    site.cluster.run("scancel", "--signal=USR1", "--batch", job)
+    site.until(lambda: site.cluster.job(job)["Restarts"] == "1", run)
+    stopped = checkpoint.newest(run / "checkpoints")
+    assert stopped is not None
+    site.until(lambda: rows_so_far(run) >= stopped.step + 3, run)
     site.cluster.run("scancel", job)
-    os.kill(frozen, signal.SIGCONT)
     site.until(lambda: "SLURM is ending this life" in site.told(run), run)
     shown = site.ended(job, run)
-    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
+    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "1")
+    assert f"stopped at step {stopped.step}, which is saved" in site.told(run)
+    assert [row["step"] for row in rows(run)] == list(range(1, len(rows(run)) + 1))
+
+
+def test_tensorboard_answers_on_its_node(site: Site) -> None:
+    log = site.folder / "tensorboard.log"
+    command = ["sbatch", "--parsable", f"--output={log}", "slurm/tensorboard.sh", "--logdir", str(site.straight)]
+    job = site.cluster.run(*command, cwd=site.folder, **site.variables).stdout.strip()
+    try:
+        site.until(lambda: log.is_file() and "127.0.0.1" in log.read_text(), log.with_suffix(""))
+        told = re.search(r"-L 6006:(127\.0\.0\.1:\d+) ", log.read_text())
+        assert told is not None
+        site.until(lambda: b"TensorBoard" in page(f"http://{told.group(1)}/"), log.with_suffix(""))
+        tags = f"http://{told.group(1)}/data/plugin/scalars/tags"
+        site.until(lambda: b"disc_loss_variance" in page(tags), log.with_suffix(""))
+    finally:
+        site.cluster.run("scancel", job)
+    assert site.ended(job, log.with_suffix(""))["JobState"] == "CANCELLED"
+
+
+def rows_so_far(run: Path) -> int:
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.is_file() else 0
+
+
+def page(address: str) -> bytes:
+    """What a server answers, nothing while there is none."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return bytes(answer.read())
+    except urllib.error.URLError:
+        return b""
