@@ -24,6 +24,9 @@ from electra_scale.doctor.verdict import Examined, Node, Problem, absent, judge,
 
 T = TypeVar("T")
 
+_EXCHANGE_SECONDS = 0.25
+_LEAST_AMOUNT = 1 << 20
+
 
 @dataclass(frozen=True)
 class Checks:
@@ -182,33 +185,50 @@ def _clocks(course: _Course) -> None:
 
 def _links(course: _Course) -> None:
     """All-reduce, then pairs of nodes; what comes to a stand is left behind, and the group with it."""
-    checks, worker = course.checks, ThreadPoolExecutor(1)
-    patience = checks.wait + GRACE
+    checks, examined, meeting, worker = course.checks, course.examined, course.meeting, ThreadPoolExecutor(1)
+    # Ranks on different kinds of devices would wait for each other in different libraries.
+    if not meeting.told("one kind", len({facts.kind for facts in examined.facts}) == 1, checks.wait):
+        return
     links: list[Links] = []
 
     def together() -> AllReduce:
-        store = apart(course.meeting.another_store(checks.wait))
+        store = apart(meeting.another_store(checks.wait))
         links.append(Links(course.seat, store, checks.wait, checks.short))
         return links[0].all_reduce()
 
-    found, error = course.within(worker, together, patience)
-    notes = course.meeting.exchange("all-reduce", (found and asdict(found), error), patience + GRACE)
-    course.examined.failed += _link_problems(course.nodes, notes, "all-reduce")
-    if not course.meeting.told("all-reduce/worked", not course.examined.failed, checks.wait):
-        return
-    if course.seat.first:
-        sums = [AllReduce(**note[0]) for note in notes]
-        course.examined.all_reduce = AllReduce(
-            sums[0].bytes, max(one.seconds for one in sums), all(one.right for one in sums)
-        )
-    if len(course.nodes) > 1 and not checks.short:
+    notes = _measured(course, worker, "all-reduce", together)
+    if notes and not examined.failed:
+        sums = [AllReduce(**found) for found, _ in notes]
+        seconds = None if checks.short else max(one.seconds or 0.0 for one in sums)
+        examined.all_reduce = AllReduce(sums[0].bytes, seconds, all(one.right for one in sums))
+    amount = meeting.told("amount", examined.all_reduce and _amount(examined.all_reduce), checks.wait)
+    if amount is not None and len(course.nodes) > 1:
         firsts = [node.ranks[0] for node in course.nodes]
-        pairs, error = course.within(worker, lambda: links[0].pairs(schedule(len(firsts)), firsts), patience)
-        notes = course.meeting.exchange("pairs", ([asdict(pair) for pair in pairs or []], error), patience + GRACE)
-        course.examined.failed += _link_problems(course.nodes, notes, "pairs of nodes")
-        course.examined.pairs = _slower_side([PairRate(**pair) for note in notes for pair in note[0]])
+        rounds = schedule(len(firsts))
+        notes = _measured(course, worker, "pairs of nodes", lambda: links[0].pairs(rounds, firsts, amount))
+        examined.pairs = _slower_side([PairRate(**pair) for found, _ in notes for pair in found or []])
     if not course.stuck:
         course.within(worker, links[0].close, GRACE)
+
+
+def _amount(found: AllReduce) -> int | None:
+    """Bytes that two nodes exchange at a time, for a fraction of a second; none if nothing is to be timed."""
+    if found.seconds is None:
+        return None
+    return max(_LEAST_AMOUNT, min(found.bytes, int(found.bytes / found.seconds * _EXCHANGE_SECONDS)))
+
+
+def _measured(course: _Course, worker: ThreadPoolExecutor, stage: str, work: Callable[[], Any]) -> list[Any]:
+    """What every rank measured and its error, on the first rank, where errors are problems."""
+    # The group's own limit comes first: its errors say more.
+    patience, began = course.checks.wait + GRACE, time.monotonic()
+    found, error = course.within(worker, work, patience)
+    note = [asdict(one) for one in found] if isinstance(found, list) else found and asdict(found)
+    # All began at about the same time, so whoever waited in vain has given up by now.
+    left = max(GRACE, patience + GRACE - (time.monotonic() - began))
+    notes = course.meeting.exchange(stage, (note, error), left)
+    course.examined.failed += _link_problems(course.nodes, notes, stage)
+    return notes
 
 
 def _link_problems(nodes: list[Node], notes: list[Any], stage: str) -> list[Problem]:

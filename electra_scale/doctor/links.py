@@ -21,10 +21,10 @@ _LONG = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 @dataclass(frozen=True)
 class AllReduce:
-    """The best of a few: so many bytes on each rank, in so many seconds. ``right``: the sum was."""
+    """The sum over all ranks was ``right``; so many bytes on each took so many seconds, the best of a few, if timed."""
 
     bytes: int
-    seconds: float
+    seconds: float | None
     right: bool
 
 
@@ -46,6 +46,7 @@ class Links:
             torch.cuda.set_device(self.device)
             # Without it a collective that never ends is an abort of the process, with nothing said.
             os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
+        self._short = short
         self._bytes = _SHORT if short else _LONG[self.device.type]
         dist.init_process_group(
             "nccl" if self.device.type == "cuda" else "gloo",
@@ -63,11 +64,11 @@ class Links:
         dist.all_reduce(value)
         # Whole numbers of this size are exact in float32, whatever the order of the sum.
         right = torch.equal(value, pattern * size + size * (size - 1) // 2)
-        seconds = self._best(lambda: dist.all_reduce(value.zero_()))
+        seconds = None if self._short else self._best(lambda: dist.all_reduce(value.zero_()))
         return AllReduce(self._bytes, seconds, right)
 
-    def pairs(self, rounds: list[list[tuple[int, int]]], first_ranks: list[int]) -> list[PairRate]:
-        """Rates of this rank's pairs; ``first_ranks`` holds each node's, the only ones that exchange data."""
+    def pairs(self, rounds: list[list[tuple[int, int]]], first_ranks: list[int], amount: int) -> list[PairRate]:
+        """Rates of this rank's pairs with ``amount`` bytes each way, between nodes' first ranks: ``first_ranks``."""
         found = []
         for pairs in rounds:
             # Nobody begins the next round while another pair is still busy.
@@ -76,11 +77,11 @@ class Links:
                 ranks = [first_ranks[node] for node in pair]
                 if self._seat.rank in ranks:
                     peer = ranks[1] if self._seat.rank == ranks[0] else ranks[0]
-                    found.append(PairRate(pair, self._rate(peer)))
+                    found.append(PairRate(pair, self._rate(peer, amount)))
         return found
 
-    def _rate(self, peer: int) -> float:
-        out = torch.ones(self._bytes // 4, device=self.device)
+    def _rate(self, peer: int, amount: int) -> float:
+        out = torch.ones(amount // 4, device=self.device)
         into = torch.empty_like(out)
 
         def both_ways() -> None:
@@ -90,7 +91,7 @@ class Links:
 
         # The first time makes the connection.
         both_ways()
-        return self._bytes / self._best(both_ways)
+        return amount / self._best(both_ways)
 
     def _best(self, work: Callable[[], object]) -> float:
         best = float("inf")

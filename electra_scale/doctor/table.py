@@ -24,10 +24,9 @@ def lines_of(examined: Examined) -> list[str]:
     if examined.all_reduce is not None:
         found = examined.all_reduce
         ranks = sum(len(node.ranks) for node in examined.nodes)
-        lines.append(
-            f"all-reduce of {size(found.bytes)} over {ranks} ranks: {found.seconds:.3f} s, "
-            f"{size(found.bytes / found.seconds)}/s, the sum is {'right' if found.right else 'WRONG'}"
-        )
+        rate = "" if found.seconds is None else f"{found.seconds:.3f} s, {size(found.bytes / found.seconds)}/s, "
+        right = "right" if found.right else "WRONG"
+        lines.append(f"all-reduce of {size(found.bytes)} over {ranks} ranks: {rate}the sum is {right}")
     return lines + _pairs(examined)
 
 
