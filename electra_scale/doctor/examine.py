@@ -25,7 +25,7 @@ from electra_scale.doctor.verdict import Examined, Node, Problem, absent, judge,
 T = TypeVar("T")
 
 _EXCHANGE_SECONDS = 0.25
-_LEAST_AMOUNT = 1 << 20
+_LEAST_AMOUNT = 10**6
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 
-_LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(?:#.*)?")
+_LINE = re.compile(r"(\S+)\s+slots=\d+")
 _ENVIRONMENT = ".deepspeed_env"
 
 
@@ -21,7 +21,7 @@ def read_hostfile(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.strip().startswith("#"):
             continue
-        found = _LINE.fullmatch(line.strip())
+        found = _LINE.match(line.strip())
         if found is None:
             raise UserError(f"{path}, line {number}: {line.strip()!r} is not `NAME slots=N`")
         if found[1].startswith("-"):

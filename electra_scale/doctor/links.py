@@ -15,8 +15,8 @@ from electra_scale.doctor.facts import uses_gpu
 from electra_scale.doctor.seat import Seat, local_rank
 
 _REPEATS = 3
-_SHORT = 1 << 20
-_LONG = {"cpu": 64 << 20, "cuda": 256 << 20}
+_SHORT = 10**6
+_LONG = {"cpu": 64 * 10**6, "cuda": 256 * 10**6}
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class _Host:
             reader.join(1)
         code = self.process.poll()
         said = self.errors[-1] if self.errors else "it said nothing"
-        return said if code is None else f"{said} (code {code})"
+        return f"{said}, and it does not end" if code is None else f"{said} (code {code})"
 
     def let_go(self) -> None:
         """Its stdin ends, and so does it."""

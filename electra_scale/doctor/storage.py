@@ -12,9 +12,9 @@ from data_pipeline.manifest import load_manifest
 from data_pipeline.place import Place, Unavailable, open_place
 from electra_scale.doctor.facts import Space, space_at
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 64 * 10**6
 MOST_SECONDS = 5.0
-_PART = 8 << 20
+_PART = 8 * 10**6
 _APPEARS = 5.0
 """Seconds that a network file system may take to show a file that another node has just written."""
 

@@ -19,18 +19,18 @@ own clock, comes at different times."""
 CLOCK_FAILS = 300.0
 """Seconds: munge, by which SLURM's nodes trust each other, refuses what is older; S3 refuses a signature at 900."""
 
-TEMPORARY_LEAST = 1 << 30
+TEMPORARY_LEAST = 10**9
 """Bytes: compiled kernels and the files of a converted checkpoint go to the temporary folder."""
 
-RUN_LEAST = 1 << 30
-RUN_WARNS = 20 << 30
+RUN_LEAST = 10**9
+RUN_WARNS = 20 * 10**9
 """Bytes: a checkpoint has 16 for each parameter, some 2 GB for recipes/base.yaml and 6 for the large one, and there
 are always those that are kept and one that is being written."""
 
-CACHE_LEAST = 1 << 30
+CACHE_LEAST = 10**9
 """Bytes: less does not hold the shards that a node reads from at the same time."""
 
-SHARED_MEMORY_LEAST = 1 << 30
+SHARED_MEMORY_LEAST = 10**9
 """Bytes in /dev/shm: ranks of a node exchange data there by NCCL, whose manual asks for 1 GB; containers have 64 MB."""
 
 SLOW = 0.5
@@ -238,20 +238,23 @@ def _stores(names: list[str], url: str, stores: list[StoreReading]) -> Iterable[
 
 
 def _folders(names: list[str], run_dir: str, folders: list[FolderReading]) -> Iterable[Problem]:
-    refused = [folder.error is not None for folder in folders]
+    # Where no node can write, other nodes can't either.
+    everywhere = all(folder.error is not None for folder in folders)
     for name, folder in zip(names, folders, strict=True):
-        if not folder.seen and folder.error is None:
+        if folder.error is not None:
+            yield Problem(
+                "all nodes" if everywhere else name,
+                f"the run folder {run_dir} cannot be written ({folder.error})",
+                "every rank writes its part of a checkpoint there: set --run_dir to a folder that it may write",
+                "refused" if everywhere else "problem",
+            )
+            if everywhere:
+                return
+        elif not folder.seen:
             yield Problem(
                 name,
                 f"the run folder {run_dir} is not the first node's: a file written there does not appear here",
                 "put it on storage that all nodes share (--run_dir), at the same path",
-            )
-        elif folder.error is not None:
-            yield Problem(
-                name,
-                f"the run folder {run_dir} cannot be written ({folder.error})",
-                "every rank writes its part of a checkpoint there: set --run_dir to a folder that it may write",
-                "refused" if all(refused) else "problem",
             )
         elif folder.space is not None and folder.space.free < RUN_WARNS:
             yield Problem(
@@ -291,8 +294,8 @@ def _slow(rates: dict[str, float]) -> Iterable[tuple[str, float]]:
 
 
 def size(number: float) -> str:
-    """Bytes, for people."""
-    for unit, factor in (("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20)):
+    """Bytes, for people: 1 GB is 10^9."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if number >= factor:
             return f"{number / factor:.1f} {unit}"
-    return f"{number / 1024:.0f} kB"
+    return f"{number / 1e3:.0f} kB"

@@ -221,12 +221,14 @@ def at_the_gate(run: Path, what: str) -> dict[str, str]:
 
 def test_a_node_that_is_not_like_the_others_ends_the_life_before_it_trains(site: Site) -> None:
     run = site.folder / "unlike"
-    other = run / "numpy-0.0.1.dist-info"
-    variables = at_the_gate(run, f"    sys.path.insert(0, {str(run)!r})")
-    other.mkdir()
-    (other / "METADATA").write_text("Name: numpy\nVersion: 0.0.1\n")
+    variables = at_the_gate(run, f"    sys.path.insert(0, {str(run / 'numpy')!r})")
+    (run / "numpy/numpy-0.0.1.dist-info").mkdir(parents=True)
+    (run / "numpy/numpy-0.0.1.dist-info/METADATA").write_text("Name: numpy\nVersion: 0.0.1\n")
     job = site.submit(run, **variables)
     site.goes_through(job, run)
+    log = site.told(run)
+    assert "problem: n2: numpy 0.0.1, other nodes " in log
+    assert "the nodes' examination ended with code 1, so no training starts" in log
 
 
 def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
