@@ -24,7 +24,7 @@ def ask_clock(meeting: Meeting, node: int, seconds: float) -> float:
     best, offset = float("inf"), 0.0
     for turn in range(_TURNS):
         asked = time.time()
-        meeting.post(f"time/{node}/{turn}")
+        meeting.post(f"time/{node}/{turn}", seconds)
         answer = float(meeting.told(f"time/{node}/{turn}/answer", None, seconds))
         back = time.time()
         if back - asked < best:

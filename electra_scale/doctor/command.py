@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_doctor(options: argparse.Namespace, training: list[str]) -> int:
     """Examine and print. 0 healthy, 1 something is wrong, 2 something is that would be wrong on any nodes.
 
-    Raises UserError for options that are wrong, and where ranks do not reach each other at all.
+    Raises UserError for options that are wrong.
     """
     if not options.wait > 0:
         raise UserError(f"doctor: --wait is {options.wait:g}; give seconds, above 0")
@@ -40,6 +40,7 @@ def run_doctor(options: argparse.Namespace, training: list[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Imported late: other commands read this module for its options, and torch takes long to import.
     from electra_scale.doctor.examine import examine
+    from electra_scale.doctor.meeting import Apart
     from electra_scale.doctor.over_ssh import examine_hosts
     from electra_scale.doctor.seat import take_seat
 
@@ -47,7 +48,11 @@ def run_doctor(options: argparse.Namespace, training: list[str]) -> int:
     if options.hostfile is not None:
         findings, stuck = examine_hosts(options, checks), False
     else:
-        found, stuck = examine(take_seat(os.environ), checks)
+        try:
+            found, stuck = examine(take_seat(os.environ), checks)
+        except Apart as error:
+            print(f"electra-scale: {error}", file=sys.stderr)
+            return _ended(1, True)
         if found is None:
             return _ended(0, stuck)
         findings = found

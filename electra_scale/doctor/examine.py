@@ -86,7 +86,7 @@ def examine(seat: Seat, checks: Checks) -> tuple[Findings | None, bool]:
     """Take part; the findings on the first rank, and whether a thread hangs, so that the process has to be ended hard.
 
     Raises:
-        UserError: ranks do not reach each other at all, or the first one gives no sign.
+        Apart: this rank and the first one do not reach each other; a thread may hang.
     """
     course = _Course(seat, checks, Meeting(seat, checks.wait))
     gone: list[int] = []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, Store, TCPStore
 
-from data_pipeline.errors import UserError
 from electra_scale.doctor.seat import Seat
+
+T = TypeVar("T")
 
 _PAUSE = 0.05
 GRACE = 5.0
@@ -32,30 +34,35 @@ class Dismissed(Exception):
     """On the others: the first rank has ended the examination, and says why."""
 
 
+class Apart(Exception):
+    """This rank and the first one do not reach each other; says so in one line."""
+
+
 class Meeting:
     """A store of notes on the first rank. ``wait`` is the time that ranks have to come.
 
     Raises:
-        UserError: the first rank's port is taken, or the first rank is not to be reached.
+        Apart: the first rank's port is taken, or the first rank is not to be reached.
     """
 
     def __init__(self, seat: Seat, wait: float) -> None:
         self._seat = seat
         self._server: Store | None = None
+        self._talk = ThreadPoolExecutor(1)
         address, self._port = seat.address, seat.port
         if seat.first:
             try:
                 server = TCPStore(address, seat.port, is_master=True, wait_for_workers=False)
             except RuntimeError as error:
-                raise UserError(
+                raise Apart(
                     f"{seat.node}, the first node, cannot listen at {address}, port {seat.port} ({first_line(error)}): "
-                    "end what uses the port, or choose another MASTER_PORT"
+                    "end what uses the port, or choose another one (MASTER_PORT, --master_port)"
                 ) from error
             self._server, self._port = server, server.port
         try:
             self._notes: Store = self.another_store(wait)
         except RuntimeError as error:
-            raise UserError(
+            raise Apart(
                 f"{seat.node} (rank {seat.rank}) did not reach the first node at {address}, port {self._port}, in "
                 f"{wait:g} s: it has not started, its name leads elsewhere, or a firewall is between them"
             ) from error
@@ -71,10 +78,9 @@ class Meeting:
         Raises:
             Absent: on the first rank, after ``seconds`` without some rank's note.
             Dismissed: on the others, which then have nothing more to do.
-            UserError: on the others, if the first rank gives no sign.
+            Apart: on the others, if the first rank gives no sign.
         """
-        with self._reached(stage):
-            self._notes.set(f"{stage}/{self._seat.rank}", json.dumps(note))
+        self._reached(stage, lambda: self._notes.set(f"{stage}/{self._seat.rank}", json.dumps(note)), seconds)
         if not self._seat.first:
             # The first rank may itself be as late as it is patient with others.
             if self.told(f"{stage}/go", None, 2 * seconds + 2 * GRACE) is not True:
@@ -96,27 +102,25 @@ class Meeting:
         return {rank: json.loads(self._notes.get(f"{stage}/{rank}")) for rank in ranks}
 
     def told(self, key: str, value: Any, seconds: float) -> Any:
-        """The first rank's value, on every rank; raises UserError on another rank if it gives no sign."""
+        """The first rank's value, on every rank; raises Apart on another rank if it gives no sign."""
         if self._seat.first:
             self._notes.set(key, json.dumps(value))
             return value
-        with self._reached(key):
-            self._notes.set_timeout(timedelta(seconds=seconds))
-            return json.loads(self._notes.get(key))
+        self._notes.set_timeout(timedelta(seconds=seconds))
+        return json.loads(self._reached(key, lambda: self._notes.get(key), seconds))
 
-    @contextmanager
-    def _reached(self, stage: str) -> Iterator[None]:
+    def _reached(self, stage: str, work: Callable[[], T], seconds: float) -> T:
+        # A store whose process stands still keeps who asks it waiting for ever, whatever its timeout.
         try:
-            yield
-        except RuntimeError as error:
-            raise UserError(
+            return self._talk.submit(work).result(timeout=seconds + GRACE)
+        except (RuntimeError, TimeoutError) as error:
+            raise Apart(
                 f"{self._seat.node} (rank {self._seat.rank}): the first rank gives no sign ({stage}): see its node"
             ) from error
 
-    def post(self, key: str) -> None:
+    def post(self, key: str, seconds: float) -> None:
         """Leave a note that is only there or not."""
-        with self._reached(key):
-            self._notes.set(key, "")
+        self._reached(key, lambda: self._notes.set(key, ""), seconds)
 
     def ask(self, key: str, seconds: float) -> None:
         """On the first rank: wait until a key is there; raises RuntimeError if it does not come."""

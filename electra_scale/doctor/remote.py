@@ -12,8 +12,6 @@ import sys
 import threading
 from dataclasses import asdict
 
-from data_pipeline.errors import UserError
-
 READY = "electra-scale doctor is ready"
 FOUND = "electra-scale doctor has found "
 
@@ -23,6 +21,7 @@ def main() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Imported before anybody counts on this host: a broken torch is this host's own fault.
     from electra_scale.doctor.examine import Checks, examine
+    from electra_scale.doctor.meeting import Apart
     from electra_scale.doctor.seat import Seat
 
     print(READY, flush=True)
@@ -33,7 +32,7 @@ def main() -> int:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         findings, _ = examine(Seat(**plan["seat"]), Checks(**plan["checks"]))
-    except UserError as error:
+    except Apart as error:
         print(error, file=sys.stderr, flush=True)
         return 1
     if findings is not None:
