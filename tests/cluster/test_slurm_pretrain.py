@@ -231,6 +231,16 @@ def test_a_node_that_is_not_like_the_others_ends_the_life_before_it_trains(site:
     assert "the nodes' examination ended with code 1, so no training starts" in log
 
 
+def test_a_store_that_no_node_can_read_ends_the_job_at_the_gate(site: Site) -> None:
+    run = site.folder / "storeless"
+    command = ["sbatch", "--parsable", "--nodes=2", f"--output={run}.log", "slurm/pretrain.sh"]
+    command += ["--config", str(site.recipe), "--run_dir", str(run), "--data.store", str(run / "store")]
+    job = site.cluster.run(*command, cwd=site.folder, **site.variables | {"GATE": "yes"}).stdout.strip()
+    shown = site.ended(job, run)
+    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "2:0"), site.told(run)
+    assert "problem: all nodes: the store" in site.told(run)
+
+
 def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
     run = site.folder / "signalled"
     freeze = f"""
