@@ -8,16 +8,18 @@ import sys
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from electra_scale.doctor import command as doctor
 from electra_scale.slurm_job import hostfile
 from electra_scale.submit import add_options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Exit code 2, with one line on stderr, for what the user can put right; 3 for an unfinished run."""
+    """Run a command. Exit code 2, with one line on stderr, for what the user can put right; 3 for an unfinished run, 1
+    for a cluster that is not healthy."""
     parser = _parser()
-    # What submit does not know goes to the training, which checks it.
+    # What these do not know are options of the training, which checks them.
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "submit":
+    if rest and options.command not in ("submit", "doctor"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "export":
@@ -51,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(preview(jobs), end="")
             else:
                 submit(jobs)
+        elif options.command == "doctor":
+            return doctor.run_doctor(options, rest)
         elif options.command == "hostfile":
             print(hostfile(os.environ, options.slots), end="")
     except UserError as error:
@@ -97,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         "submit", allow_abbrev=False, help="submit slurm/pretrain.sh, or data, training and export as a chain"
     )
     add_options(submission)
+
+    examination = commands.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="health of one node, of an srun's nodes or of a hostfile's: exit code 0 if a run can start there",
+    )
+    doctor.add_options(examination)
 
     hosts = commands.add_parser("hostfile", help="print a hostfile for the deepspeed launcher, in a job of SLURM")
     hosts.add_argument("--slots", type=int, help="ranks on each node; the job's tasks there if not given")

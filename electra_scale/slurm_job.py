@@ -41,6 +41,20 @@ def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
     return True
 
 
+def node_of_task(environment: Mapping[str, str]) -> str | None:
+    """SLURM's name of the node that a task runs on; nothing outside a job."""
+    return environment.get("SLURMD_NODENAME")
+
+
+def tasks_of_step(environment: Mapping[str, str]) -> dict[str, int]:
+    """How many tasks each node of an ``srun`` has, in the order of the nodes."""
+    names, tasks = (
+        nodes_of(environment["SLURM_STEP_NODELIST"]),
+        tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"]),
+    )
+    return dict(zip(names, tasks, strict=True))
+
+
 def hostfile(environment: Mapping[str, str], slots: int | None) -> str:
     """A DeepSpeed hostfile of the job's nodes: ``slots`` ranks on each, or as many as the job has tasks there.
 

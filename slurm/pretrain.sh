@@ -20,11 +20,19 @@
 run=$(electra electra_scale.requeue folder "$@") || exit 2
 stop="$run/stop-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 say "$SLURM_TASKS_PER_NODE tasks a node on $SLURM_JOB_NODELIST train $run"
-minutes=$(minutes_left)
-until_signal "$stop" tasks -- electra_scale.pretrain "$@" \
-  --resume auto --stop_file "$stop" ${minutes:+--time_slice_minutes "$minutes"}
-code=$?
-say "the tasks ended with code $code"
+code=0
+if [ "$GATE" = yes ]; then
+  until_signal "$stop" tasks -- electra_scale.cli doctor --short "$@"
+  code=$?
+  [ "$code" = 0 ] || say "the nodes' examination ended with code $code, so no training starts; GATE in site.env"
+fi
+if [ "$code" = 0 ]; then
+  minutes=$(minutes_left)
+  until_signal "$stop" tasks -- electra_scale.pretrain "$@" \
+    --resume auto --stop_file "$stop" ${minutes:+--time_slice_minutes "$minutes"}
+  code=$?
+  say "the tasks ended with code $code"
+fi
 
 # Cancelled, requeued or out of time: SLURM has decided, and a requeue from here would bring a cancelled job back.
 state=$(job_state)

@@ -13,6 +13,7 @@ from tests.places import big, place, told
 from tests.runs import corpus, recipe_file, store
 from tests.s3 import s3, s3_server
 from tests.slurm import slurm
+from tests.ssh import ssh_hosts
 
 __all__ = [
     "big",
@@ -25,6 +26,7 @@ __all__ = [
     "s3",
     "s3_server",
     "slurm",
+    "ssh_hosts",
     "store",
     "told",
 ]

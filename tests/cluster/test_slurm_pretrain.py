@@ -127,7 +127,8 @@ def site(slurm: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFac
     (folder / "build.yaml").write_text(yaml.safe_dump(build))
     variables = {name: environment()[name] for name in ("DS_ACCELERATOR", "OMP_NUM_THREADS", "PYTHONPATH")}
     variables |= {"PYTHON": sys.executable, "NETWORK_INTERFACE": "lo", "SBATCH_TIMELIMIT": "30"}
-    site = Site(slurm, folder, variables)
+    # The chain goes through the gate; the other runs are about what comes after it.
+    site = Site(slurm, folder, variables | {"GATE": "no"})
     command = [sys.executable, "-m", "electra_scale.cli", "submit", "--chain", "--build", "build.yaml"]
     command += ["--build-tasks", "2", "--export", str(folder / "encoder"), "--nodes", "2"]
     command += ["--config", str(site.recipe), "--run_dir", str(site.straight)]
@@ -226,6 +227,58 @@ def test_tensorboard_answers_on_its_node(site: Site) -> None:
     finally:
         site.cluster.run("scancel", job)
     assert site.ended(job, log.with_suffix(""))["JobState"] == "CANCELLED"
+
+
+_AT_THE_GATE = """
+import os, signal, sys
+
+if os.environ.get("SLURM_PROCID") == "1" and "doctor" in sys.orig_argv and "SLURM_RESTART_COUNT" not in os.environ:
+{what}
+"""
+
+
+def at_the_gate(run: Path, what: str) -> dict[str, str]:
+    """Variables with which the second node does something in the gate of its job's first life."""
+    run.mkdir()
+    (run / "sitecustomize.py").write_text(_AT_THE_GATE.format(what=what))
+    return {"GATE": "yes", "PYTHONPATH": f"{run}{os.pathsep}{ROOT}"}
+
+
+def test_a_node_that_is_not_like_the_others_ends_the_life_before_it_trains(site: Site) -> None:
+    run = site.folder / "unlike"
+    variables = at_the_gate(run, f"    sys.path.insert(0, {str(run / 'numpy')!r})")
+    (run / "numpy/numpy-0.0.1.dist-info").mkdir(parents=True)
+    (run / "numpy/numpy-0.0.1.dist-info/METADATA").write_text("Name: numpy\nVersion: 0.0.1\n")
+    job = site.submit(run, **variables)
+    site.goes_through(job, run)
+    log = site.told(run)
+    assert "problem: n2: numpy 0.0.1, other nodes " in log
+    assert "the nodes' examination ended with code 1, so no training starts" in log
+
+
+def test_a_store_that_no_node_can_read_ends_the_job_at_the_gate(site: Site) -> None:
+    run = site.folder / "storeless"
+    job = site.submit(run, arguments=["--data.store", str(run / "store")], GATE="yes")
+    shown = site.ended(job, run)
+    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "2:0"), site.told(run)
+    assert "problem: all nodes: the store" in site.told(run)
+
+
+def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
+    run = site.folder / "signalled"
+    freeze = f"""
+    with open("{run}/frozen.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("{run}/frozen.new", "{run}/frozen")
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    job = site.submit(run, **at_the_gate(run, freeze))
+    frozen = site.until_frozen(run)
+    site.cluster.run("scancel", "--signal=USR1", "--batch", job)
+    site.until(lambda: any(run.glob("stop-*")), run)
+    os.kill(frozen, signal.SIGCONT)
+    site.goes_through(job, run)
+    assert "SIGUSR1: the run saves and stops" in site.told(run)
 
 
 def rows_so_far(run: Path) -> int:

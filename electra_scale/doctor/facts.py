@@ -1,0 +1,91 @@
+"""What a node knows about itself: versions, source, devices, free space."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "pyarrow", "numpy", "electra-scale")
+_DRIVER = Path("/sys/module/nvidia/version")
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Space:
+    """A file system at a path, in bytes."""
+
+    path: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """``versions`` of python, packages and this program's own source; ``device`` is the kind, ``devices`` how many a
+    process sees: GPUs, or cores of a CPU."""
+
+    host: str
+    versions: dict[str, str]
+    kind: str
+    device: str
+    devices: int
+    temporary: Space
+    shared_memory: Space | None
+    cache: Space | None
+
+
+def facts_of_node(cache: str | None) -> NodeFacts:
+    """Of the node that this process runs on; ``cache`` is the folder that shards are to be kept in, if any."""
+    gpu = uses_gpu()
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    versions["source"] = source_hash()
+    if gpu:
+        versions["driver"] = _DRIVER.read_text().strip() if _DRIVER.is_file() else "unknown"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return NodeFacts(
+        platform.node(),
+        versions,
+        "gpu" if gpu else "cpu",
+        torch.cuda.get_device_name(0) if gpu else "CPU core",
+        torch.cuda.device_count() if gpu else cores,
+        space_at(Path(tempfile.gettempdir())),
+        space_at(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
+        space_at(Path(cache).expanduser()) if cache else None,
+    )
+
+
+def uses_gpu() -> bool:
+    """Whether a run here would train on GPUs."""
+    return os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+
+
+def space_at(path: Path) -> Space:
+    """Free space for a folder, which may still have to be made."""
+    there = path.absolute()
+    while not os.path.exists(there):
+        there = there.parent
+    usage = shutil.disk_usage(there)
+    return Space(str(path), usage.total, usage.free)
+
+
+def source_hash() -> str:
+    """Short hash of this program's own source: two checkouts of one version may still differ."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    for package in ("data_pipeline", "electra_scale"):
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:10]

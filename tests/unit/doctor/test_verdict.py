@@ -1,0 +1,156 @@
+"""Each fault gives its own problem and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from electra_scale.doctor.facts import NodeFacts, Space
+from electra_scale.doctor.links import AllReduce, PairRate
+from electra_scale.doctor.storage import FolderReading, StoreReading
+from electra_scale.doctor.table import lines_of, verdict_line
+from electra_scale.doctor.verdict import Examined, Node, absent, exit_code, judge, never_came
+
+GB = 10**9
+VERSIONS = {"python": "3.11.2", "torch": "2.5.1", "source": "0123456789"}
+SPACE = Space("/tmp", 100 * GB, 50 * GB)
+FACTS = NodeFacts("host", VERSIONS, "gpu", "NVIDIA H100", 8, SPACE, Space("/dev/shm", 64 * GB, 60 * GB), SPACE)
+STORE = StoreReading("a" * 64, 64 * 10**6, 0.5)
+FOLDER = FolderReading(True, None, Space("runs/base", 900 * GB, 500 * GB))
+
+
+def healthy() -> Examined:
+    """Three nodes with nothing wrong."""
+    return Examined(
+        nodes=[Node("n1", [0, 1]), Node("n2", [2, 3]), Node("n3", [4, 5])],
+        facts=[FACTS] * 3,
+        store="s3://bucket/store",
+        stores=[STORE] * 3,
+        run_dir="runs/base",
+        folders=[FOLDER] * 3,
+        clocks=[0.0, 0.01, -0.02],
+        all_reduce=AllReduce(256 * 10**6, 0.1, True),
+        pairs=[PairRate((0, 1), 9e9), PairRate((0, 2), 10e9), PairRate((1, 2), 11e9)],
+    )
+
+
+def facts(**changes: object) -> Callable[[Examined], None]:
+    """Other facts on the second node."""
+
+    def change(examined: Examined) -> None:
+        examined.facts[1] = replace(FACTS, **changes)  # type: ignore[arg-type]
+
+    return change
+
+
+def of(name: str, number: int | None, value: object) -> Callable[[Examined], None]:
+    """Another reading on one node, or on all."""
+
+    def change(examined: Examined) -> None:
+        values = getattr(examined, name)
+        for place in range(len(values)) if number is None else [number]:
+            values[place] = value
+
+    return change
+
+
+def wrong_sum(examined: Examined) -> None:
+    examined.all_reduce = AllReduce(256 * 10**6, 0.1, False)
+
+
+UNREADABLE = StoreReading(error="no store at /x", lasting=True)
+UNANSWERED = StoreReading(error="no answer")
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "what", "code"),
+    [
+        (facts(versions=VERSIONS | {"torch": "2.4.0"}), "n2", "torch 2.4.0, other nodes 2.5.1", 1),
+        (facts(versions=VERSIONS | {"source": "9876543210"}), "n2", "other source of electra-scale", 1),
+        (facts(versions=VERSIONS | {"torch": "missing"}), "n2", "torch missing, other nodes 2.5.1", 1),
+        (facts(kind="cpu", device="CPU core", devices=64), "n2", "trains on cpu, other nodes on gpu", 1),
+        (facts(device="NVIDIA A100"), "n2", "kind of device: NVIDIA A100", 0),
+        (facts(devices=7), "n2", "number of devices: 7, other nodes 8", 0),
+        (facts(temporary=Space("/tmp", 100 * GB, GB - 1)), "n2", "/tmp has 1000.0 MB free, less than 1.0 GB", 1),
+        (facts(cache=Space("/cache", 100 * GB, 10**6)), "n2", "/cache has 1.0 MB free, less than 1.0 GB", 1),
+        (facts(shared_memory=Space("/dev/shm", 64 * 10**6, 64 * 10**6)), "n2", "/dev/shm has 64.0 MB free", 1),
+        (facts(shared_memory=None), "n2", "there is no /dev/shm", 1),
+        (of("stores", 1, UNREADABLE), "n2", "the store s3://bucket/store cannot be read: no store at /x", 1),
+        (of("stores", 1, UNANSWERED), "n2", "cannot be read: no answer", 1),
+        (of("stores", None, UNREADABLE), "all nodes", "cannot be read: no store at /x", 2),
+        (of("stores", 2, replace(STORE, fingerprint="b" * 64)), "n3", "another store", 1),
+        (of("stores", 0, replace(STORE, seconds=2.0)), "n1", "reads the store at 32.0 MB/s", 0),
+        (of("folders", 1, FolderReading(False)), "n2", "is not the first node's", 1),
+        (of("folders", 1, FolderReading(True, "runs: Permission denied")), "n2", "cannot be written (runs: Perm", 1),
+        (of("folders", 2, FolderReading(True, None, Space("r", GB, 10))), "n3", "has 0 kB free", 1),
+        (of("folders", 2, FolderReading(True, None, Space("r", GB, 10 * GB))), "n3", "has 10.0 GB free", 0),
+        (of("clocks", 1, 1.5), "n2", "its clock is 1.5 s ahead of n1's", 0),
+        (of("clocks", 2, -301.0), "n3", "its clock is 301.0 s behind n1's", 1),
+        (wrong_sum, "all-reduce", "the sum over all ranks is wrong", 1),
+        (of("pairs", 2, PairRate((1, 2), 4.4e9)), "n2 - n3", "4.4 GB/s between them", 0),
+    ],
+)
+def test_a_fault_is_one_problem_with_its_node(
+    fault: Callable[[Examined], None], where: str, what: str, code: int
+) -> None:
+    examined = healthy()
+    fault(examined)
+    (problem,) = judge(examined)
+    assert problem.where == where
+    assert what in problem.what
+    assert exit_code([problem]) == code
+    assert problem.line().startswith("problem: " if code else "warning: ")
+
+
+def test_nothing_is_wrong_with_healthy_nodes() -> None:
+    examined = healthy()
+    assert judge(examined) == []
+    assert exit_code([]) == 0
+    lines = lines_of(examined)
+    assert [line.split()[0] for line in lines[:4]] == ["node", "n1", "n2", "n3"]
+    assert verdict_line([], 3) == "verdict: healthy, 3 nodes"
+
+
+def test_what_came_to_an_end_early_is_told_without_the_rest() -> None:
+    examined = healthy()
+    problem = absent("store", 60, examined.nodes, [2, 3])
+    early = Examined(nodes=examined.nodes, facts=examined.facts, failed=[problem])
+    assert judge(early) == [problem]
+    assert problem.where == "n2"
+    assert "no sign of ranks 2, 3 in 60 s at stage store" in problem.what
+    assert len(lines_of(early)) >= 4
+
+
+def test_a_run_folder_that_no_node_can_write_needs_its_user() -> None:
+    examined = healthy()
+    of("folders", None, FolderReading(True, "/x: Permission denied"))(examined)
+    (problem,) = judge(examined)
+    assert problem.where == "all nodes"
+    assert exit_code([problem]) == 2
+
+
+def test_a_package_that_no_node_has_needs_its_user() -> None:
+    examined = healthy()
+    examined.facts = [replace(FACTS, versions=VERSIONS | {"deepspeed": "missing"})] * 3
+    (problem,) = judge(examined)
+    assert (problem.where, problem.what) == ("all nodes", "deepspeed is not installed")
+    assert exit_code([problem]) == 2
+
+
+def test_little_shared_memory_only_warns_where_nothing_uses_it() -> None:
+    examined = healthy()
+    examined.facts = [replace(FACTS, kind="cpu", shared_memory=None)] * 3
+    problems = judge(examined)
+    assert len(problems) == 3
+    assert exit_code(problems) == 0
+    assert verdict_line(problems, 3) == "verdict: healthy, 3 nodes, 3 warnings"
+
+
+@pytest.mark.parametrize("ranks_of", [{0: "n1", 1: "n1", 2: "n2"}, {0: "n1", 2: "n1", 1: "n2"}])
+def test_ranks_that_never_came_are_those_of_the_node_that_has_too_few(ranks_of: dict[int, str]) -> None:
+    # However the ranks are laid over the nodes.
+    problem = never_came(60, 4, ranks_of, {"n1": 2, "n2": 2})
+    assert problem.where == "n2"
+    assert "rank 3 of 4 did not come in 60 s" in problem.what
