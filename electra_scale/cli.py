@@ -113,10 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
     plan.add_argument("--gpus-per-node", type=int, default=8, help="devices of a machine (default 8)")
     plan.add_argument("--gpu", default="h100", help="kind of device: a100-40, a100-80, h100, h200, l4 (default h100)")
+    plan.add_argument("--link", type=float, help="GB/s from a device to another rank, one direction")
     plan.add_argument("--store", help="store whose manifest gives vocabulary and bytes per token id")
     plan.add_argument("--vocabulary", type=int, default=30522, help="without --store (default 30522)")
-    plan.add_argument("--price", type=float, help="of a device hour")
-    plan.add_argument("--efficiency", type=float, default=0.35, help="assumed share of the peak (default 0.35)")
+    plan.add_argument("--price", type=float, help="of a device hour, for a cost")
+    plan.add_argument("--efficiency", type=float, default=0.2, help="assumed share of the peak (default 0.2)")
     plan.add_argument("--json", nargs="?", type=Path, const=Path("-"), help="as JSON, into a file if one is named")
     return parser
 

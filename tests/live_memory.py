@@ -1,4 +1,4 @@
-"""Bytes of tensors that are alive, and the most that ever were, on a CPU: what a device's allocator would be asked for."""
+"""Bytes of tensors that are alive, and the most that were at once: what a device's allocator would be asked for."""
 
 from __future__ import annotations
 

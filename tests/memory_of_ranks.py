@@ -1,69 +1,119 @@
-"""One rank that measures what a training step holds, and writes it into a file.
+"""One rank that measures what training steps hold and send, and writes it into a file.
 
-``python -m tests.memory_of_ranks FOLDER RECIPE DEEPSPEED_JSON PHASE ROWS ACCUMULATION REDUCE_BUCKET``
+``python -m tests.memory_of_ranks FOLDER``: for each of CASES.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
+from torch import Tensor
 
+from electra_scale.config import Recipe
 from electra_scale.train.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
-from electra_scale.train.engine import Engine, join_world, leave_world
-from electra_scale.train.module import GlobalCounts
+from electra_scale.train.engine import Engine, World, join_world, leave_world
+from electra_scale.train.module import PretrainModule
 from tests.live_memory import LiveMemory
 from tests.runs import ROOT
-from tests.unit.plan.conftest import batch_of, module_of, recipe_of
+from tests.unit.plan.conftest import ROWS, batch_of, counts_of, module_of, recipe_of
 
 
-def main(folder: Path, name: str, deepspeed: str, phase: Any, rows: int, accumulation: int, bucket: int) -> None:
+@dataclass(frozen=True)
+class Case:
+    """A recipe with a DeepSpeed JSON; ``bucket`` numbers in its buffer for gradients."""
+
+    recipe: str
+    deepspeed: str
+    accumulation: int
+    bucket: int = 500_000_000
+
+    def deepspeed_json(self) -> dict[str, Any]:
+        content = read_deepspeed_json(str(ROOT / "ds_configs" / self.deepspeed))
+        content["zero_optimization"]["reduce_bucket_size"] = self.bucket
+        return content
+
+
+CASES = {
+    "tiny, fp32": Case("tiny.yaml", "zero2.json", accumulation=2),
+    "small, bf16": Case("small.yaml", "zero2_bf16.json", accumulation=1),
+    "small, small buckets": Case("small.yaml", "zero2_bf16.json", accumulation=2, bucket=3_000_000),
+}
+
+
+@dataclass
+class Held:
+    """Bytes: between steps, at most in a micro-batch and in an update, and given to collectives in a step."""
+
+    between: int = 0
+    micro_batch: int = 0
+    update: int = 0
+    all_reduced: int = 0
+    other_reductions: int = 0
+    gathered: int = 0
+
+
+def main(folder: Path) -> None:
+    sent: dict[str, int] = {}
+    # DeepSpeed takes hold of some of them when it starts.
+    _count_bytes(sent)
     world = join_world()
-    recipe = recipe_of(name)
-    module, batch = module_of(recipe, phase), batch_of(recipe, rows)
-    content = read_deepspeed_json(str(ROOT / "ds_configs" / deepspeed))
-    content["zero_optimization"]["reduce_bucket_size"] = bucket
-    resolved = resolve_deepspeed_json(content, recipe.optimizer, 1e-3, rows, accumulation, world.size)
-    counts = GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))
-    moved: dict[str, int] = {}
-    _count_bytes(moved)
-    found: dict[str, Any] = {}
-    with LiveMemory() as live:
-        for parameter in module.parameters():
-            live.follow(parameter)
-        engine = Engine(module, resolved, recipe.optimizer, recipe.objective.head, world)
-        for step in range(2):
-            before = dict(moved)
-            for number in range(accumulation):
-                live.most = live.now
-                engine.forward_backward(batch, counts, False)
-                found[f"micro_{number}"] = live.most
-            live.most = live.now
-            engine.step(1e-3)
-            found["step"] = live.most
-            found["between"] = live.now
-            if step:
-                found["moved"] = {kind: size - before[kind] for kind, size in moved.items()}
+    found = {}
+    for name, case in CASES.items():
+        recipe = recipe_of(case.recipe)
+        # An engine takes the weights of its module over.
+        module = copy.deepcopy(module_of(recipe))
+        with LiveMemory() as live:
+            for parameter in module.parameters():
+                live.follow(parameter)
+            found[name] = asdict(_measure(case, recipe, module, world, live, sent))
     if world.main:
         (folder / "memory.json").write_text(json.dumps(found))
     leave_world()
 
 
-def _count_bytes(moved: dict[str, int]) -> None:
+def _measure(
+    case: Case, recipe: Recipe, module: PretrainModule, world: World, live: LiveMemory, sent: dict[str, int]
+) -> Held:
+    content = resolve_deepspeed_json(case.deepspeed_json(), recipe.optimizer, 1e-3, ROWS, case.accumulation, world.size)
+    batch = batch_of(recipe)
+    counts = counts_of(batch)
+    engine = Engine(module, content, recipe.optimizer, recipe.objective.head, world)
+    held = Held()
+    # The moments are there after the first step.
+    for _ in range(2):
+        sent.clear()
+        held.micro_batch = 0
+        for _ in range(case.accumulation):
+            live.most = live.now
+            engine.forward_backward(batch, counts, False)
+            held.micro_batch = max(held.micro_batch, live.most)
+        live.most = live.now
+        engine.step(1e-3)
+        held.update, held.between = live.most, live.now
+    engine.close()
+    held.all_reduced = sent.get("all_reduce", 0)
+    held.other_reductions = sent.get("reduce", 0) + sent.get("reduce_scatter_tensor", 0)
+    held.gathered = sent.get("all_gather_into_tensor", 0)
+    return held
+
+
+def _count_bytes(sent: dict[str, int]) -> None:
     """Have torch's collectives add up the bytes that they are given."""
     for kind in ("all_reduce", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"):
         collective = getattr(dist, kind)
 
-        def counted(tensor: torch.Tensor, *rest: Any, _kind: str = kind, _do: Any = collective, **options: Any) -> Any:
-            moved[_kind] = moved.get(_kind, 0) + tensor.nbytes
+        def counted(tensor: Tensor, *rest: Any, _kind: str = kind, _do: Any = collective, **options: Any) -> Any:
+            sent[_kind] = sent.get(_kind, 0) + tensor.nbytes
             return _do(tensor, *rest, **options)
 
         setattr(dist, kind, counted)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], *(int(value) for value in sys.argv[5:8]))
+    main(Path(sys.argv[1]))

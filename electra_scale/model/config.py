@@ -107,7 +107,12 @@ class ParameterCounts:
     @property
     def total(self) -> int:
         """All parameters that pre-training holds, the shared embeddings once."""
-        return self.embeddings + self.generator + self.generator_head + self.discriminator + self.discriminator_head
+        return self.generator_phase + self.discriminator + self.discriminator_head
+
+    @property
+    def generator_phase(self) -> int:
+        """Those that a warm-up of the generator alone trains."""
+        return self.embeddings + self.generator + self.generator_head
 
 
 def _encoder_parameters(size: EncoderSize, embedding: int) -> int:

@@ -13,22 +13,24 @@ _DENSE_BF16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0
 
 @dataclass(frozen=True)
 class DeviceSheet:
-    """A device as its maker describes it: dense peaks, memory in 10^9 bytes, where the figures are from."""
+    """A device as its maker describes it: dense peaks, memory in 10^9 bytes, GB/s to a neighbour in one direction."""
 
     bf16_tflops: float
     fp32_tflops: float
     memory_gb: float
-    source: str
+    link_gbs: float
+    link: str
 
 
 DEVICES = {
-    "a100-40": DeviceSheet(312.0, 19.5, 40.0, "NVIDIA A100 data sheet"),
-    "a100-80": DeviceSheet(312.0, 19.5, 80.0, "NVIDIA A100 data sheet"),
-    "h100": DeviceSheet(989.0, 67.0, 80.0, "NVIDIA H100 SXM data sheet"),
-    "h200": DeviceSheet(989.0, 67.0, 141.0, "NVIDIA H200 SXM data sheet"),
-    "l4": DeviceSheet(121.0, 30.3, 24.0, "NVIDIA L4 data sheet, half its figure with sparsity"),
+    "a100-40": DeviceSheet(312.0, 19.5, 40.0, 300.0, "NVLink 3"),
+    "a100-80": DeviceSheet(312.0, 19.5, 80.0, 300.0, "NVLink 3"),
+    "h100": DeviceSheet(989.0, 67.0, 80.0, 450.0, "NVLink 4"),
+    "h200": DeviceSheet(989.0, 67.0, 141.0, 450.0, "NVLink 4"),
+    "l4": DeviceSheet(121.0, 30.3, 24.0, 32.0, "PCIe 4 x16"),
 }
-"""Devices that ``electra-scale plan --gpu`` knows; peaks without sparsity, fp32 without TF32."""
+"""Devices that ``electra-scale plan --gpu`` knows, SXM boards where there are several: the maker's nominal figures
+without sparsity, fp32 without TF32. Where they were looked up is in docs/plan.md."""
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

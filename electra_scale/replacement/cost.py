@@ -22,8 +22,8 @@ def sampler_flops(objective: ObjectiveConfig, model: ModelConfig, masked: int) -
     """Operations of the sampling head for a micro-batch with M = ``masked`` positions; forward, backward and the draw.
 
     With width K: the draw costs ``2 V E K [K != E]`` for keys and ``2 M V K`` for scores, which have no backward pass
-    with hp_loss. That of hp_dist goes over the vocabulary again, ``2 M V (E + 3 K)``, and through the keys. What is left
-    is ``O(M K (H + E))``.
+    with hp_loss. That of hp_dist goes over the vocabulary again, ``2 M V (E + 3 K)``, and through the keys. What is
+    left is ``O(M K (H + E))``.
     """
     if objective.sampler not in ("hp_loss", "hp_dist"):
         return 0.0

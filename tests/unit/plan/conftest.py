@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from electra_scale.config import Recipe, parse_recipe, recipe_parser
 from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
-from electra_scale.model import Electra
+from electra_scale.model import Electra, ModelConfig
 from electra_scale.replacement import build_sampler
-from electra_scale.train.module import Phase, PretrainModule
+from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
 from tests.runs import ROOT
 
 VOCABULARY, ROWS = 8192, 4
@@ -22,11 +24,19 @@ def recipe_of(name: str) -> Recipe:
     return recipe
 
 
+@lru_cache(maxsize=2)
+def _electra(model: ModelConfig) -> Electra:
+    return Electra(model)
+
+
 def module_of(recipe: Recipe, phase: Phase = "joint") -> PretrainModule:
+    """The recipe's networks, which all tests share, without gradients."""
     model = recipe.model.resolve(VOCABULARY)
+    electra = _electra(model)
+    electra.zero_grad()
     special = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
     sampler = build_sampler(recipe.objective, model, seed=0)
-    return PretrainModule(Electra(model), sampler, recipe.objective, special, phase)
+    return PretrainModule(electra, sampler, recipe.objective, special, phase)
 
 
 def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Batch:
@@ -38,3 +48,7 @@ def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Ba
     segment = (torch.arange(positions) >= positions // 2).long().expand(rows, -1).contiguous()
     uniform = torch.linspace(0.01, 0.99, len(masked), dtype=torch.float64)
     return Batch(ids, segment, masked, torch.ones(len(masked), dtype=torch.bool), uniform)
+
+
+def counts_of(batch: Batch) -> GlobalCounts:
+    return GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))
