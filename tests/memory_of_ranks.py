@@ -108,9 +108,11 @@ def _count_bytes(sent: dict[str, int]) -> None:
     for kind in ("all_reduce", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"):
         collective = getattr(dist, kind)
 
-        def counted(tensor: Tensor, *rest: Any, _kind: str = kind, _do: Any = collective, **options: Any) -> Any:
+        def counted(*arguments: Any, _kind: str = kind, _do: Any = collective, **options: Any) -> Any:
+            # The first one is the whole: what is summed, or what all parts are gathered into.
+            tensor = next(value for value in (*arguments, *options.values()) if isinstance(value, Tensor))
             sent[_kind] = sent.get(_kind, 0) + tensor.nbytes
-            return _do(tensor, *rest, **options)
+            return _do(*arguments, **options)
 
         setattr(dist, kind, counted)
 
