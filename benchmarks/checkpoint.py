@@ -31,14 +31,8 @@ from electra_scale.replacement import build_sampler
 from electra_scale.train import checksums, universal
 from electra_scale.train.checkpoint import RunState, complete_tags, tag_of
 from electra_scale.train.checkpointing import Checkpointing
-from electra_scale.train.engine import (
-    Engine,
-    World,
-    join_world,
-    leave_world,
-    read_deepspeed_json,
-    resolve_deepspeed_json,
-)
+from electra_scale.train.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.train.engine import Engine, World, join_world, leave_world
 from electra_scale.train.module import GlobalCounts, PretrainModule
 from electra_scale.train.run_folder import RunFolder
 

@@ -24,14 +24,8 @@ from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model import Electra
 from electra_scale.replacement import build_sampler
-from electra_scale.train.engine import (
-    Engine,
-    World,
-    join_world,
-    leave_world,
-    read_deepspeed_json,
-    resolve_deepspeed_json,
-)
+from electra_scale.train.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.train.engine import Engine, World, join_world, leave_world
 from electra_scale.train.module import GlobalCounts, PretrainModule
 
 SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)

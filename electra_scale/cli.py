@@ -17,9 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command. Exit code 2, with one line on stderr, for what the user can put right; 3 for an unfinished run, 1
     for a cluster that is not healthy."""
     parser = _parser()
-    # What these do not know are options of the training, which checks them.
+    # What these do not know are options of a recipe, whose parser checks them.
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("submit", "doctor"):
+    if rest and options.command not in ("submit", "doctor", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "export":
@@ -57,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
             return doctor.run_doctor(options, rest)
         elif options.command == "hostfile":
             print(hostfile(os.environ, options.slots), end="")
+        elif options.command == "plan":
+            from electra_scale.plan_command import print_plan
+
+            print_plan(options, rest)
     except UserError as error:
         print(f"electra-scale: error: {error}", file=sys.stderr)
         return 2
@@ -111,6 +115,22 @@ def _parser() -> argparse.ArgumentParser:
 
     hosts = commands.add_parser("hostfile", help="print a hostfile for the deepspeed launcher, in a job of SLURM")
     hosts.add_argument("--slots", type=int, help="ranks on each node; the job's tasks there if not given")
+
+    plan = commands.add_parser(
+        "plan",
+        allow_abbrev=False,
+        help="parameters, memory, traffic, time and cost of a run, by arithmetic",
+        epilog="Takes a recipe as training does: --config FILE, several times, and --section.key value.",
+    )
+    plan.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
+    plan.add_argument("--gpus-per-node", type=int, default=8, help="devices of a machine (default 8)")
+    plan.add_argument("--gpu", default="h100", help="kind of device: a100-40, a100-80, h100, h200, l4 (default h100)")
+    plan.add_argument("--link", type=float, help="GB/s from a device to another rank, one direction")
+    plan.add_argument("--store", help="store whose manifest gives vocabulary and bytes per token id")
+    plan.add_argument("--vocabulary", type=int, default=30522, help="without --store (default 30522)")
+    plan.add_argument("--price", type=float, help="of a device hour, for a cost")
+    plan.add_argument("--efficiency", type=float, default=0.2, help="assumed share of the peak (default 0.2)")
+    plan.add_argument("--json", nargs="?", type=Path, const=Path("-"), help="as JSON, into a file if one is named")
     return parser
 
 

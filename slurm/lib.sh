@@ -35,15 +35,32 @@ tasks() {
   srun --kill-on-bad-exit=0 --wait="$STEP_WAIT" "${srun_options[@]}" "${options[@]}" "${python[@]}" -m "$@"
 }
 
-# until_signal FILE COMMAND: run a command to its end and give its exit code. A signal to this shell creates FILE with
-# the signal's name in it, which is how the tasks hear of it: no signal goes through a launcher.
-until_signal() {
-  stop_file="$1"
-  shift
-  local name child code
+# listen: from here on no signal ends this shell; each asks the tasks to stop, once until_signal has named a file.
+stop_file=
+asked=
+listen() {
+  local name
   for name in USR1 USR2 HUP INT TERM; do
     trap "ask_to_stop $name" "$name"
   done
+}
+
+ask_to_stop() {
+  interrupted=1
+  asked="$1"
+  [ -n "$stop_file" ] || return 0
+  say "SIG$1: the run saves and stops, by $stop_file"
+  mkdir -p "$(dirname "$stop_file")"
+  echo "SIG$1 to the batch script" >"$stop_file.new" && mv "$stop_file.new" "$stop_file"
+}
+
+# until_signal FILE COMMAND: run a command to its end and give its exit code. A signal to this shell creates FILE with
+# the signal's name in it, which is how the tasks hear of it: no signal goes through a launcher.
+until_signal() {
+  local child code
+  stop_file="$1"
+  shift
+  [ -z "$asked" ] || ask_to_stop "$asked"
   "$@" &
   child=$!
   while :; do
@@ -53,13 +70,6 @@ until_signal() {
     # A signal ends wait as well, with the command still running.
     [ -n "$interrupted" ] || return "$code"
   done
-}
-
-ask_to_stop() {
-  interrupted=1
-  say "SIG$1: the run saves and stops, by $stop_file"
-  mkdir -p "$(dirname "$stop_file")"
-  echo "SIG$1 to the batch script" >"$stop_file.new" && mv "$stop_file.new" "$stop_file"
 }
 
 # SLURM's word for what this job is doing; no longer RUNNING once it is cancelled, requeued or out of time.

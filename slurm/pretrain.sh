@@ -17,6 +17,7 @@
 
 . "${ELECTRA_SLURM:-slurm}/lib.sh" || { echo "start sbatch in the checkout, or set ELECTRA_SLURM to its slurm folder" >&2; exit 2; }
 
+listen
 run=$(electra electra_scale.requeue folder "$@") || exit 2
 stop="$run/stop-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 say "$SLURM_TASKS_PER_NODE tasks a node on $SLURM_JOB_NODELIST train $run"

@@ -13,7 +13,8 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from electra_scale.config import OptimizerConfig
-from electra_scale.train.engine import Engine, join_world, leave_world, resolve_deepspeed_json
+from electra_scale.train.deepspeed_json import resolve_deepspeed_json
+from electra_scale.train.engine import Engine, join_world, leave_world
 from electra_scale.train.module import GlobalCounts
 from tests.runs import ROOT
 from tests.unit.train.conftest import SAMPLERS, make_loader, make_module

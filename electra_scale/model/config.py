@@ -107,7 +107,12 @@ class ParameterCounts:
     @property
     def total(self) -> int:
         """All parameters that pre-training holds, the shared embeddings once."""
-        return self.embeddings + self.generator + self.generator_head + self.discriminator + self.discriminator_head
+        return self.generator_phase + self.discriminator + self.discriminator_head
+
+    @property
+    def generator_phase(self) -> int:
+        """Those that a warm-up of the generator alone trains."""
+        return self.embeddings + self.generator + self.generator_head
 
 
 def _encoder_parameters(size: EncoderSize, embedding: int) -> int:
@@ -154,8 +159,7 @@ def encoder_flops(size: EncoderSize, embedding: int, positions: int) -> float:
 def generator_flops(config: ModelConfig, positions: int, masked_share: float) -> float:
     """Forward operations of the generator per token: the encoder plus ``(M/S) * (2 H E + 2 E V)``.
 
-    The head and the vocabulary projection run at masked positions only, hence the share. A training step
-    costs 3 times the forward pass (forward, and two products in backward), which is what MFU divides by.
+    The head and the vocabulary projection run at masked positions only, hence the share.
 
     Args:
         config: the model.
@@ -176,3 +180,21 @@ def discriminator_flops(config: ModelConfig, positions: int) -> float:
     hidden = config.discriminator.hidden
     head = 2 * hidden * hidden + 2 * hidden
     return encoder_flops(config.discriminator, config.embedding, positions) + head
+
+
+def training_flops(config: ModelConfig, positions: int, masked_share: float, joint: bool) -> float:
+    """Operations of a training step per token, which MFU is taken from: 3 times the forward pass.
+
+    Backward forms two products for each of forward's. The sampling head's own products are not among them
+    (:func:`electra_scale.replacement.cost.sampler_flops`).
+
+    Args:
+        config: the model.
+        positions: row length S.
+        masked_share: M/S, masked positions per position.
+        joint: both networks train; else the generator alone.
+    """
+    forward = generator_flops(config, positions, masked_share)
+    if joint:
+        forward += discriminator_flops(config, positions)
+    return 3 * forward

@@ -1,13 +1,36 @@
-"""Peak arithmetic of a device, which speed/mfu is measured against."""
+"""Devices: peak arithmetic, which speed/mfu is measured against, and the data sheets that a plan reads."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 
 _DENSE_BF16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "V100": 125.0}
 """Data-sheet peaks, dense, at 16 bit; the first name found in the device's name counts."""
+
+
+@dataclass(frozen=True)
+class DeviceSheet:
+    """A device as its maker describes it: dense peaks, memory in 10^9 bytes, GB/s to a neighbour in one direction."""
+
+    bf16_tflops: float
+    fp32_tflops: float
+    memory_gb: float
+    link_gbs: float
+    link: str
+
+
+DEVICES = {
+    "a100-40": DeviceSheet(312.0, 19.5, 40.0, 300.0, "NVLink 3"),
+    "a100-80": DeviceSheet(312.0, 19.5, 80.0, 300.0, "NVLink 3"),
+    "h100": DeviceSheet(989.0, 67.0, 80.0, 450.0, "NVLink 4"),
+    "h200": DeviceSheet(989.0, 67.0, 141.0, 450.0, "NVLink 4"),
+    "l4": DeviceSheet(121.0, 30.3, 24.0, 32.0, "PCIe 4 x16"),
+}
+"""Devices that ``electra-scale plan --gpu`` knows, SXM boards where there are several: the maker's nominal figures
+without sparsity, fp32 without TF32. Where they were looked up is in docs/plan.md."""
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

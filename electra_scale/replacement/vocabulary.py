@@ -104,6 +104,21 @@ def _weighted(
     return Draw(tokens, (1 / ratio).to(scores.dtype), ratio.to(scores.dtype), log_p, log_normaliser, log_shift)
 
 
+def block_shape(
+    positions: int, vocabulary: int, bytes_per_column: int, columns: int = COLUMNS, memory: int = MEMORY
+) -> tuple[int, int]:
+    """Rows of a block of positions, and columns of a tile: as many rows as ``memory`` has room for.
+
+    ``bytes_per_column``: what a block keeps for one row and one column of a tile, over all of its tiles.
+    """
+    strip = math.gcd(columns, _STRIP)
+    width = -(-min(columns, vocabulary) // strip) * strip
+    most = max(_FEWEST_ROWS, min(ROWS, memory // (width * bytes_per_column)))
+    # Blocks of about equal size.
+    blocks = max(1, -(-positions // most))
+    return max(1, -(-positions // blocks)), width
+
+
 @dataclass
 class _Settings:
     original: Tensor
@@ -149,13 +164,10 @@ class _Work:
         keeps = settings.gradients or settings.uniform is not None
         kinds = 2 if settings.tilt is not None else 1
         self.strip = math.gcd(settings.columns, _STRIP)
-        width = -(-min(settings.columns, len(weight)) // self.strip) * self.strip
         tiles = len(self.chunks) if keeps else 1
-        most = settings.memory // (tiles * width * kinds * self.exact.itemsize)
-        most = max(_FEWEST_ROWS, min(ROWS, most))
-        # Blocks of about equal size.
-        blocks = max(1, -(-len(features) // most))
-        self.rows = max(1, -(-len(features) // blocks))
+        self.rows, width = block_shape(
+            len(features), len(weight), tiles * kinds * self.exact.itemsize, settings.columns, settings.memory
+        )
         self.buffers = [features.new_empty((tiles, self.rows, width), dtype=self.exact) for _ in range(kinds)]
         reads = settings.entropy or (settings.tilt is not None and settings.tilt.reads_scores)
         self.relative = torch.empty_like(self.buffers[0][0]) if reads else None

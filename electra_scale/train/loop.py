@@ -19,7 +19,7 @@ from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.prefetch import DataError, Patience, Prefetcher
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model import Electra
-from electra_scale.model.config import discriminator_flops, generator_flops
+from electra_scale.model.config import training_flops
 from electra_scale.monitor.alarms import Alarms, signatures
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
@@ -30,8 +30,9 @@ from electra_scale.replacement.config import LEARNING
 from electra_scale.train import checkpoint
 from electra_scale.train.checkpoint import RunState, tag_of
 from electra_scale.train.checkpointing import Checkpointing
+from electra_scale.train.deepspeed_json import precision_of, read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.train.drawn_ahead import load_draws, save_draws
-from electra_scale.train.engine import Engine, World, precision_of, read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.train.engine import Engine, World
 from electra_scale.train.first_weights import set_first_weights
 from electra_scale.train.global_step import GlobalSteps
 from electra_scale.train.heldout import Heldout, evaluation_line
@@ -172,8 +173,9 @@ class Run:
 
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
         self.counted_from = time.monotonic() - self.state.seconds
-        tokens = self.recipe.batch.global_batch * self.recipe.data.sequence_length
-        meter = Meter(tokens, self._flops_per_token(plan), self.peak * self.world.size)
+        length = self.recipe.data.sequence_length
+        flops = training_flops(self.config, length, plan.mask_share, plan.name == "joint")
+        meter = Meter(self.recipe.batch.global_batch * length, flops, self.peak * self.world.size)
         first = max(self.state.step, plan.first)
         self._check_time_slice(known=self.state.step > 0)
         with contextlib.closing(self._feed(first, plan)) as feed:
@@ -379,14 +381,6 @@ class Run:
             self.recipe.objective.head,
             self.world,
         )
-
-    def _flops_per_token(self, plan: PhasePlan) -> float:
-        length = self.recipe.data.sequence_length
-        forward = generator_flops(self.config, length, plan.mask_share)
-        if plan.name == "joint":
-            forward += discriminator_flops(self.config, length)
-        # Backward costs twice the forward pass.
-        return 3 * forward
 
     def _peak(self) -> float:
         if self.recipe.logging.peak_tflops is not None:

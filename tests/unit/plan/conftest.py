@@ -1,0 +1,54 @@
+"""Real modules and batches of the shipped recipes, with a vocabulary and a micro-batch that tests can afford."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from electra_scale.config import Recipe, parse_recipe, recipe_parser
+from electra_scale.data.loader import Batch
+from electra_scale.data.rows import SpecialTokens
+from electra_scale.model import Electra, ModelConfig
+from electra_scale.replacement import build_sampler
+from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
+from tests.runs import ROOT
+
+VOCABULARY, ROWS = 8192, 4
+
+
+def recipe_of(name: str) -> Recipe:
+    """A shipped recipe whose attention has no dropout: with it, attention on a CPU is not fused as on a GPU."""
+    recipe = parse_recipe(recipe_parser("test"), ["--config", str(ROOT / "recipes" / name)])[0]
+    recipe.model.dropout = recipe.model.attention_dropout = 0.0
+    return recipe
+
+
+@lru_cache(maxsize=2)
+def _electra(model: ModelConfig) -> Electra:
+    return Electra(model)
+
+
+def module_of(recipe: Recipe, phase: Phase = "joint") -> PretrainModule:
+    """The recipe's networks, which all tests share, without gradients."""
+    model = recipe.model.resolve(VOCABULARY)
+    electra = _electra(model)
+    electra.zero_grad()
+    special = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
+    sampler = build_sampler(recipe.objective, model, seed=0)
+    return PretrainModule(electra, sampler, recipe.objective, special, phase)
+
+
+def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Batch:
+    """Rows of two segments each, so that attention needs its mask; evenly spaced positions are masked."""
+    positions = recipe.data.sequence_length
+    ids = torch.randint(5, VOCABULARY, (rows, positions), generator=torch.Generator().manual_seed(0))
+    masked_positions = round(rows * positions * (share or recipe.data.mask_share))
+    masked = torch.linspace(0, ids.numel() - 1, masked_positions, dtype=torch.float64).long()
+    segment = (torch.arange(positions) >= positions // 2).long().expand(rows, -1).contiguous()
+    uniform = torch.linspace(0.01, 0.99, len(masked), dtype=torch.float64)
+    return Batch(ids, segment, masked, torch.ones(len(masked), dtype=torch.bool), uniform)
+
+
+def counts_of(batch: Batch) -> GlobalCounts:
+    return GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))

@@ -1,0 +1,122 @@
+"""A plan's memory and traffic against what real steps hold and send: every tensor's storage is followed, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from electra_scale.model.config import parameter_counts
+from electra_scale.plan_memory import Memory, device_memory, dropped_elements
+from electra_scale.train import module as training
+from tests.live_memory import LiveMemory
+from tests.memory_of_ranks import CASES
+from tests.runs import ROOT
+from tests.s3 import free_ports
+from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, module_of, recipe_of
+
+RANKS = 2
+
+
+def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int) -> Memory:
+    recipe = recipe_of(name)
+    return device_memory(recipe, recipe.model.resolve(VOCABULARY), deepspeed_json, ranks, ROWS, accumulation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["tiny.yaml", "small.yaml"])
+def test_a_forward_pass_keeps_and_takes_what_is_planned(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(name)
+    module, batch = module_of(recipe).to(dtype), batch_of(recipe)
+    counts = counts_of(batch)
+    in_pass = 0
+    real = training.vocabulary_pass
+
+    def observed(*arguments: Any, **options: Any) -> Any:
+        nonlocal in_pass
+        live.most = live.now
+        result = real(*arguments, **options)
+        in_pass = live.most
+        return result
+
+    monkeypatch.setattr(training, "vocabulary_pass", observed)
+    with LiveMemory() as live:
+        for parameter in module.parameters():
+            live.follow(parameter)
+        weights = live.now
+        # In detail, as in a step that is logged: the pass needs the scores themselves as well.
+        loss, _ = module(batch, counts, 1.0, True)
+        kept = live.now
+        del loss
+    module.to(torch.float32)
+    found = planned(name, {"bf16": {"enabled": dtype == torch.bfloat16}}, ranks=1, accumulation=1)
+    assert weights == found.weights
+    assert kept - weights == pytest.approx(found.activations + found.vocabulary_pass, rel=0.005)
+    always = found.weights + found.optimizer
+    assert in_pass - weights == pytest.approx(found.moments["vocabulary pass"] - always, rel=0.03)
+
+
+def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of("small.yaml")
+    recipe.model.dropout = 0.1
+    module, batch = module_of(recipe), batch_of(recipe)
+    dropped = 0
+
+    def counting(values: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        nonlocal dropped
+        dropped += values.numel()
+        return values
+
+    monkeypatch.setattr(F, "dropout", counting)
+    module(batch, counts_of(batch), 1.0, False)
+    model, tokens = recipe.model.resolve(VOCABULARY), batch.ids.numel()
+    encoders = dropped_elements(model.generator) + dropped_elements(model.discriminator)
+    assert dropped == tokens * (encoders + 2 * model.embedding)
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+    """What rank 0 of two real ZeRO-2 ranks held and sent, by case."""
+    folder = tmp_path_factory.mktemp("memory")
+    command = [sys.executable, str(ROOT / "tests/start_ranks.py"), str(RANKS), str(free_ports(1)[0])]
+    subprocess.run(
+        [*command, "-m", "tests.memory_of_ranks", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    found: dict[str, dict[str, int]] = json.loads((folder / "memory.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
+    case, measured = CASES[name], held[name]
+    found = planned(case.recipe, case.deepspeed_json(), RANKS, case.accumulation)
+    always = found.weights + found.optimizer
+    assert measured["between"] == pytest.approx(always, rel=0.002)
+    assert measured["update"] - always == pytest.approx(found.moments["update"] - always, rel=0.02)
+    # The buffer for gradients is exact, and so large that it would hide everything else.
+    bucket = case.bucket * (2 if "bf16" in case.deepspeed else 4)
+    largest = max(size for moment, size in found.moments.items() if moment != "update")
+    assert measured["micro_batch"] - bucket - always == pytest.approx(largest - bucket - always, rel=0.03)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
+    case, measured = CASES[name], held[name]
+    model = recipe_of(case.recipe).model.resolve(VOCABULARY)
+    weights = parameter_counts(model).total * (2 if "bf16" in case.deepspeed else 4)
+    # The sampling head's gradient and a few flags are summed as well.
+    assert measured["all_reduced"] == pytest.approx(case.accumulation * weights, rel=0.01)
+    assert measured["other_reductions"] == 0
+    assert measured["gathered"] == pytest.approx(weights, rel=0.001)

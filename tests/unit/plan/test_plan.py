@@ -1,0 +1,222 @@
+"""What a plan says is what real modules have and do; figures that need no training step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from data_pipeline.errors import UserError
+from electra_scale.cli import main
+from electra_scale.config import Recipe, batch_split
+from electra_scale.model.config import training_flops
+from electra_scale.plan import Cluster, Tokens, plan
+from electra_scale.replacement import build_sampler
+from electra_scale.replacement.cost import sampler_flops, sampler_parameters
+from electra_scale.train.module import Phase
+from tests.runs import ROOT
+from tests.unit.plan.conftest import VOCABULARY, batch_of, counts_of, module_of, recipe_of
+
+FP32 = {"zero_optimization": {"stage": 2}}
+BF16 = FP32 | {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+TOKENS = Tokens(VOCABULARY, 2.0)
+
+
+@pytest.mark.parametrize("name", ["tiny.yaml", "small.yaml"])
+def test_parameters_are_those_of_the_modules(name: str) -> None:
+    module = module_of(recipe_of(name))
+    found = plan(recipe_of(name), FP32, TOKENS, Cluster(1, 1, "h100"))["parameters"]
+    for part in ("embeddings", "generator", "generator_head", "discriminator", "discriminator_head"):
+        assert found[part] == sum(p.numel() for p in getattr(module.electra, part).parameters()), part
+    assert found["sampling_head"] == sum(p.numel() for p in module.sampler.parameters())
+    assert found["total"] == sum(p.numel() for p in module.electra.parameters())
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("sampler", ["electra", "hp_loss", "hp_dist", "two_scalars"])
+def test_parameters_of_every_sampler_are_those_of_the_module(sampler: Any, width: int) -> None:
+    recipe = recipe_of("small.yaml")
+    recipe.objective.sampler, recipe.objective.head.width = sampler, width
+    model = recipe.model.resolve(VOCABULARY)
+    expected = sum(parameter.numel() for parameter in build_sampler(recipe.objective, model, seed=0).parameters())
+    assert sampler_parameters(recipe.objective, model) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "sampler", "width"),
+    [
+        ("tiny.yaml", "generator_warmup", "hp_loss", 64),
+        ("tiny.yaml", "joint", "hp_loss", 64),
+        ("tiny.yaml", "joint", "hp_loss", 128),
+        ("tiny.yaml", "joint", "hp_dist", 64),
+        ("small.yaml", "generator_warmup", "hp_loss", 64),
+        ("small.yaml", "joint", "hp_loss", 64),
+    ],
+)
+def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sampler: Any, width: int) -> None:
+    recipe = recipe_of(name)
+    recipe.objective.sampler, recipe.objective.head.width = sampler, width
+    module, batch = module_of(recipe, phase), batch_of(recipe)
+    aten = torch.ops.aten
+    # torch counts neither products that are added in place nor those with a vector.
+    more = {aten.addmm_: _addmm_flops, aten.mv: _mv_flops}
+    # The fused attention of a CPU is not counted either, and others count what they compute twice.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=more) as counter:
+        module(batch, counts_of(batch), 1.0, False)[0].backward()
+    model, tokens = recipe.model.resolve(VOCABULARY), batch.ids.numel()
+    joint, masked = phase == "joint", len(batch.masked)
+    planned = training_flops(model, batch.ids.shape[1], masked / tokens, joint) * tokens
+    planned += sampler_flops(recipe.objective, model, masked) if joint else 0
+    # What is left is the gradient of the vocabulary's bias.
+    assert planned <= counter.get_total_flops() <= 1.003 * planned
+
+
+def _addmm_flops(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:
+    return int(2 * left[0] * left[1] * right[1])
+
+
+def _mv_flops(matrix: Any, *_: Any, **__: Any) -> int:
+    return int(2 * matrix[0] * matrix[1])
+
+
+def test_time_is_computing_at_the_assumed_efficiency_and_communication() -> None:
+    recipe = recipe_of("tiny.yaml")
+    found = plan(recipe, BF16, TOKENS, Cluster(2, 2, "h100", link_gbs=10.0), efficiency=0.25, price=3.0)
+    flops, tokens = found["flops_per_token"], 32 * 64
+    parameters = found["parameters"]["total"]
+    # Both ranks' shares of 8 samples fit into one micro-batch: no accumulation.
+    sent = 3 * 2 * parameters * 3 / 4
+    step = tokens * flops["total"] / (4 * 0.25 * 989e12) + sent / 10e9
+    assert found["step_seconds"] == pytest.approx(step)
+    assert found["mfu"] == pytest.approx(tokens * flops["total"] / step / (4 * 989e12))
+    trained = sum(found["parameters"][part] for part in ("embeddings", "generator", "generator_head"))
+    warmup = tokens * flops["generator_warmup"] / (4 * 0.25 * 989e12) + 3 * 2 * trained * 3 / 4 / 10e9
+    assert found["seconds"] == pytest.approx(2800 * step + 600 * warmup)
+    assert found["cost"] == pytest.approx(found["seconds"] / 3600 * 4 * 3)
+    assert found["tokens"]["run"] == tokens * 3400
+    assert found["streamed_per_node"]["run"] == tokens * 3400 * 2 / 2
+
+
+def test_ranks_divide_the_optimizer_and_the_batch() -> None:
+    recipe = recipe_of("small.yaml")
+    one, many = (plan(recipe, BF16, TOKENS, Cluster(nodes, 8, "h100")) for nodes in (1, 4))
+    head = 16 * one["parameters"]["sampling_head"]
+    assert many["memory"]["optimizer"] - head == pytest.approx((one["memory"]["optimizer"] - head) / 4)
+    assert many["batch"] == {"ranks": 32, "micro": 4, "accumulation": 1}
+
+
+def test_a_micro_batch_that_would_fit_is_named() -> None:
+    recipe = recipe_of("large.yaml")
+    recipe.batch.most_per_device = 2048
+    memory = plan(recipe, BF16, TOKENS, Cluster(1, 1, "l4"))["memory"]
+    assert not memory["fits"]
+    largest = memory["largest_micro_batch"]
+    recipe.batch.most_per_device = largest
+    assert plan(recipe, BF16, TOKENS, Cluster(1, 1, "l4"))["memory"]["fits"]
+    recipe.batch.most_per_device = 2 * largest
+    assert not plan(recipe, BF16, TOKENS, Cluster(1, 1, "l4"))["memory"]["fits"]
+
+
+COMMAND = ["plan", "--config", "recipes/small.yaml"]
+
+
+def test_the_command_prints_every_figure_and_writes_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    command = [*COMMAND, "--config", "recipes/faithful.yaml", "--batch.global_batch", "64"]
+    assert main([*command, "--price", "2"]) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "8 H^2 + 4 H F + 4 S H",
+        "20% of 989 TFLOP/s",
+        "assumption",
+        "23%",
+        "18%",
+        "at 2 a device hour",
+        "fits",
+    ):
+        assert part in printed
+    assert main([*command, "--json", str(tmp_path / "plan.json")]) == 0
+    assert capsys.readouterr().out == ""
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["batch"] == {"ranks": 8, "micro": 8, "accumulation": 1}
+    assert found["cost"] is None
+    assert main(command) == 0
+    assert "cost: give --price" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--gpu", "abacus"], "--gpu abacus is not known; known: a100-40, a100-80, h100, h200, l4"),
+        (["--nodes", "0"], "--nodes is 0"),
+        (["--gpus-per-node", "-1"], "--gpus-per-node -1"),
+        (["--efficiency", "1.5"], "--efficiency is 1.5"),
+        (["--efficiency", "nan"], "--efficiency is nan"),
+        (["--price", "-1"], "--price is -1.0"),
+        (["--link", "0"], "--link is 0.0"),
+        (["--vocabulary", "0"], "--vocabulary is 0"),
+        (["--store", "nowhere"], "give --vocabulary instead of --store"),
+        (["--store", "file:///nowhere/at/all"], "give --vocabulary instead of --store"),
+        (["--batch.global_bach", "1"], "global_bach"),
+    ],
+)
+def test_what_can_not_be_is_refused_in_one_line(
+    options: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main([*COMMAND, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_ranks_that_can_not_share_the_batch_get_the_error_of_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as refusal:
+        batch_split(128, 7, 128)
+    assert main([*COMMAND, "--gpus-per-node", "7"]) == 2
+    assert str(refusal.value) in capsys.readouterr().err
+
+
+def test_vocabulary_and_bytes_come_from_the_store(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main([*COMMAND, "--store", str(store), "--nodes", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    manifest = json.loads((store / "manifest.json").read_text())
+    train = [shard for shard in manifest["shards"] if shard["split"] == "train"]
+    assert found["assumed"]["vocabulary"] == manifest["tokenizer"]["vocab_size"]
+    # Each node streams its half of all the bytes in an epoch.
+    assert found["streamed_per_node"]["epoch"] == pytest.approx(sum(shard["bytes"] for shard in train) / 2)
+
+
+def test_a_plan_needs_no_deepspeed() -> None:
+    program = (
+        "import sys; from electra_scale.cli import main; "
+        "assert main(sys.argv[1:]) == 0; assert 'deepspeed' not in sys.modules; assert 'pyarrow' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, *COMMAND],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_recipe_without_a_warm_up_has_one_phase() -> None:
+    recipe = Recipe()
+    found = plan(recipe, BF16, TOKENS, Cluster(1, 8, "a100-80"))
+    assert found["seconds"] == pytest.approx(found["step_seconds"] * recipe.schedule.steps)
