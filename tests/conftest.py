@@ -9,6 +9,7 @@ import pytest
 
 from tests.builds import mpiexec
 from tests.faults import faulty_s3
+from tests.namespaces import far_hosts
 from tests.places import big, place, told
 from tests.runs import corpus, recipe_file, store
 from tests.s3 import s3, s3_server
@@ -18,6 +19,7 @@ from tests.ssh import ssh_hosts
 __all__ = [
     "big",
     "corpus",
+    "far_hosts",
     "faulty_s3",
     "mpiexec",
     "place",
