@@ -18,6 +18,7 @@ from data_pipeline.place import open_place
 from electra_scale.train import checkpoint
 from electra_scale.train.remote_run import RemoteRun
 from electra_scale.train.status import read_status
+from tests.faults import FaultyProxy
 from tests.runs import RECIPE
 from tests.torture.disk import MOUNT, small_disk
 from tests.torture.launcher import Launcher
@@ -29,7 +30,7 @@ EVERY = 4
 
 
 @pytest.fixture
-def launcher(s3: str) -> Iterator[Launcher]:
+def launcher(faulty_s3: FaultyProxy) -> Iterator[Launcher]:
     launcher = Launcher()
     yield launcher
     launcher.close()
@@ -62,18 +63,20 @@ def run_straight(launcher: Launcher, view: RunView, arguments: list[str], output
 
 
 def test_a_run_that_is_killed_at_every_kind_of_moment_equals_the_straight_run(
-    launcher: Launcher, store: Path, s3: str, tmp_path: Path, require_part: Callable[[bool, str], None]
+    launcher: Launcher, store: Path, faulty_s3: FaultyProxy, tmp_path: Path, require_part: Callable[[bool, str], None]
 ) -> None:
     amount = Amount.of_environment()
+    # A slow line to the bucket: an upload takes as long as the steps up to the next save.
+    faulty_s3.upload_bytes_per_second = 2e6
     with small_disk(tmp_path / "disk", megabytes=48) as disk:
         moments = MOMENTS if disk else tuple(moment for moment in MOMENTS if moment != "full disk")
         kills = plan(amount, moments)
-        steps = 12 * len(kills) + 24
+        steps = 8 * len(kills) + 24
         arguments = ["--config", str(recipe(tmp_path, store, steps)), "--resume", "auto", "--run_dir"]
-        straight = RunView(tmp_path / "straight", RemoteRun(open_place(f"{s3}/nothing")))
+        straight = RunView(tmp_path / "straight", RemoteRun(open_place(f"{faulty_s3.url}/nothing")))
         pace = run_straight(launcher, straight, [*arguments, str(straight.folder)], tmp_path / "straight.txt")
 
-        view = RunView(tmp_path / "disk/run", RemoteRun(open_place(f"{s3}/runs/one")))
+        view = RunView(tmp_path / "disk/run", RemoteRun(open_place(f"{faulty_s3.url}/runs/one")))
         outputs = tmp_path / "lives"
         outputs.mkdir()
         arguments += [str(view.folder), "--checkpoint.upload", view.remote.url]

@@ -115,11 +115,11 @@ class Lives:
         return sorted({outcome.kill.moment for outcome in self.outcomes} - hit)
 
     def report(self) -> str:
-        """A line for each life, and how many kills of each kind came at their moment."""
-        lines = [outcome.line(number) for number, outcome in enumerate(self.outcomes, 1)]
+        """How many kills there were of each kind, and how many of them came at their moment."""
+        lines = [f"{len(self.outcomes)} kills"]
         for kinds in ([each.kill.moment for each in self.outcomes], [each.kill.ending for each in self.outcomes]):
             hits = Counter(kind for kind, each in zip(kinds, self.outcomes, strict=True) if each.hit)
-            lines.append(", ".join(f"{kind} {hits[kind]} of {number}" for kind, number in Counter(kinds).items()))
+            lines.append(", ".join(f"{kind}: {hits[kind]} of {number}" for kind, number in Counter(kinds).items()))
         return "\n".join(lines)
 
     def one(self, kill: Kill) -> None:
@@ -134,7 +134,7 @@ class Lives:
         life = self._life(kill.ranks, *more)
         hit = self._strikes[kill.moment](kill, life)
         life.wait()
-        hit = hit and self._left_traces(kill)
+        hit = hit and self._left_traces(kill, life)
         outcome = self._check(kill, life, hit, time.monotonic() - began)
         self.outcomes.append(outcome)
         print(outcome.line(len(self.outcomes)), flush=True)
@@ -156,7 +156,7 @@ class Lives:
     # Each waits for its moment and ends the life, as :meth:`_until` describes.
 
     def _steps(self, kill: Kill, life: Life) -> bool:
-        return self._until(life, lambda: self._new_rows() >= kill.after) and self._end(kill, life)
+        return self._until(life, lambda: self._new_rows(life) >= kill.after) and self._end(kill, life)
 
     def _save(self, kill: Kill, life: Life) -> bool:
         # Files of the run on two ranks: weights, two parts of the optimizer, the head, the checksums.
@@ -173,7 +173,7 @@ class Lives:
 
         def next_is_evaluated() -> bool:
             rows = self.view.row_count()
-            return self._new_rows() > 0 and rows < len(self.pace) and self.pace[rows] >= slow
+            return self._new_rows(life) > 0 and rows < len(self.pace) and self.pace[rows] >= slow
 
         if not self._until(life, next_is_evaluated):
             return False
@@ -194,8 +194,8 @@ class Lives:
         return self._until(life, lambda: len(self.view.converting()) >= least) and self._end(kill, life)
 
     def _upload(self, kill: Kill, life: Life) -> bool:
-        # Of seven files the last one completes it.
-        least = 1 + int(6 * kill.progress)
+        # Of six files the last one completes it, and comes soon after the fifth.
+        least = 1 + int(4 * kill.progress)
 
         def uploading() -> bool:
             return any(
@@ -210,7 +210,7 @@ class Lives:
 
     def _full_disk(self, kill: Kill, life: Life) -> bool:
         assert self.disk is not None
-        if not self._until(life, lambda: self._new_rows() >= kill.after):
+        if not self._until(life, lambda: self._new_rows(life) >= kill.after):
             return False
         size = sum(path.stat().st_size for path in (self.view.checkpoints / self._newest_tag()).rglob("*"))
         # Half of them leave room for a row, but not for the checkpoint.
@@ -238,7 +238,7 @@ class Lives:
         while not moment():
             assert not life.over(0.001), f"life ended by itself with {life.code}:\n{life.said()}"
             assert time.monotonic() < deadline, f"the moment never comes:\n{life.said()}"
-            if self._new_rows() >= 3 * self.every or (self.view.converted() and "is converted for" in life.said()):
+            if self._new_rows(life) >= 3 * self.every or (self.view.converted() and "is converted for" in life.said()):
                 life.kill_all()
                 return False
         return True
@@ -256,13 +256,14 @@ class Lives:
                 life.kill_all()
         return True
 
-    def _new_rows(self) -> int:
-        return self.view.row_count() - self._expected
+    def _new_rows(self, life: Life) -> int:
+        """Rows that a life has written; it drops those after its checkpoint before it says that it goes on."""
+        return self.view.row_count() - self._expected if began_at(life.said()) is not None else 0
 
     def _newest_tag(self) -> str:
         return checkpoint.tag_of(self.view.newest_step())
 
-    def _left_traces(self, kill: Kill) -> bool:
+    def _left_traces(self, kill: Kill, life: Life) -> bool:
         """Whether what a kill has left shows that it came at its moment."""
         if kill.moment == "evaluation":
             state = self.view.newest()
@@ -278,7 +279,7 @@ class Lives:
         if kill.moment == "fetch":
             return bool(self.view.unfinished()) and self.view.newest_step() == 0
         if kill.moment == "start":
-            return self._new_rows() <= 0
+            return self._new_rows(life) <= 0
         return True
 
     def _check(self, kill: Kill, life: Life, hit: bool, seconds: float) -> Outcome:

@@ -88,14 +88,15 @@ def plan(amount: Amount, moments: tuple[Moment, ...]) -> list[Kill]:
 def draw(seed: str, number: int, moment: Moment, first: bool) -> Kill:
     """The end of a life; the first one of a moment is a kill that leaves its traces."""
     drawn = random.Random(f"{seed}/{number}")
-    ending = _ENDINGS[moment][0] if first else drawn.choice(_ENDINGS[moment])
+    possible = _ENDINGS[moment]
+    ending = drawn.choice([each for each in possible if each in _KILLED] or possible if first else possible)
     ranks = drawn.choice((1, 4)) if moment == "conversion" else RANKS
     return Kill(
         moment=moment,
         ending=ending,
         ranks=ranks,
         rank=drawn.randrange(ranks),
-        after=drawn.randint(5, 8) if number == 0 else drawn.randint(1, 8),
+        after=drawn.randint(9, 12) if number == 0 else drawn.randint(1, 8),
         progress=drawn.random(),
         delay=drawn.random() * 0.02,
         lost=moment == "fetch"
