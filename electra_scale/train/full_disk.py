@@ -8,6 +8,9 @@ from pathlib import Path
 
 from electra_scale.data.prefetch import DataError
 
+_OF_TORCH_SAVE = ("inline_container", "iostream error")
+"""What torch.save makes of a full disk, in a RuntimeError: where it writes, and where it closes a small file."""
+
 
 @contextmanager
 def writing(checkpoint: Path) -> Iterator[None]:
@@ -15,8 +18,8 @@ def writing(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save turns a full disk into a RuntimeError, as other ranks' failures are.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+        # Other ranks' failures are RuntimeErrors too.
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OF_TORCH_SAVE):
             raise
         reason = str(error).partition("\n")[0]
         raise DataError(
