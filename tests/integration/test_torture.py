@@ -62,12 +62,19 @@ def run_straight(launcher: Launcher, view: RunView, arguments: list[str], output
     return [after - before for before, after in pairwise(seen)]
 
 
+def slow_line(bucket: FaultyProxy) -> None:
+    """An upload takes as long as the steps up to the next save, a fetch as long as a start."""
+    bucket.upload_bytes_per_second = 2e6
+    bucket.every["delay"] = 1
+    bucket.delay_seconds = 0.1
+    bucket.only = lambda method, path: method == "GET" and "/checkpoints/step-" in path.partition("?")[0]
+
+
 def test_a_run_that_is_killed_at_every_kind_of_moment_equals_the_straight_run(
     launcher: Launcher, store: Path, faulty_s3: FaultyProxy, tmp_path: Path, require_part: Callable[[bool, str], None]
 ) -> None:
     amount = Amount.of_environment()
-    # A slow line to the bucket: an upload takes as long as the steps up to the next save.
-    faulty_s3.upload_bytes_per_second = 2e6
+    slow_line(faulty_s3)
     with small_disk(tmp_path / "disk", megabytes=48) as disk:
         moments = MOMENTS if disk else tuple(moment for moment in MOMENTS if moment != "full disk")
         kills = plan(amount, moments)
