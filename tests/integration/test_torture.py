@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_at_every_kind_of_moment_equals_the_straight_run(
     with small_disk(tmp_path / "disk", megabytes=48) as disk:
         moments = MOMENTS if disk else tuple(moment for moment in MOMENTS if moment != "full disk")
         kills = plan(amount, moments)
-        steps = 8 * len(kills) + 24
+        steps = 5 * len(kills) + 24
         arguments = ["--config", str(recipe(tmp_path, store, steps)), "--resume", "auto", "--run_dir"]
         straight = RunView(tmp_path / "straight", RemoteRun(open_place(f"{faulty_s3.url}/nothing")))
         pace = run_straight(launcher, straight, [*arguments, str(straight.folder)], tmp_path / "straight.txt")

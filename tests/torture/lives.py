@@ -20,6 +20,9 @@ from tests.torture.view import RunView, began_at
 CONVERTED_FILES = 250
 """About how many files a conversion of the tests' model has written before it is renamed."""
 
+_POLL = 0.003
+"""Seconds between looks; more often, they would take the cores from the ranks."""
+
 _MORE_LIVES = 12
 """After the plan's, for moments that it has missed."""
 
@@ -131,11 +134,14 @@ class Lives:
         hit = self._strikes[kill.moment](kill, life)
         life.wait()
         hit = hit and self._left_traces(kill, life)
-        outcome = self._check(kill, life, hit, time.monotonic() - began)
-        self.outcomes.append(outcome)
-        print(outcome.line(len(self.outcomes)), flush=True)
+        seconds = time.monotonic() - began
+        self._check(kill, life, hit)
+        rows = self.view.row_count()
         if kill.lost:
             self._lose()
+        outcome = Outcome(kill, began_at(life.said()), rows, self.view.next_start(), hit, seconds)
+        self.outcomes.append(outcome)
+        print(outcome.line(len(self.outcomes)), flush=True)
 
     def finish(self) -> Life:
         """A last life, which nobody disturbs."""
@@ -233,7 +239,7 @@ class Lives:
         """Wait for a moment; a life that has let it pass is killed, False."""
         deadline = time.monotonic() + 120
         while not moment():
-            assert not life.over(0.001), f"life ended by itself with {life.code}:\n{life.said()}"
+            assert not life.over(_POLL), f"life ended by itself with {life.code}:\n{life.said()}"
             assert time.monotonic() < deadline, f"the moment never comes:\n{life.said()}"
             if self._new_rows(life) >= 3 * self.every or (self.view.converted() and "is converted for" in life.said()):
                 life.kill_all()
@@ -279,7 +285,7 @@ class Lives:
             return self._new_rows(life) <= 0
         return True
 
-    def _check(self, kill: Kill, life: Life, hit: bool, seconds: float) -> Outcome:
+    def _check(self, kill: Kill, life: Life, hit: bool) -> None:
         """What must hold after each life."""
         said = life.said()
         began, kept, rows = began_at(said), self.view.newest_step(), self.view.rows()
@@ -304,7 +310,6 @@ class Lives:
             assert kept == len(rows) + (state.owed is not None), context
             assert self.view.remote.tags()[-1] == self._newest_tag(), context
             assert f"stopped at step {kept}, which is saved" in said, context
-        return Outcome(kill, began, len(rows), max(kept, self.view.next_start()), hit, seconds)
 
     def _lose(self) -> None:
         """The machine is gone with its disk."""

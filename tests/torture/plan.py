@@ -26,8 +26,16 @@ _ENDINGS: dict[Moment, tuple[Ending, ...]] = {
     "fetch": _KILLED,
     "full disk": ("full disk",),
 }
-_OFTEN: dict[Moment, int] = {"steps": 5, "save": 5, "conversion": 4, "upload": 4}
-"""Of 25; every other moment comes less often."""
+_OF_25: dict[Moment, int] = {
+    "steps": 5,
+    "save": 5,
+    "conversion": 4,
+    "upload": 4,
+    "start": 2,
+    "evaluation": 2,
+    "full disk": 2,
+    "fetch": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,10 @@ def plan(amount: Amount, moments: tuple[Moment, ...]) -> list[Kill]:
     # The others need a checkpoint, here and in the bucket.
     rest = [moment for moment in moments if moment != "steps"]
     drawn.shuffle(rest)
-    weights = [_OFTEN.get(moment, 2) for moment in moments]
-    more = drawn.choices(moments, weights, k=max(0, amount.kills - len(moments)))
+    more = [moment for moment in moments for _ in range(_OF_25[moment] - 1)]
+    drawn.shuffle(more)
+    number = max(0, amount.kills - len(moments))
+    more = (more * (1 + number // len(more)))[:number]
     order: list[Moment] = ["steps", *rest, *more]
     return [draw(amount.seed, number, moment, order.index(moment) == number) for number, moment in enumerate(order)]
 
