@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tests.torture.launcher import Launcher, Life
 from tests.torture.plan import RANKS, Amount, Kill, Moment, draw
 from tests.torture.view import RunView, began_at
 
-CONVERTED_FILES = 250
+CONVERTED_FILES = 350
 """About how many files a conversion of the tests' model has written before it is renamed."""
 
 _POLL = 0.003
@@ -25,6 +27,9 @@ _POLL = 0.003
 
 _MORE_LIVES = 12
 """After the plan's, for moments that it has missed."""
+
+_EVALUATED = "eval/generator_cross_entropy"
+"""In the rows of steps after which held-out text is measured."""
 
 _NAMES_THE_DISK = re.compile(r"^electra-scale: error: .*free some space", re.MULTILINE)
 
@@ -155,10 +160,14 @@ class Lives:
         output = self.outputs / f"life-{len(list(self.outputs.iterdir())) + 1:02d}.txt"
         return self.launcher.start(ranks, output, *self.arguments, *more)
 
-    # Each waits for its moment and ends the life, as :meth:`_until` describes.
+    # One for each moment: wait for it and end the life; False if it was missed.
 
     def _steps(self, kill: Kill, life: Life) -> bool:
-        return self._until(life, lambda: self._new_rows(life) >= kill.after) and self._end(kill, life)
+        def stepped() -> bool:
+            # The bucket too: where the machine is lost next, there must be something to go on from.
+            return self._new_rows(life) >= kill.after and bool(self.view.remote.tags())
+
+        return self._until(life, stepped) and self._end(kill, life)
 
     def _save(self, kill: Kill, life: Life) -> bool:
         # Files of the run on two ranks: weights, two parts of the optimizer, the head, the checksums.
@@ -170,12 +179,15 @@ class Lives:
         return self._until(life, saving) and self._end(kill, life)
 
     def _evaluation(self, kill: Kill, life: Life) -> bool:
-        slow = sorted(self.pace)[-len(self.pace) // 10]
-        usual = sorted(self.pace)[len(self.pace) // 2]
+        evaluated = [_EVALUATED in row for row in self.straight]
+        usual, slow = (
+            statistics.median(seconds for seconds, is_slow in zip(self.pace, evaluated, strict=True) if is_slow == kind)
+            for kind in (False, True)
+        )
 
         def next_is_evaluated() -> bool:
             rows = self.view.row_count()
-            return self._new_rows(life) > 0 and rows < len(self.pace) and self.pace[rows] >= slow
+            return self._new_rows(life) > 0 and rows < len(evaluated) and evaluated[rows]
 
         if not self._until(life, next_is_evaluated):
             return False
@@ -235,13 +247,13 @@ class Lives:
         # A rank that only lost the other one may be the first to end.
         assert life.code in (1, 2), life.said()
 
-    def _until(self, life: Life, moment: Any) -> bool:
+    def _until(self, life: Life, moment: Callable[[], bool]) -> bool:
         """Wait for a moment; a life that has let it pass is killed, False."""
         deadline = time.monotonic() + 120
         while not moment():
             assert not life.over(_POLL), f"life ended by itself with {life.code}:\n{life.said()}"
             assert time.monotonic() < deadline, f"the moment never comes:\n{life.said()}"
-            if self._new_rows(life) >= 3 * self.every or (self.view.converted() and "is converted for" in life.said()):
+            if self._new_rows(life) >= 4 * self.every or (self.view.converted() and "is converted for" in life.said()):
                 life.kill_all()
                 return False
         return True
