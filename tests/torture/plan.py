@@ -108,7 +108,7 @@ def draw(seed: str, number: int, moment: Moment, first: bool) -> Kill:
         rank=drawn.randrange(ranks),
         after=drawn.randint(9, 12) if number == 0 else drawn.randint(1, 8),
         progress=drawn.random(),
-        delay=drawn.random() * 0.02,
+        delay=drawn.random() * 0.005,
         lost=moment == "fetch"
         or (moment == "upload" and ending != "SIGTERM to one rank" and (first or drawn.random() < 0.5)),
     )
