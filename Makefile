@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.installed
 
-.PHONY: demo test bench study lint types
+.PHONY: demo test torture bench study lint types
 
 demo: $(READY)
 	@echo "demo: text -> tokenizer -> shards -> ZeRO-2 training -> export, all under runs/demo"
@@ -17,6 +17,11 @@ demo: $(READY)
 test: $(READY)
 	@echo "test: the whole suite, two files at a time"
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+torture: $(READY)
+	@echo "torture: one run, 25 kills at every kind of moment; KILLS= and SEED= change that (docs/checkpoints.md)"
+	TORTURE_KILLS=$(or $(KILLS),25) TORTURE_SEED=$(or $(SEED),1) \
+	    $(BIN)/python -m pytest -s --timeout 3600 tests/integration/test_torture.py
 
 bench: $(BENCH_READY)
 	@test -n "$(CORPUS)" || { echo "bench: say which text to measure on: make bench CORPUS=folder"; exit 2; }

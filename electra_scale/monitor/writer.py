@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_pipeline.atomic import write_bytes
+from data_pipeline.errors import UserError
 
 JOINT_TAGS = (
     "loss/total",
@@ -64,43 +67,61 @@ class RunWriter:
     """
 
     def __init__(self, folder: Path, from_step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._rows_path = folder / "metrics.jsonl"
-        keep_rows(self._rows_path, from_step)
-        self._rows: TextIO = self._rows_path.open("a", buffering=1)
-        self._log: TextIO = (folder / "log.txt").open("a", buffering=1)
-        self._board = SummaryWriter(
-            log_dir=str(folder / "tensorboard"),
-            # From step 0 too: a first life may have ended before its first checkpoint.
-            purge_step=from_step + 1,
-            # Two lives of a run on one host within a second must not share a file.
-            filename_suffix=f".{os.getpid()}",
-        )
+        with _told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            keep_rows(self._rows_path, from_step)
+            self._rows: TextIO = self._rows_path.open("a", buffering=1)
+            self._log: TextIO = (folder / "log.txt").open("a", buffering=1)
+            self._board = SummaryWriter(
+                log_dir=str(folder / "tensorboard"),
+                # From step 0 too: a first life may have ended before its first checkpoint.
+                purge_step=from_step + 1,
+                # Two lives of a run on one host within a second must not share a file.
+                filename_suffix=f".{os.getpid()}",
+            )
 
     def metrics(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """One row; non-finite values stay visible as null in the file."""
+        """One row; non-finite values stay visible as null in the file. Raises UserError if the disk is full."""
         row: dict[str, object] = {"step": step, "phase": phase}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._rows.write(json.dumps(row) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with _told(self._rows_path):
+            self._rows.write(json.dumps(row) + "\n")
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def line(self, text: str) -> None:
         """A line of the log file, with the time."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        # A full disk ends the run with its next row; until then a line must not, from whatever thread it comes.
+        with contextlib.suppress(OSError):
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def flush(self) -> None:
         """Put everything on disk; called with each checkpoint, so that both tell the same story."""
-        for file in (self._rows, self._log):
-            file.flush()
-            os.fsync(file.fileno())
-        self._board.flush()
+        with _told(self._folder):
+            for file in (self._rows, self._log):
+                file.flush()
+                os.fsync(file.fileno())
+            self._board.flush()
 
     def close(self) -> None:
-        self.flush()
-        self._rows.close()
-        self._log.close()
-        self._board.close()
+        """Let go of the files. What the run goes on from was flushed with its last checkpoint."""
+        for close in (self._rows.close, self._log.close, self._board.close):
+            # The run may be ending because of the disk: its own error says more than this one.
+            with contextlib.suppress(OSError):
+                close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say what to do where the disk does not take what a run reports."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); free some space on its disk, then go on with --resume auto"
+        ) from error
 
 
 def keep_rows(path: Path, last_step: int) -> None:

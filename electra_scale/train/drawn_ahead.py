@@ -11,6 +11,7 @@ from torch import Tensor
 from electra_scale.data.loader import Batch
 from electra_scale.replacement import Ahead
 from electra_scale.train.engine import World
+from electra_scale.train.full_disk import writing
 
 _FILE = "drawn_ahead.pt"
 
@@ -33,8 +34,9 @@ def save_draws(folder: Path, draws: list[Ahead], expected: bool, world: World) -
         table[first : first + len(part)] = part.double()
         whole[name] = world.sum(table).to(part.dtype).cpu()
     if world.main:
-        (folder).mkdir(parents=True, exist_ok=True)
-        torch.save(whole, folder / _FILE)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(whole, folder / _FILE)
 
 
 def load_draws(folder: Path, batches: list[Batch], world: World) -> list[Ahead]:

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from data_pipeline.errors import UserError
 from electra_scale.config import OptimizerConfig
 from electra_scale.data.loader import Batch
-from electra_scale.data.prefetch import DataError
 from electra_scale.replacement import Ahead, SamplingHeadConfig
 from electra_scale.slurm_job import adopt_ranks
 from electra_scale.train import checksums, universal
 from electra_scale.train.checksums import Sums
+from electra_scale.train.full_disk import writing
 from electra_scale.train.head_optimizer import HeadOptimizer
 from electra_scale.train.module import GlobalCounts, PretrainModule
 
@@ -260,20 +260,11 @@ class Engine:
         Raises DataError where the disk does not take it.
         """
         info = {UNIVERSAL_CHECKPOINT_INFO: {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}}
-        try:
+        with writing(folder / tag):
             self._engine.save_checkpoint(str(folder), tag=tag, client_state=info, save_latest=False)
             if self._head is not None and self.world.main:
                 torch.save(self._head.state(), folder / tag / _SAMPLER)
             return checksums.sums_of(folder / tag, self._written(folder / tag))
-        except (OSError, RuntimeError) as error:
-            # torch.save turns a full disk into a RuntimeError, as other ranks' failures are.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise
-            reason = str(error).partition("\n")[0]
-            raise DataError(
-                f"cannot write checkpoint {folder / tag} ({reason}); free some space on its disk, then go on with "
-                "--resume auto"
-            ) from error
 
     def _written(self, path: Path) -> list[str]:
         """Files in a checkpoint that this rank has written."""

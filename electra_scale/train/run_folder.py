@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
@@ -59,8 +60,9 @@ class RunFolder:
 
     def append_to_log(self, line: str) -> None:
         """A line of the log file from a rank that does not write it otherwise."""
+        # A line for people; a full disk must not end what it tells of, or hide why that ends.
         if self.path.is_dir():
-            with (self.path / "log.txt").open("a") as file:
+            with contextlib.suppress(OSError), (self.path / "log.txt").open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def check_tokenizer(self, store: Store) -> None:
@@ -82,6 +84,15 @@ class RunFolder:
 
     def describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:
         """Write recipe, DeepSpeed JSON, versions, data fingerprints and a copy of the tokenizer. One rank calls it."""
+        try:
+            self._describe(recipe, deepspeed_json, store)
+        except OSError as error:
+            raise UserError(
+                f"cannot write run folder {self.path} ({error.strerror or error}); look at the space on its disk and "
+                "at its permissions, or choose another one with --run_dir"
+            ) from error
+
+    def _describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_bytes(self.recipe, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False).encode())
         write_bytes(self.path / "deepspeed.json", json.dumps(deepspeed_json, indent=1).encode() + b"\n")

@@ -6,12 +6,15 @@ import io
 import json
 import logging
 import math
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_pipeline.errors import UserError
 from electra_scale.monitor import writer as writer_module
 from electra_scale.monitor.writer import Progress, RunWriter, keep_rows
 
@@ -68,6 +71,41 @@ def test_a_value_that_is_not_finite_is_visible_as_null(tmp_path: Path) -> None:
     life.metrics(1, "joint", {"disc/auc": math.nan, "loss/total": math.inf, "optim/lr": 0.5})
     life.close()
     assert rows(tmp_path) == [{"step": 1, "phase": "joint", "disc/auc": None, "loss/total": None, "optim/lr": 0.5}]
+
+
+@contextmanager
+def no_space(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_ends_the_run_with_a_row_and_not_with_a_line_or_at_the_end(tmp_path: Path) -> None:
+    """The error that a run ends with is the first one, and it says what to do."""
+    life = RunWriter(tmp_path, 0)
+    with no_space(400):
+        life.line("x" * 500)
+        for step in range(1, 4):
+            life.metrics(step, "joint", {"loss/total": step})
+        too_much = {f"loss/part_{number}": 1.0 for number in range(30)}
+        with pytest.raises(UserError, match=rf"cannot write {tmp_path}/metrics.jsonl \(.*\); free some space"):
+            life.metrics(4, "joint", too_much)
+        with pytest.raises(UserError, match="free some space"):
+            life.flush()
+        life.close()
+    live(tmp_path, 3, range(4, 6))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_at_the_start_is_told_in_one_line(tmp_path: Path) -> None:
+    with no_space(4), pytest.raises(UserError, match=rf"cannot write {tmp_path} \(.*\); free some space"):
+        RunWriter(tmp_path, 0)
 
 
 def test_rows_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:

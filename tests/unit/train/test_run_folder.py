@@ -89,3 +89,17 @@ def test_a_damaged_data_file_is_named(folder: RunFolder, tmp_path: Path) -> None
     folder.data.write_text('{"tokenizer"')
     with pytest.raises(UserError, match=r"data\.json is damaged"):
         folder.check_tokenizer(store(tmp_path / "one"))
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = RunFolder(tmp_path / "file/run")
+    with pytest.raises(UserError, match=rf"cannot write run folder {folder.path} \(.*\); look at the space"):
+        folder.describe(recipe_of_run(Path("recipes/tiny.yaml")), {}, store(tmp_path))
+    folder.append_to_log("a line for people")
+
+
+def test_a_line_that_the_disk_does_not_take_is_no_error(folder: RunFolder) -> None:
+    folder.path.mkdir()
+    (folder.path / "log.txt").mkdir()
+    folder.append_to_log("why the run ends")
