@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from data_pipeline.place import open_place
 from electra_scale.checkpoint_config import CheckpointConfig
 from electra_scale.train import checkpoint, resume
@@ -12,6 +14,9 @@ from electra_scale.train.engine import Engine, World
 from electra_scale.train.remote_run import RemoteRun
 from electra_scale.train.run_folder import RunFolder
 from electra_scale.train.upload import Uploader
+
+_LOOK_SECONDS = 5.0
+"""Between two moments at which ranks that wait for a copy hear of each other."""
 
 
 class Checkpointing:
@@ -64,7 +69,20 @@ class Checkpointing:
                 self.uploader.submit()
         self.world.barrier()
 
+    def wait_for_copy(self, at_work: Callable[[], None]) -> None:
+        """Wait, all ranks together, for the last copy; ``at_work`` is called every few seconds meanwhile.
+
+        A launcher may end whoever is left some time after the first rank.
+        """
+        if self.settings.upload is None:
+            return
+        busy = torch.ones(1, device=self.world.device)
+        while busy.item():
+            at_work()
+            busy.fill_(self.uploader is not None and not self.uploader.close(_LOOK_SECONDS))
+            self.world.maximum(busy)
+
     def close(self) -> None:
-        """Wait for the last copy."""
+        """Wait for the last copy, on this rank alone."""
         if self.uploader is not None:
             self.uploader.close()

@@ -113,7 +113,7 @@ class Run:
             if self.world.main:
                 print(f"{self.folder.path} is finished at step {self.state.step}; nothing to do")
             self.checkpoints.begin(self.state.step)
-            self.checkpoints.close()
+            self.checkpoints.wait_for_copy(lambda: None)
             return
         # All ranks have looked at the folder before one of them writes into it.
         self.world.barrier()
@@ -135,11 +135,9 @@ class Run:
         self._say(self._headline())
         self._tell_cache()
         try:
-            self._run_phases()
-            self._tell_status("finished")
-        except Stopped as stop:
-            self._tell_status("stopped", str(stop))
-            self._say(f"stopped at step {self.state.step}, which is saved: {stop}; go on with --resume auto")
+            self._to_the_end_or_a_stop()
+            self.where.at("waiting for the last copy", self.done)
+            self.checkpoints.wait_for_copy(self.where.again)
         except DataError as error:
             self._data_line(f"ending: {error}")
             raise
@@ -151,6 +149,14 @@ class Run:
                 self.progress.close()
             if self.writer is not None:
                 self.writer.close()
+
+    def _to_the_end_or_a_stop(self) -> None:
+        try:
+            self._run_phases()
+            self._tell_status("finished")
+        except Stopped as stop:
+            self._tell_status("stopped", str(stop))
+            self._say(f"stopped at step {self.state.step}, which is saved: {stop}; go on with --resume auto")
 
     def _run_phases(self) -> None:
         weights: dict[str, Tensor] | None = None

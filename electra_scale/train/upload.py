@@ -55,18 +55,26 @@ class Uploader:
         reading = self._reading
         return set() if reading is None else {reading}
 
-    def close(self) -> None:
-        """Wait until the newest checkpoint is uploaded or has failed once more; say which."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Wait until the newest checkpoint is uploaded or has failed once more, and say so if it has.
+
+        False if that has not come after ``seconds``; then call it again.
+        """
         with self._changed:
-            # One more look in any case: a failure may lie behind.
-            self._asked = self._closing = True
-            self._changed.notify()
-        self._thread.join()
-        if self._failure is not None:
+            if not self._closing:
+                # One more look in any case: a failure may lie behind.
+                self._asked = self._closing = True
+                self._changed.notify()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            return False
+        failure, self._failure = self._failure, None
+        if failure is not None:
             self.say(
-                f"warning: the last checkpoint is not in {self.remote.url}: {self._failure}; it is only in "
+                f"warning: the last checkpoint is not in {self.remote.url}: {failure}; it is only in "
                 f"{self.run.checkpoints}, and --resume auto uploads it when the place can be reached"
             )
+        return True
 
     def _work(self) -> None:
         while True:
