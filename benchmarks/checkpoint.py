@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import RESULT, machine, report, spread, table
+from measure import RESULT, report, spread, table, write_figures
 from step import SPECIAL, made_up_batch
 
 from electra_scale.checkpoint_config import CheckpointConfig
@@ -213,11 +213,7 @@ def main() -> None:
         f"(universal form {sizes['universal_mb']:.1f} MB), {args.saves} of each"
     )
     print(table(["what", "median s", "spread"], rows))
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "settings": settings, "sizes": sizes, "figures": figures}
-    args.out.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_figures(args, figures=figures, sizes=sizes)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -109,6 +110,14 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def write_figures(args: argparse.Namespace, **content: Any) -> None:
+    """Write a benchmark's figures to ``args.out``, with the machine and the settings that they come from."""
+    settings = {key: str(value) for key, value in vars(args).items()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"machine": machine(), "settings": settings, **content}, indent=2) + "\n")
+    print(f"written: {args.out}")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import statistics
 import time
@@ -17,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from measure import machine, pick_cores, spread, table
+from measure import pick_cores, spread, table, write_figures
 
 from electra_scale.config import Recipe, batch_split, parse_recipe, recipe_parser
 from electra_scale.data.loader import Batch
@@ -130,10 +129,7 @@ def main() -> None:
         f"{args.threads} threads, median of {args.steps}"
     )
     print(table(["sampler and width of its head", "ms a step", "of electra", "within a step"], rows))
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine(), "settings": settings, "figures": figures}, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_figures(args, figures=figures)
 
 
 if __name__ == "__main__":

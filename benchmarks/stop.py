@@ -8,7 +8,6 @@ See benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measure import machine, spread, table
+from measure import spread, table, write_figures
 
 from electra_scale.train.status import read_status
 
@@ -110,10 +109,7 @@ def main() -> None:
     ]
     print(f"{args.recipe}, 2 ranks, {args.lives} lives")
     print(table(["what", "median s", "spread"], rows))
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine(), "settings": settings, "figures": figures}, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_figures(args, figures=figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import re
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from measure import machine, pick_cores, report, run, script, spread, table
+from measure import pick_cores, report, run, script, spread, table, write_figures
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
@@ -216,10 +215,7 @@ def main() -> None:
         headings += [f"seconds, {threads} threads" if threads > 1 else "seconds, 1 thread", "of the first"]
     print(f"M = {args.positions:,}, V = {args.vocabulary:,}, E = {args.embedding}, width {args.width}")
     print(table(headings, rows))
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine(), "settings": settings, "figures": figures}, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_figures(args, figures=figures)
 
 
 if __name__ == "__main__":

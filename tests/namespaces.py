@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ssh import write_ssh
+
 _INSTALL = "apt-get install -y --no-install-recommends iproute2 openssh-server openssh-client openmpi-bin, as root"
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
@@ -43,7 +45,6 @@ def far_hosts(tmp_path: Path, require_part: Callable[[bool, str], None]) -> Iter
     present = server is not None and all(shutil.which(name, path=paths) for name in ("ip", "ssh", "mpirun.openmpi"))
     require_part(present and os.getuid() == 0, _INSTALL)
     folder = tmp_path / "far"
-    folder.mkdir(mode=0o700)
     names = tuple(f"es{os.getpid()}h{number}" for number in range(len(ADDRESSES)))
     hosts, bridge = FarHosts(folder, names), f"es{os.getpid()}br"
     with ExitStack() as stack:
@@ -59,7 +60,7 @@ def far_hosts(tmp_path: Path, require_part: Callable[[bool, str], None]) -> Iter
             _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
             _run("ip", "-n", name, "link", "set", "eth0", "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
-        _configure_ssh(folder)
+        write_ssh(folder, ADDRESSES, "")
         for name in names:
             daemon = ["ip", "netns", "exec", name, str(server), "-D", "-e", "-f", str(folder / "sshd_config")]
             subprocess.Popen(daemon, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -68,24 +69,6 @@ def far_hosts(tmp_path: Path, require_part: Callable[[bool, str], None]) -> Iter
             assert time.monotonic() < deadline
             time.sleep(0.2)
         yield hosts
-
-
-def _configure_ssh(folder: Path) -> None:
-    for name in ("host", "user"):
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
-    shutil.copyfile(folder / "user.pub", folder / "authorized_keys")
-    (folder / "sshd_config").write_text(
-        f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPermitRootLogin yes\n"
-        "PidFile none\n"
-    )
-    (folder / "ssh_config").write_text(
-        f"Host {' '.join(ADDRESSES)}\n  IdentityFile {folder}/user\n  StrictHostKeyChecking no\n"
-        "  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
-    )
-    wrapper = folder / "ssh"
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
-    wrapper.chmod(0o755)
-    Path("/run/sshd").mkdir(exist_ok=True)
 
 
 def _remove(name: str) -> None:

@@ -28,30 +28,14 @@ _INSTALL = "apt-get install -y --no-install-recommends openssh-server openssh-cl
 def ssh_hosts(tmp_path: Path, require_part: Callable[[bool, str], None]) -> Iterator[tuple[Path, int]]:
     """A private sshd on two loopback addresses: the folder whose ``ssh`` knows the way there, and the port."""
     server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    client = shutil.which("ssh")
-    present = server is not None and client is not None and shutil.which("pdsh") is not None
+    present = server is not None and all(shutil.which(name) for name in ("ssh", "pdsh"))
     require_part(present and sys.platform == "linux", _INSTALL)
-    folder = tmp_path / "ssh"
-    folder.mkdir(mode=0o700)
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    shutil.copyfile(folder / "user.pub", folder / "authorized_keys")
     with socket.socket() as probe:
         probe.bind((HOSTS[0], 0))
         port = int(probe.getsockname()[1])
+    folder = tmp_path / "ssh"
     listen = "".join(f"ListenAddress {host}\n" for host in HOSTS)
-    (folder / "sshd_config").write_text(
-        f"Port {port}\n{listen}HostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
-        f"StrictModes no\nPermitRootLogin yes\nPidFile {folder}/pid\n"
-    )
-    (folder / "ssh_config").write_text(
-        f"Host {' '.join(HOSTS)} {NOBODY}\n  IdentityFile {folder}/user\n  StrictHostKeyChecking no\n"
-        "  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
-    )
-    wrapper = folder / "ssh"
-    wrapper.write_text(f'#!/bin/sh\nexec {client} -F {folder}/ssh_config "$@"\n')
-    wrapper.chmod(0o755)
-    Path("/run/sshd").mkdir(exist_ok=True)
+    wrapper = write_ssh(folder, (*HOSTS, NOBODY), f"Port {port}\n{listen}")
     daemon = subprocess.Popen([str(server), "-D", "-e", "-f", str(folder / "sshd_config")], start_new_session=True)
     try:
         deadline = time.monotonic() + 20
@@ -63,6 +47,28 @@ def ssh_hosts(tmp_path: Path, require_part: Callable[[bool, str], None]) -> Iter
     finally:
         os.killpg(daemon.pid, signal.SIGKILL)
         daemon.wait()
+
+
+def write_ssh(folder: Path, hosts: tuple[str, ...], listen: str) -> Path:
+    """Keys, ``sshd_config`` and an ``ssh`` that gets into these hosts with them; ``listen``: where the server does."""
+    folder.mkdir(mode=0o700)
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copyfile(folder / "user.pub", folder / "authorized_keys")
+    (folder / "sshd_config").write_text(
+        f"{listen}HostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\n"
+        f"PermitRootLogin yes\nPidFile none\n"
+    )
+    (folder / "ssh_config").write_text(
+        f"Host {' '.join(hosts)}\n  IdentityFile {folder}/user\n  StrictHostKeyChecking no\n"
+        "  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+    )
+    wrapper = folder / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
+    wrapper.chmod(0o755)
+    # The server wants it.
+    Path("/run/sshd").mkdir(exist_ok=True)
+    return wrapper
 
 
 def use_hosts(
