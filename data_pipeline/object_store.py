@@ -96,7 +96,8 @@ class S3Place:
             entry = self.stat(name)
             if entry is None:
                 raise Missing(
-                    f"{self.url}/{name} is missing at {connection().endpoint}: restore it or build the store again"
+                    f"{self.url}/{name} is missing at {connection().endpoint}: restore it, or make what it is part of "
+                    "again"
                 )
             with open(target, "rb+") as sink:
                 position = 0

@@ -255,7 +255,7 @@ def _told(doing: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if doing == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise Missing(f"{path} is missing: restore it or build the store again") from error
+            raise Missing(f"{path} is missing: restore it, or make what it is part of again") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"disk full while writing {path}: free some space and run again") from error
         raise UserError(f"cannot {doing} {path}: {error.strerror}; check the path and its permissions") from error

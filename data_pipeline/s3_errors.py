@@ -111,7 +111,7 @@ def refusal(error: Exception, code: str, doing: str, where: str, bucket: str, en
     if code == "NoSuchBucket":
         return UserError(f"{line}: there is no bucket {bucket}: create it or correct the URL")
     if status == 404:
-        return Missing(f"{where} is missing at {endpoint}: restore it or build the store again")
+        return Missing(f"{where} is missing at {endpoint}: restore it, or make what it is part of again")
     if code in _BAD_CREDENTIALS:
         return UserError(
             f"{line}: {_BAD_CREDENTIALS[code]} ({code}): check AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
