@@ -94,6 +94,9 @@ class RunFolder:
 
     def _describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        # What a killed process was about to rename.
+        for left in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            left.unlink()
         write_bytes(self.recipe, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False).encode())
         write_bytes(self.path / "deepspeed.json", json.dumps(deepspeed_json, indent=1).encode() + b"\n")
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}

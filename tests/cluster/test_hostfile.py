@@ -25,7 +25,8 @@ def test_a_hostfile_run_trains_on_both_hosts(
     ssh_hosts: tuple[Path, int], recipe_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = hostfile_command(ssh_hosts, tmp_path, monkeypatch)
-    result = run([*command, "--config", str(recipe_file()), "--run_dir", str(tmp_path / "run")], tmp_path)
+    # Relative to the folder that the launcher starts in, which ssh alone would not enter.
+    result = run([*command, "--config", recipe_file().name, "--run_dir", "run"], tmp_path)
     assert result.returncode == 0
     state = checkpoint.newest(tmp_path / "run/checkpoints")
     assert state is not None, result.stdout[-3000:] + result.stderr[-3000:]
@@ -36,7 +37,9 @@ def test_a_hostfile_run_trains_on_both_hosts(
         assert f"{host}: " in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_on_both_hosts(
+    rank: int,
     ssh_hosts: tuple[Path, int],
     recipe_file: Callable[..., Path],
     tmp_path: Path,
@@ -49,11 +52,11 @@ def test_a_killed_rank_ends_the_run_on_both_hosts(
     try:
         wait_for(lambda: (folder / "metrics.jsonl").is_file() and len(rows(folder)) >= 3, process, 300)
         # The rank itself, not its launcher, whose command line has the run's folder as well.
-        ranks = [one for one in processes_of(folder) if one.environ().get("RANK") == "1"]
+        ranks = [one for one in processes_of(folder) if one.environ().get("RANK") == str(rank)]
         ranks[-1].kill()
         out, err = process.communicate(timeout=60)
         assert process.returncode != 0
-        assert f"{HOSTS[1]}: " in out + err
+        assert f"{HOSTS[rank]}: " in out + err
         assert not processes_of(folder)
     finally:
         for left in processes_of(folder):

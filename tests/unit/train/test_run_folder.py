@@ -64,6 +64,15 @@ def test_a_run_can_be_described_in_full(folder: RunFolder, tmp_path: Path) -> No
     assert not folder.holds_a_run()
 
 
+def test_what_killed_writers_left_is_removed(folder: RunFolder, tmp_path: Path) -> None:
+    folder.checkpoints.mkdir(parents=True)
+    left = [folder.path / ".status.json.17.tmp", folder.checkpoints / ".latest.17.tmp"]
+    for path in left:
+        path.write_text("{")
+    folder.describe(Recipe(), {}, store(tmp_path / "store"))
+    assert not any(path.exists() for path in left)
+
+
 def test_a_copy_of_the_tokenizer_that_was_cut_short_is_made_again(folder: RunFolder, tmp_path: Path) -> None:
     (folder.path / ".tokenizer.partial").mkdir(parents=True)
     (folder.path / ".tokenizer.partial" / "tokenizer.json").write_text("tok")
