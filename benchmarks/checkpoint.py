@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import RESULT, report, spread, table, write_figures
+from measure import RESULT, report, seconds_table, spread, write_figures
 from step import SPECIAL, made_up_batch
 
 from electra_scale.checkpoint_config import CheckpointConfig
@@ -204,15 +204,11 @@ def main() -> None:
     found |= on_ranks(1, "load") | on_ranks(4, "load")
     sizes = {"checkpoint_mb": size, "universal_mb": megabytes(folder / tag / universal.FOLDER)}
     figures = {name: spread(found[name]) for name in LABELS}
-    rows = [
-        [label, f"{figures[name]['median']:.3f}", f"{figures[name]['least']:.3f} to {figures[name]['most']:.3f}"]
-        for name, label in LABELS.items()
-    ]
     print(
         f"{args.recipe}, V = {args.vocabulary:,}, {WRITERS} ranks, {size:.1f} MB a checkpoint "
         f"(universal form {sizes['universal_mb']:.1f} MB), {args.saves} of each"
     )
-    print(table(["what", "median s", "spread"], rows))
+    print(seconds_table(figures, LABELS, 3))
     write_figures(args, figures=figures, sizes=sizes)
 
 

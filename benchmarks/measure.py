@@ -81,6 +81,15 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values), "rounds": list(values)}
 
 
+def seconds_table(figures: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], digits: int) -> str:
+    """Median and spread of each figure under its label."""
+    rows = [
+        [label, f"{one['median']:.{digits}f}", f"{one['least']:.{digits}f} to {one['most']:.{digits}f}"]
+        for label, one in ((label, figures[name]) for name, label in labels.items())
+    ]
+    return table(["what", "median s", "spread"], rows)
+
+
 def drop_page_cache() -> bool:
     """Forget file contents that the kernel holds; False if that is not allowed here."""
     os.sync()

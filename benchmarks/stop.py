@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measure import spread, table, write_figures
+from measure import seconds_table, spread, write_figures
 
 from electra_scale.train.status import read_status
 
@@ -103,12 +103,8 @@ def main() -> None:
     for life in range(args.lives):
         live(args, life, found)
     figures = {name: spread(values) for name, values in found.items()}
-    rows = [
-        [label, f"{figures[name]['median']:.2f}", f"{figures[name]['least']:.2f} to {figures[name]['most']:.2f}"]
-        for name, label in LABELS.items()
-    ]
     print(f"{args.recipe}, 2 ranks, {args.lives} lives")
-    print(table(["what", "median s", "spread"], rows))
+    print(seconds_table(figures, LABELS, 2))
     write_figures(args, figures=figures)
 
 

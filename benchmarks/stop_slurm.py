@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from measure import spread, table, write_figures
+from measure import seconds_table, spread, write_figures
 
 LABELS = {
     "ended": "signal to the batch script to last rank's exit",
@@ -91,12 +91,8 @@ def main() -> None:
     finally:
         subprocess.run(["scancel", job], check=True)
     figures = {name: spread(values) for name, values in found.items()}
-    rows_shown = [
-        [label, f"{figures[name]['median']:.2f}", f"{figures[name]['least']:.2f} to {figures[name]['most']:.2f}"]
-        for name, label in LABELS.items()
-    ]
     print(f"{args.recipe}, sbatch {args.sbatch}, {args.lives} lives")
-    print(table(["what", "median s", "spread"], rows_shown))
+    print(seconds_table(figures, LABELS, 2))
     write_figures(args, figures=figures)
 
 

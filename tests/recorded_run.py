@@ -58,8 +58,8 @@ def record(folder: Path) -> None:
         at["micro"] += 1
         return forward_backward(self, batch, *rest)
 
-    GlobalSteps.run = step  # type: ignore[method-assign]
-    Engine.forward_backward = forward  # type: ignore[method-assign]
+    GlobalSteps.run = step
+    Engine.forward_backward = forward
 
 
 def _leave(arguments: list[str]) -> NoReturn:
@@ -68,6 +68,7 @@ def _leave(arguments: list[str]) -> NoReturn:
     try:
         code = pretrain.main(arguments)
     except Exception:
+        # A fork must never go on in its parent's code, so its error ends here, printed and with code 1.
         traceback.print_exc()
     finally:
         sys.stdout.flush()

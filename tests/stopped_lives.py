@@ -55,8 +55,8 @@ def spoil(steps: set[int], rank: int) -> None:
         return total, sums
 
     if rank:
-        PretrainModule.forward = spoiled  # type: ignore[method-assign]
-    GlobalSteps._gradient = watched  # type: ignore[method-assign]
+        PretrainModule.forward = spoiled
+    GlobalSteps._gradient = watched
 
 
 def main(recipe_file: str, folder: Path, polls: int, spoiled: str) -> None:

@@ -40,7 +40,7 @@ def facts(**changes: object) -> Callable[[Examined], None]:
     """Other facts on the second node."""
 
     def change(examined: Examined) -> None:
-        examined.facts[1] = replace(FACTS, **changes)  # type: ignore[arg-type]
+        examined.facts[1] = replace(FACTS, **changes)
 
     return change
 

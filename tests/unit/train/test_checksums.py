@@ -33,7 +33,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("truncated", lambda folder: (folder / "a.pt").write_bytes(b""), "a.pt has 0 bytes instead of 5,000"),
     ("longer", lambda folder: (folder / "empty").write_bytes(b"x"), "empty has 1 bytes instead of 0"),
     ("missing", lambda folder: (folder / "b.pt").unlink(), "b.pt is missing"),
-    ("folder", lambda folder: ((folder / "b.pt").unlink(), (folder / "b.pt").mkdir()), "b.pt"),  # type: ignore
+    ("folder", lambda folder: ((folder / "b.pt").unlink(), (folder / "b.pt").mkdir()), "b.pt"),
     ("no list", lambda folder: (folder / "checksums.json").unlink(), "checksums.json is missing"),
     ("cut list", lambda folder: (folder / "checksums.json").write_bytes(b'{"ver'), "checksums.json is damaged"),
     ("no names", lambda folder: (folder / "checksums.json").write_text('{"version": 1, "files": {}}'), "is damaged"),

@@ -41,7 +41,7 @@ class Down(FolderPlace):
         super().__init__(path)
         self.refused = refused
 
-    def list(self, prefix: str = "") -> object:  # type: ignore[override]
+    def list(self, prefix: str = "") -> object:
         if not self.refused:
             raise Unavailable("no answer")
         return super().list(prefix)
@@ -82,7 +82,7 @@ def spoil(folder: Path) -> None:
 def upload(run: RunFolder, remote: RemoteRun, from_step: int = 0, **settings: int) -> list[str]:
     """Copy what there is, as a run does at its end; what was said."""
     said: list[str] = []
-    Uploader(run, remote, CheckpointConfig(**settings), from_step, said.append).close()  # type: ignore[arg-type]
+    Uploader(run, remote, CheckpointConfig(**settings), from_step, said.append).close()
     return said
 
 

@@ -20,7 +20,7 @@ def test_the_command_tells_finished_from_unfinished_and_both_from_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for state, code in (("finished", 0), ("running", 3), ("stopped", 3), ("failed", 3)):
-        write_status(tmp_path, Status(state, 7, 9, "why"))  # type: ignore[arg-type]
+        write_status(tmp_path, Status(state, 7, 9, "why"))
         assert read_status(tmp_path).state == state
         assert main(["status", str(tmp_path)]) == code
         assert f"{state} at step 7 of 9: why" in capsys.readouterr().out
