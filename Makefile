@@ -26,12 +26,12 @@ torture: $(READY)
 bench: $(BENCH_READY)
 	@test -n "$(CORPUS)" || { echo "bench: say which text to measure on: make bench CORPUS=folder"; exit 2; }
 	@echo "bench: build and loader against their peers, then a store of 10 GB; tables here, JSON in runs/bench"
-	$(BENCH)/bin/python benchmarks/data.py --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
-	$(BENCH)/bin/python benchmarks/stream.py --out runs/bench/stream.json
+	$(BENCH)/bin/python -m benchmarks.peers.data --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
+	$(BENCH)/bin/python -m benchmarks.streaming.stream --out runs/bench/stream.json
 
 study: $(READY)
 	@echo "study: every arm of recipes/ablation with every seed, in the background (docs/experiments.md)"
-	$(BIN)/python benchmarks/study.py --out $(or $(OUT),runs/study) $(if $(CORPUS),--corpus $(CORPUS)) $(STUDY)
+	$(BIN)/python -m benchmarks.study.study --out $(or $(OUT),runs/study) $(if $(CORPUS),--corpus $(CORPUS)) $(STUDY)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

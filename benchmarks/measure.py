@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
 RESULT = "RESULT "
 
 
@@ -73,7 +72,7 @@ def run(
 
 def script(name: str, *arguments: object) -> list[str]:
     """Command of a script beside this one."""
-    return [sys.executable, str(HERE / name), *(str(argument) for argument in arguments)]
+    return [sys.executable, "-m", f"benchmarks.{name}", *(str(argument) for argument in arguments)]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -13,20 +13,14 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
-from data_pipeline.build import build_store
-from data_pipeline.config import (
-    BuildConfig,
-    CleanConfig,
-    SourceConfig,
-    TokenizerConfig,
-    nearest,
-    read_config_file,
-)
-from data_pipeline.corpus import fetch_corpus
-from data_pipeline.describe import describe_store
+from data_pipeline.build.build import build_store
+from data_pipeline.build.mpi import launched, lead
+from data_pipeline.config import BuildConfig, CleanConfig, SourceConfig, TokenizerConfig, read_config_file
+from data_pipeline.corpus.fetch import fetch_corpus
 from data_pipeline.errors import UserError
-from data_pipeline.mpi import launched, lead
-from data_pipeline.verify import verify_store
+from data_pipeline.report.describe import describe_store
+from data_pipeline.report.verify import verify_store
+from data_pipeline.settings import nearest
 
 PROGRAM = "electra-data"
 
@@ -107,7 +101,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 1 if problems else 0
     if options.command == "report":
         # Plots need an extra that the other commands do without.
-        from data_pipeline.report import write_report
+        from data_pipeline.report.page import write_report
 
         write_report(options.store, options.out)
         print(f"wrote {options.out}")

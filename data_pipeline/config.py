@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
 from data_pipeline.errors import UserError
-from data_pipeline.place import is_object_store, split_s3_url
-from data_pipeline.shard import IdsType
+from data_pipeline.places.names import is_object_store, split_s3_url
+from data_pipeline.settings import _as_mapping, _check_keys, nearest
+from data_pipeline.store.shard import IdsType
 
 SourceKind = Literal["text", "jsonl", "parquet", "datasets", "wikipedia"]
 FilterName = Literal["words", "word_length", "symbols", "letters", "stop_words", "repeated_lines"]
@@ -254,26 +253,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return raw
 
 
-def nearest(name: str, valid: Sequence[str]) -> str:
-    """A hint such as ``did you mean 'workers'?``, or the list of valid names."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid are: {', '.join(valid)}"
-
-
-def _as_mapping(value: object, key: str, path: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: {key} must hold keys and values, not {type(value).__name__}")
-    return value
-
-
 def _check_strings(value: object, key: str, example: str, path: str) -> None:
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         name = key.rsplit(".", 1)[-1]
         raise UserError(f"{path}: {key} must be a list of strings, such as {name}: {example}, not {value!r}")
-
-
-def _check_keys(mapping: Mapping[Any, Any], section: type[Any], prefix: str, path: str) -> None:
-    valid = [field.name for field in dataclasses.fields(section)]
-    for key in mapping:
-        if key not in valid:
-            raise UserError(f"unknown key '{prefix}{key}' in {path}: {nearest(str(key), valid)}")

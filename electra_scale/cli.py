@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from electra_scale.cluster.hostfile import hostfile
+from electra_scale.commands.showcase import DEFAULT_MASKED, DEFAULT_WRONG
+from electra_scale.commands.submit import add_options
 from electra_scale.doctor import command as doctor
-from electra_scale.slurm_job import hostfile
-from electra_scale.submit import add_options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,30 +24,30 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "export":
-            from electra_scale.export import export_run
+            from electra_scale.commands.export import export_run
 
             step = export_run(options.run, options.out, options.step)
             print(f"exported step {step}: {options.out}/discriminator, {options.out}/generator")
         elif options.command == "try":
-            from electra_scale.showcase import show
+            from electra_scale.commands.showcase import show
 
             show(options.export, options.masked, options.wrong)
         elif options.command == "probe":
-            from electra_scale.probe_run import probe_run
+            from electra_scale.commands.probe import probe_run
 
             probe_run(options.run, options.step, options.samples, options.draws, options.store)
         elif options.command == "status":
-            from electra_scale.train.status import read_status
+            from electra_scale.train.lifecycle.status import read_status
 
             status = read_status(options.run)
             print(f"{options.run}: {status.line()}")
             return 0 if status.finished else 3
         elif options.command == "demo":
-            from electra_scale.demo import run_demo
+            from electra_scale.commands.demo import run_demo
 
             run_demo(options.out, options.corpus, options.recipe, options.ranks)
         elif options.command == "submit":
-            from electra_scale.submit import jobs_of, preview, submit
+            from electra_scale.commands.submit import jobs_of, preview, submit
 
             jobs = jobs_of(options, rest)
             if options.dry_run:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "hostfile":
             print(hostfile(os.environ, options.slots), end="")
         elif options.command == "plan":
-            from electra_scale.plan_command import print_plan
+            from electra_scale.plan.command import print_plan
 
             print_plan(options, rest)
     except UserError as error:
@@ -132,10 +133,6 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--efficiency", type=float, default=0.2, help="assumed share of the peak (default 0.2)")
     plan.add_argument("--json", nargs="?", type=Path, const=Path("-"), help="as JSON, into a file if one is named")
     return parser
-
-
-DEFAULT_MASKED = "The government of the [MASK] has the power to make laws."
-DEFAULT_WRONG = "The president of the country was elected by the banana of the people."
 
 
 if __name__ == "__main__":

@@ -6,37 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from data_pipeline.errors import UserError
-from electra_scale.config import parse_recipe, recipe_parser
-from electra_scale.data.prefetch import DataError
-from electra_scale.train.stop import StopRequests
-from electra_scale.train.time_slice import TimeSlice
-
-
-def pretrain_parser() -> ArgumentParser:
-    """Parser of a recipe and of what only a start of it has."""
-    parser = recipe_parser("electra_scale.pretrain")
-    parser.add_argument(
-        "--resume",
-        choices=["auto", "never"],
-        default="never",
-        help="auto: go on from the run folder's newest checkpoint, if there is one; never: refuse a folder with a run",
-    )
-    parser.add_argument(
-        "--stop_file",
-        type=str,
-        help="the run saves and ends with code 0 soon after this file appears; its text is logged as the reason",
-    )
-    parser.add_argument(
-        "--time_slice_minutes",
-        type=float,
-        help="time that the job is given; a run that could never save in it is refused: with --stop_file start-up, a "
-        "step and a save must fit, without it start-up, checkpoint.every steps and a save",
-    )
-    parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; not read")
-    return parser
+from electra_scale.data.patience import DataError
+from electra_scale.recipe.parse import parse_recipe
+from electra_scale.recipe.start_options import pretrain_parser
+from electra_scale.train.lifecycle.stop import StopRequests
+from electra_scale.train.lifecycle.time_slice import TimeSlice
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         stop.listen()
         time_slice = _time_slice(options.time_slice_minutes, stop)
         # Imported late: --help and a bad recipe need neither torch nor DeepSpeed.
-        from electra_scale.train.engine import join_world, leave_world
+        from electra_scale.train.engine.world import join_world, leave_world
         from electra_scale.train.loop import train
 
         world = join_world()

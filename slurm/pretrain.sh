@@ -18,7 +18,7 @@
 . "${ELECTRA_SLURM:-slurm}/lib.sh" || { echo "start sbatch in the checkout, or set ELECTRA_SLURM to its slurm folder" >&2; exit 2; }
 
 listen
-run=$(electra electra_scale.requeue folder "$@") || exit 2
+run=$(electra electra_scale.commands.requeue folder "$@") || exit 2
 stop="$run/stop-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 say "$SLURM_TASKS_PER_NODE tasks a node on $SLURM_JOB_NODELIST train $run"
 code=0
@@ -41,7 +41,7 @@ if [ "$state" != RUNNING ]; then
   say "SLURM is ending this life ($state)"
   exit "$code"
 fi
-verdict=$(electra electra_scale.requeue judge "$run" \
+verdict=$(electra electra_scale.commands.requeue judge "$run" \
   --job "$SLURM_JOB_ID" --code "$code" --most_idle "$MOST_IDLE_LIVES")
 answer=$?
 say "$verdict"

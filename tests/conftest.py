@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.builds import mpiexec
-from tests.faults import faulty_s3
-from tests.namespaces import far_hosts
-from tests.places import big, place, told
-from tests.runs import corpus, recipe_file, store
-from tests.s3 import s3, s3_server
-from tests.slurm import slurm
-from tests.ssh import ssh_hosts
+from tests.support.fixtures.builds import mpiexec
+from tests.support.fixtures.faults import faulty_s3
+from tests.support.fixtures.namespaces import far_hosts
+from tests.support.fixtures.places import big, place, told
+from tests.support.fixtures.runs import corpus, recipe_file, store
+from tests.support.fixtures.s3 import s3, s3_server
+from tests.support.fixtures.slurm import slurm
+from tests.support.fixtures.ssh import ssh_hosts
 
 __all__ = [
     "big",

@@ -1,1 +1,1 @@
-"""From a store of tokenized documents to the batches of a global step, as pure functions of keys."""
+"""Training data: a store goes in, batches come out in an order that no number of ranks changes."""

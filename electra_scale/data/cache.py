@@ -5,7 +5,7 @@ plain files and ``flock``: a lock goes with the process that holds it, however t
 a ``.part`` file that nobody has locked, and the next process removes it. There is no shared memory.
 
 A file that is evicted while a process has it mapped stays readable for that process until it unmaps it (POSIX); the
-folder no longer counts it, the disk frees it then. :class:`electra_scale.data.store.Split` bounds what it keeps mapped.
+folder no longer counts it, the disk frees it then. :class:`electra_scale.data.split.Split` bounds what it keeps mapped.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from data_pipeline.atomic import sha256_of, sync_folder
 from data_pipeline.errors import UserError
-from data_pipeline.place import Missing, Place
+from data_pipeline.places.atomic import sha256_of, sync_folder
+from data_pipeline.places.place import Missing, Place
 
 _PART = ".part"
 _LOCK = ".lock"

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from data_pipeline.retries import retries
-from electra_scale.data.batches import gather
+from data_pipeline.places.retries import retries
 from electra_scale.data.masking import masks
 from electra_scale.data.mixture import Mixture
 from electra_scale.data.noise import uniforms_at
 from electra_scale.data.order import Order
-from electra_scale.data.prefetch import DataError, Patience, Prefetcher
-from electra_scale.data.store import Split
+from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.prefetch import Prefetcher
+from electra_scale.data.rows import gather
+from electra_scale.data.split import Split
 
 STATE_VERSION = 2
 

@@ -12,12 +12,14 @@ and the content of a row from the documents' lengths and those of one window: no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from electra_scale.data.order import Places
 
 Packing = Literal["greedy", "stream"]
 
@@ -226,3 +228,15 @@ def _rows_of_shard(
     for index in np.flatnonzero(padding).tolist():
         ids[index, length_of_row - padding[index] :] = shard.special.pad
     return ids, np.repeat(segment, runs).reshape(ids.shape)
+
+
+def gather(
+    places: Places, open_shard: Callable[[int], PackedShard], sequence_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids (n, S) and segments (n, S), -1 where padded, of the rows at ``places`` (n,), in their order.
+
+    ``open_shard`` is asked once for each shard that occurs, by its number in the store, in the order of the places.
+    """
+    numbers, first, shard_of = np.unique(places.shard, return_index=True, return_inverse=True)
+    opened = {int(numbers[index]): open_shard(int(numbers[index])) for index in np.argsort(first)}
+    return read_rows([opened[number] for number in numbers.tolist()], shard_of, places.row, sequence_length)

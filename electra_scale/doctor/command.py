@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.atomic import write_bytes
 from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import write_bytes
 
 if TYPE_CHECKING:
     from electra_scale.doctor.examine import Checks
@@ -83,10 +83,10 @@ def _checks(options: argparse.Namespace, training: list[str]) -> Checks:
 
     run_dir, store, cache = options.run_dir or ".", options.store, None
     if training:
-        from data_pipeline.place import is_object_store
-        from electra_scale.config import parse_recipe
+        from data_pipeline.places.names import is_object_store
         from electra_scale.data.store import cache_folder
-        from electra_scale.pretrain import pretrain_parser
+        from electra_scale.recipe.parse import parse_recipe
+        from electra_scale.recipe.start_options import pretrain_parser
 
         recipe, _ = parse_recipe(pretrain_parser(), training)
         run_dir, store = options.run_dir or recipe.run_dir, store or recipe.data.store

@@ -18,8 +18,8 @@ from math import ceil
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from electra_scale.cluster.hostfile import exported_variables, read_hostfile
 from electra_scale.doctor.examine import Checks, Findings
-from electra_scale.doctor.hostfile import exported_variables, read_hostfile
 from electra_scale.doctor.remote import FOUND, READY
 from electra_scale.doctor.seat import Seat
 from electra_scale.doctor.verdict import Problem

@@ -7,7 +7,7 @@ import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-from electra_scale.slurm_job import adopt_ranks, node_of_task, tasks_of_step
+from electra_scale.cluster.slurm import adopt_ranks, node_of_task, tasks_of_step
 
 
 @dataclass(frozen=True)

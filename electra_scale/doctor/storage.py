@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import load_manifest
-from data_pipeline.place import Place, Unavailable, open_place
+from data_pipeline.places.open import open_place
+from data_pipeline.places.place import Place, Unavailable
+from data_pipeline.store.manifest import load_manifest
 from electra_scale.doctor.facts import Space, space_at
 
 MOST_BYTES = 64 * 10**6

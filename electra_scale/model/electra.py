@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from electra_scale.model.config import ModelConfig
+from electra_scale.model.architectures.bert import Encoder
 from electra_scale.model.embeddings import Embeddings
-from electra_scale.model.encoder import Encoder
 from electra_scale.model.heads import DiscriminatorHead, GeneratorHead
 from electra_scale.model.initialisation import initialise, sinusoids
+from electra_scale.recipe.model import ModelConfig
 
 
 class Electra(nn.Module):

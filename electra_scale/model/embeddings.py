@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from electra_scale.model.config import ModelConfig
+from electra_scale.recipe.model import ModelConfig
 
 
 def positions_from_segments(segment: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from data_pipeline.errors import UserError
-from electra_scale.model.config import EncoderSize, ModelConfig
 from electra_scale.model.electra import Electra
+from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from electra_scale.recipe.model import Init
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -23,9 +24,6 @@ def generator_for(seed: int, name: str) -> torch.Generator:
 def truncated_normal(tensor: Tensor, std: float, seed: int, name: str) -> None:
     """Fill ``tensor`` (any shape, on the CPU) from a normal of deviation ``std``, cut at 2 deviations."""
     nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator_for(seed, name))
-
-
-Init = Literal["bert", "fan_in"]
 
 
 @torch.no_grad()

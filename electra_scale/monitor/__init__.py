@@ -1,1 +1,1 @@
-"""Values on their way to people: sums over the global batch, TensorBoard, metrics.jsonl, progress."""
+"""Monitoring: sums of a step go in, metrics, TensorBoard, progress and alarms come out; changes nothing."""

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from data_pipeline.atomic import write_bytes
 from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import write_bytes
 
 JOINT_TAGS = (
     "loss/total",
@@ -137,76 +135,3 @@ def keep_rows(path: Path, last_step: int) -> None:
         if row["step"] <= last_step:
             kept.append(line + "\n")
     write_bytes(path, "".join(kept).encode())
-
-
-class Progress:
-    """A bar with rate and time left in a terminal, a line now and then elsewhere."""
-
-    def __init__(self, total: int, start: int, writer: RunWriter) -> None:
-        self._writer = writer
-        self._total = total
-        self._step = start
-        # Set with the first step, so that what comes before it does not count as speed.
-        self._began = 0.0
-        self._start = start
-        self._spoke = float("-inf")
-        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
-
-    def advance(self, step: int) -> None:
-        if not self._began:
-            self._start, self._began = step, time.monotonic()
-        self._step = step
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-
-    def report(self, phase: str, values: Mapping[str, float]) -> None:
-        """Show the newest values; the log file gets every report, a pipe one in ten seconds."""
-        text = f"{phase} step {self._step}/{self._total}  " + "  ".join(
-            f"{label} {values[name]:{form}}" for name, label, form in _SHOWN if name in values
-        )
-        left = self._seconds_left()
-        if left is not None:
-            text += f"  left {_clock(left)}"
-        self._writer.line(text)
-        if self._bar is not None:
-            self._bar.set_postfix_str(
-                " ".join(f"{label}={values[name]:{form}}" for name, label, form in _SHOWN[:4] if name in values)
-            )
-        elif time.monotonic() - self._spoke >= 10:
-            self._spoke = time.monotonic()
-            print(text, flush=True)
-
-    def say(self, text: str) -> None:
-        """A line for people, in the terminal and in the log file."""
-        self._writer.line(text)
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _seconds_left(self) -> float | None:
-        done = self._step - self._start
-        if done <= 0:
-            return None
-        return (time.monotonic() - self._began) / done * (self._total - self._step)
-
-
-_SHOWN = (
-    ("speed/tokens_per_second", "tokens/s", ",.0f"),
-    ("loss/generator", "generator", ".3f"),
-    ("loss/discriminator", "discriminator", ".4f"),
-    ("disc/auc", "auc", ".3f"),
-    ("disc_loss_variance/masked", "variance", ".3f"),
-    ("sampling/identical_rate", "identical", ".3f"),
-    ("optim/grad_norm", "grad", ".2f"),
-)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

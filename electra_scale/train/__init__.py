@@ -1,1 +1,1 @@
-"""The training run: objective over a micro-batch, DeepSpeed engine, checkpoints, loop."""
+"""Training: a recipe goes in, a run folder with checkpoints and metrics comes out."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from electra_scale.corruption.ahead import Ahead
 from electra_scale.data.loader import Batch
-from electra_scale.replacement import Ahead
-from electra_scale.train.engine import World
-from electra_scale.train.full_disk import writing
+from electra_scale.train.checkpoint.full_disk import writing
+from electra_scale.train.engine.world import World
 
 _FILE = "drawn_ahead.pt"
 

@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from electra_scale.config import Recipe
+from electra_scale.corruption.ahead import Ahead
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import generator_key
-from electra_scale.data.prefetch import DataError
+from electra_scale.data.patience import DataError
 from electra_scale.monitor.meter import Meter
-from electra_scale.monitor.statistics import Flattener, combine, generator_metrics, joint_metrics
-from electra_scale.replacement import Ahead
-from electra_scale.train.checkpoint import RunState
-from electra_scale.train.engine import Engine, World
-from electra_scale.train.module import GlobalCounts, PretrainModule
-from electra_scale.train.schedule import PhasePlan, learning_rate
-from electra_scale.train.steps import Steps
-from electra_scale.train.stop import StopRequests
-from electra_scale.train.watchdog import Whereabouts
+from electra_scale.monitor.metrics import generator_metrics, joint_metrics
+from electra_scale.recipe.phases import PhasePlan, learning_rate
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.tasks.sums import Flattener, combine
+from electra_scale.train.checkpoint.state import RunState
+from electra_scale.train.engine.engine import Engine
+from electra_scale.train.engine.world import World
+from electra_scale.train.feed import Steps
+from electra_scale.train.lifecycle.stop import StopRequests
+from electra_scale.train.lifecycle.watchdog import Whereabouts
 
 STEP_WINDOW = 100
 """Steps over which disc_loss_variance/step_window is taken."""

@@ -13,38 +13,42 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from data_pipeline.retries import retries
-from electra_scale.config import Recipe, batch_split
+from data_pipeline.places.retries import retries
+from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.prefetch import DataError, Patience, Prefetcher
+from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.prefetch import Prefetcher
+from electra_scale.data.run_data import run_loader
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.model import Electra
-from electra_scale.model.config import training_flops
+from electra_scale.model.cost import training_flops
+from electra_scale.model.electra import Electra
 from electra_scale.monitor.alarms import Alarms, signatures
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
+from electra_scale.monitor.progress import Progress
 from electra_scale.monitor.slow_ranks import SlowRanks, rank_metrics
-from electra_scale.monitor.writer import Progress, RunWriter
-from electra_scale.replacement import build_sampler
-from electra_scale.replacement.config import LEARNING
-from electra_scale.train import checkpoint
-from electra_scale.train.checkpoint import RunState, tag_of
-from electra_scale.train.checkpointing import Checkpointing
-from electra_scale.train.deepspeed_json import precision_of, read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.monitor.writer import RunWriter
+from electra_scale.recipe.batch import batch_split
+from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.recipe.objective import LEARNING
+from electra_scale.recipe.phases import Phase, PhasePlan, phases
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import PretrainModule
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.checkpoint.state import RunState, tag_of
+from electra_scale.train.checkpointer import Checkpointing
 from electra_scale.train.drawn_ahead import load_draws, save_draws
-from electra_scale.train.engine import Engine, World
-from electra_scale.train.first_weights import set_first_weights
+from electra_scale.train.engine.engine import Engine, precision_of
+from electra_scale.train.engine.world import World
+from electra_scale.train.feed import Steps
 from electra_scale.train.global_step import GlobalSteps
-from electra_scale.train.heldout import Heldout, evaluation_line
-from electra_scale.train.inputs import run_loader
-from electra_scale.train.module import Phase, PretrainModule
-from electra_scale.train.run_folder import RunFolder
-from electra_scale.train.schedule import PhasePlan, phases
-from electra_scale.train.status import State, Status, read_status, write_status
-from electra_scale.train.steps import Steps
-from electra_scale.train.stop import Stopped, StopRequests
-from electra_scale.train.time_slice import MEASURED_STEPS, TimeSlice
-from electra_scale.train.watchdog import Watchdog, Whereabouts
+from electra_scale.train.heldout.heldout import Heldout, evaluation_line
+from electra_scale.train.lifecycle.status import State, Status, read_status, write_status
+from electra_scale.train.lifecycle.stop import Stopped, StopRequests
+from electra_scale.train.lifecycle.time_slice import MEASURED_STEPS, TimeSlice
+from electra_scale.train.lifecycle.watchdog import Watchdog, Whereabouts
+from electra_scale.train.networks import set_first_weights
 
 
 def train(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from electra_scale.train import checkpoint
-from tests.builds import wait_for
-from tests.runs import end, rows, run, start
-from tests.s3 import free_ports
-from tests.ssh import HOSTS, processes_of, use_hosts
+from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.builds import wait_for
+from tests.support.fixtures.runs import end, rows, run, start
+from tests.support.fixtures.s3 import free_ports
+from tests.support.fixtures.ssh import HOSTS, processes_of, use_hosts
 
 
 def hostfile_command(ssh_hosts: tuple[Path, int], folder: Path, environment: pytest.MonkeyPatch) -> list[str]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from electra_scale.train import checkpoint
-from electra_scale.train.status import read_status
-from tests.builds import wait_for
-from tests.namespaces import ADDRESSES, FarHosts
-from tests.runs import ROOT, end, rows, run, start
-from tests.ssh import processes_of
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.lifecycle.status import read_status
+from tests.support.fixtures.builds import wait_for
+from tests.support.fixtures.namespaces import ADDRESSES, FarHosts
+from tests.support.fixtures.runs import ROOT, end, rows, run, start
+from tests.support.fixtures.ssh import processes_of
 
 VARIABLES = {
     "DS_ACCELERATOR": "cpu",

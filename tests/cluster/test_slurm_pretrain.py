@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from electra_scale.train import checkpoint
-from tests.runs import RECIPE, ROOT, environment, rows
-from tests.slurm import SlurmCluster
+from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.runs import RECIPE, ROOT, environment, rows
+from tests.support.fixtures.slurm import SlurmCluster
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 FROZEN_AT = 9

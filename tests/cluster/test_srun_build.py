@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.builds import build, command, store_bytes, write_config, write_corpus
-from tests.slurm import SlurmCluster
+from tests.support.fixtures.builds import build, command, store_bytes, write_config, write_corpus
+from tests.support.fixtures.slurm import SlurmCluster
 
 
 def test_srun_on_two_nodes_gives_the_bytes_of_one_process(slurm: SlurmCluster, tmp_path: Path) -> None:

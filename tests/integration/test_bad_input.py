@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_pipeline.build import build_store
+from data_pipeline.build.build import build_store
 from data_pipeline.cli import main as electra_data
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
-from tests.runs import plain, run
+from tests.support.fixtures.runs import plain, run
 
 RecipeFile = Callable[..., Path]
 

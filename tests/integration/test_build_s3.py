@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.claim import claimed
-from data_pipeline.manifest import load_manifest
-from data_pipeline.place import Entry, Place, open_place
-from tests.builds import build, command, group_is_gone, store_bytes, wait_for, write_corpus
-from tests.builds import write_config as write_any_config
+from data_pipeline.build.claim import claimed
+from data_pipeline.places.open import open_place
+from data_pipeline.places.place import Entry, Place
+from data_pipeline.store.manifest import load_manifest
+from tests.support.fixtures.builds import build, command, group_is_gone, store_bytes, wait_for, write_corpus
+from tests.support.fixtures.builds import write_config as write_any_config
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_another_manifest_that_came_meanwhile_is_never_replaced(
     import dataclasses
 
     from data_pipeline.errors import UserError
-    from data_pipeline.manifest import write_manifest
+    from data_pipeline.store.manifest import write_manifest
 
     manifest = load_manifest(trained)
     write_manifest(s3, manifest)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.builds import (
+from tests.support.fixtures.builds import (
     DUPLICATES,
     build,
     command,

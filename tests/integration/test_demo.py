@@ -10,8 +10,8 @@ import yaml
 
 from data_pipeline.errors import UserError
 from electra_scale.cli import main
-from electra_scale.demo import own_sources
-from tests.runs import RECIPE
+from electra_scale.commands.demo import own_sources
+from tests.support.fixtures.runs import RECIPE
 
 
 def test_the_demo_takes_own_text_to_an_exported_encoder(

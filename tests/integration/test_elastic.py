@@ -17,11 +17,13 @@ import torch
 import yaml
 
 from data_pipeline.errors import UserError
-from data_pipeline.place import open_place
-from electra_scale.train import checkpoint, checksums, universal
-from electra_scale.train.remote_run import RemoteRun
-from tests.runs import RECIPE, ROOT, end, environment, plain, rows, run, start
-from tests.s3 import free_ports
+from data_pipeline.places.open import open_place
+from electra_scale.train.checkpoint import checksums
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.remote_run import RemoteRun
+from electra_scale.train.engine import universal
+from tests.support.fixtures.runs import RECIPE, ROOT, end, environment, plain, rows, run, start
+from tests.support.fixtures.s3 import free_ports
 
 STEPS = 18
 SLOWLY = ("--logging.evaluate_every", "1", "--logging.evaluate_samples", "256")
@@ -44,7 +46,7 @@ def recorded(number: int, recipe: Path, folder: Path, *more: str) -> list[str]:
     """Command of a run on some ranks that notes its batches."""
     arguments = ["--config", recipe, "--run_dir", folder / "run", "--resume", "auto", *more]
     port = str(free_ports(1)[0])
-    return [sys.executable, "-m", "tests.recorded_run", str(number), port, *map(str, arguments)]
+    return [sys.executable, "-m", "tests.support.programs.recorded_run", str(number), port, *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +151,11 @@ def newest_step(folder: Path) -> int:
 RESAVE = """
 import sys
 from pathlib import Path
-from electra_scale.config import recipe_of_run
-from electra_scale.train.engine import join_world, leave_world
-from electra_scale.train import checkpoint
+from electra_scale.recipe.recipe import recipe_of_run
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.engine.world import join_world, leave_world
 from electra_scale.train.loop import Run
-from electra_scale.train.stop import StopRequests
+from electra_scale.train.lifecycle.stop import StopRequests
 world = join_world()
 run = Run(recipe_of_run(Path("recipe.yaml")), True, world, StopRequests(), None)
 for tag in sys.argv[1:]:

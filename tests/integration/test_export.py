@@ -10,12 +10,13 @@ import torch
 from transformers import AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
 
 from electra_scale.cli import main
-from electra_scale.config import recipe_of_run
-from electra_scale.export import load_module
-from electra_scale.model import attention_mask, positions_from_segments
-from electra_scale.train import checkpoint
-from electra_scale.train.run_folder import RunFolder
-from tests.runs import plain, rows, run
+from electra_scale.model.architectures.bert import attention_mask
+from electra_scale.model.embeddings import positions_from_segments
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.networks import load_module
+from tests.support.fixtures.runs import plain, rows, run
 
 RecipeFile = Callable[..., Path]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.builds import wait_for
-from tests.runs import ROOT, end, ranks, start
+from tests.support.fixtures.builds import wait_for
+from tests.support.fixtures.runs import ROOT, end, ranks, start
 
 _SLOW_PLACE = """
 import os, time
 
 if "RANK" in os.environ:
-    from data_pipeline.place import FolderPlace
+    from data_pipeline.places.place import FolderPlace
 
     put_file = FolderPlace.put_file
 

@@ -10,7 +10,7 @@ from statistics import fmean
 import pytest
 import yaml
 
-from tests.runs import RECIPE, plain, rows, run
+from tests.support.fixtures.runs import RECIPE, plain, rows, run
 
 LAST = 60
 

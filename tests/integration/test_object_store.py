@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from data_pipeline.object_store import PART_BYTES
-from data_pipeline.place import Missing, Place, Unavailable, open_place
-from tests.faults import FaultyProxy
-from tests.places import fetched, line_of
-from tests.s3 import S3Server, free_ports, use_environment
+from data_pipeline.places.open import open_place
+from data_pipeline.places.place import Missing, Place, Unavailable
+from data_pipeline.places.s3 import PART_BYTES
+from tests.support.fixtures.faults import FaultyProxy
+from tests.support.fixtures.places import fetched, line_of
+from tests.support.fixtures.s3 import S3Server, free_ports, use_environment
 
 
 def test_what_is_put_can_be_read_whole_and_in_ranges(place: Place) -> None:
@@ -226,7 +227,7 @@ def test_without_boto3_the_install_line_is_given() -> None:
     code = (
         "import sys; sys.modules['boto3'] = None\n"
         "from data_pipeline.errors import UserError\n"
-        "from data_pipeline.place import open_place\n"
+        "from data_pipeline.places.place import open_place\n"
         "try: open_place('s3://bucket')\n"
         "except UserError as error: print(error)"
     )

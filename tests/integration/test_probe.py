@@ -10,7 +10,7 @@ import yaml
 
 from electra_scale.cli import main
 from electra_scale.monitor.writer import PROBE_TAGS
-from tests.runs import RECIPE, launched, rows, run
+from tests.support.fixtures.runs import RECIPE, launched, rows, run
 
 SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_draws"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import ROOT, run
-from tests.s3 import free_ports
+from tests.support.fixtures.runs import ROOT, run
+from tests.support.fixtures.s3 import free_ports
 from tests.unit.train.conftest import SAMPLERS
 
 SPLITS = ("2x1x16", "2x2x8")
@@ -21,8 +21,8 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gradients")
     for ranks, sizes in ((1, ["32"]), (2, ["16", "8"])):
         port = str(free_ports(1)[0])
-        command = [sys.executable, str(ROOT / "tests/start_ranks.py"), str(ranks), port]
-        result = run([*command, "-m", "tests.gradients_of_ranks", str(folder), *sizes], folder)
+        command = [sys.executable, str(ROOT / "tests/support/programs/start_ranks.py"), str(ranks), port]
+        result = run([*command, "-m", "tests.support.programs.gradients_of_ranks", str(folder), *sizes], folder)
         assert result.returncode == 0, result.stdout + result.stderr
     return folder
 

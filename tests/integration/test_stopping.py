@@ -14,18 +14,18 @@ import psutil
 import pytest
 
 from electra_scale.cli import main
-from electra_scale.train.checkpoint import newest
-from electra_scale.train.status import read_status
-from tests.runs import ROOT, end, plain, ranks, rows, run, start
-from tests.s3 import free_ports
+from electra_scale.train.checkpoint.state import newest
+from electra_scale.train.lifecycle.status import read_status
+from tests.support.fixtures.runs import ROOT, end, plain, ranks, rows, run, start
+from tests.support.fixtures.s3 import free_ports
 
 RecipeFile = Callable[..., Path]
 
 
 def lives(recipe: Path, folder: Path, polls: int, spoiled: str = "") -> str:
-    """Output of tests/stopped_lives.py on two ranks."""
-    starter, port = str(ROOT / "tests/start_ranks.py"), str(free_ports(1)[0])
-    command = [sys.executable, starter, "2", port, "-m", "tests.stopped_lives"]
+    """Output of tests/support/programs/stopped_lives.py on two ranks."""
+    starter, port = str(ROOT / "tests/support/programs/start_ranks.py"), str(free_ports(1)[0])
+    command = [sys.executable, starter, "2", port, "-m", "tests.support.programs.stopped_lives"]
     result = run([*command, str(recipe), str(folder), str(polls), spoiled], folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

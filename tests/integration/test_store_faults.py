@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from data_pipeline.object_store import PART_BYTES, S3Place
-from data_pipeline.place import Unavailable, open_place
-from data_pipeline.retries import retries
-from tests.faults import FaultyProxy
-from tests.places import fetched, line_of
-from tests.s3 import S3Server, free_ports
+from data_pipeline.places.open import open_place
+from data_pipeline.places.place import Unavailable
+from data_pipeline.places.retries import retries
+from data_pipeline.places.s3 import PART_BYTES, S3Place
+from tests.support.fixtures.faults import FaultyProxy
+from tests.support.fixtures.places import fetched, line_of
+from tests.support.fixtures.s3 import S3Server, free_ports
 
 
 def test_a_busy_server_is_asked_again_and_the_retries_are_counted(faulty_s3: FaultyProxy, told: list[str]) -> None:
@@ -252,7 +253,7 @@ def test_an_upload_is_not_visible_before_it_is_whole(faulty_s3: FaultyProxy, big
 UPLOAD = """
 import sys
 from pathlib import Path
-from data_pipeline.place import open_place
+from data_pipeline.places.place import open_place
 open_place(sys.argv[1]).put_file("big", Path(sys.argv[2]))
 """
 

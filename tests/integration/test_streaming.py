@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import yaml
 
-from data_pipeline.build import build_store
+from data_pipeline.build.build import build_store
 from data_pipeline.cli import main as electra_data
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
-from data_pipeline.manifest import MANIFEST_NAME
-from data_pipeline.place import open_place
+from data_pipeline.places.open import open_place
+from data_pipeline.store.manifest import MANIFEST_NAME
 from electra_scale.cli import main as electra_scale
 from electra_scale.data.loader import Loader
+from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
-from tests.faults import FaultyProxy
-from tests.runs import RECIPE, end, environment, ranks, rows, run, start
-from tests.s3 import S3Server
+from tests.support.fixtures.faults import FaultyProxy
+from tests.support.fixtures.runs import RECIPE, end, environment, ranks, rows, run, start
+from tests.support.fixtures.s3 import S3Server
 
 STEPS = 24
 
@@ -117,7 +118,7 @@ class Gate:
 
     def __init__(self, proxy: FaultyProxy, store_path: Path) -> None:
         store = Store(store_path)
-        loader = Loader(store.split("train", 32, special_tokens(store.tokenizer_dir)), 3, 8, 0.85, 8, 8)
+        loader = Loader(Split(store, "train", 32, special_tokens(store.tokenizer_dir)), 3, 8, 0.85, 8, 8)
         shards = loader.order.places(np.arange(STEPS * 8)).shard
         first_need = {shard: int(np.flatnonzero(shards == shard)[0]) // 8 for shard in np.unique(shards)}
         shard = min(first_need, key=lambda shard: abs(first_need[shard] - 10))

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from tests.runs import RECIPE, ROOT, rows, run
+from tests.support.fixtures.runs import RECIPE, rows, run
 
 
 def recipes(folder: Path) -> Path:
@@ -37,7 +37,7 @@ def test_two_arms_from_a_store_to_the_table(store: Path, tmp_path: Path) -> None
     out = tmp_path / "study"
     out.mkdir()
     (out / "store").symlink_to(store)
-    command = [sys.executable, str(ROOT / "benchmarks/study.py"), "--out", str(out), "--steps", "12", "--seeds", "0"]
+    command = [sys.executable, "-m", "benchmarks.study.study", "--out", str(out), "--steps", "12", "--seeds", "0"]
     command += ["--recipes", str(recipes(tmp_path / "recipes")), "--samples", "32"]
     started = run(command, tmp_path)
     found = re.search(r"in the background as process (\d+)", started.stdout)

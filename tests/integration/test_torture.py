@@ -14,12 +14,12 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_pipeline.place import open_place
-from electra_scale.train import checkpoint
-from electra_scale.train.remote_run import RemoteRun
-from electra_scale.train.status import read_status
-from tests.faults import FaultyProxy
-from tests.runs import RECIPE
+from data_pipeline.places.open import open_place
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.remote_run import RemoteRun
+from electra_scale.train.lifecycle.status import read_status
+from tests.support.fixtures.faults import FaultyProxy
+from tests.support.fixtures.runs import RECIPE
 from tests.torture.disk import MOUNT, small_disk
 from tests.torture.launcher import Launcher
 from tests.torture.lives import Lives

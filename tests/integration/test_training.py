@@ -12,16 +12,18 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from electra_scale.config import Recipe, parse_recipe, recipe_parser
+from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.loader import Loader
+from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.model import Electra
+from electra_scale.model.electra import Electra
 from electra_scale.monitor.writer import JOINT_TAGS
-from electra_scale.replacement import build_sampler
-from electra_scale.train import checkpoint
-from electra_scale.train.module import GlobalCounts, PretrainModule
-from electra_scale.train.schedule import learning_rate, phases
-from tests.runs import end, launched, plain, ranks, rows, run, start
+from electra_scale.recipe.parse import parse_recipe, recipe_parser
+from electra_scale.recipe.phases import learning_rate, phases
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.runs import end, launched, plain, ranks, rows, run, start
 
 RecipeFile = Callable[..., Path]
 
@@ -31,7 +33,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Pat
     """A finished run on two ranks, and its recipe."""
     import yaml
 
-    from tests.runs import RECIPE
+    from tests.support.fixtures.runs import RECIPE
 
     folder = tmp_path_factory.mktemp("straight")
     recipe = json.loads(json.dumps(RECIPE))
@@ -130,7 +132,7 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
     special = special_tokens(store.tokenizer_dir)
     data = recipe.data
     loader = Loader(
-        store.split("train", data.sequence_length, special),
+        Split(store, "train", data.sequence_length, special),
         recipe.seed,
         recipe.batch.global_batch,
         data.mask_token_share,
@@ -216,7 +218,7 @@ def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> 
 
 
 def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    from tests.runs import ROOT
+    from tests.support.fixtures.runs import ROOT
 
     path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
     result = run(ranks(2, "--config", path, "--run_dir", tmp_path / "run"), tmp_path)

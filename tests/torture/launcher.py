@@ -19,8 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from tests.runs import ROOT, end, environment
-from tests.s3 import free_ports
+from tests.support.fixtures.runs import ROOT, end, environment
+from tests.support.fixtures.s3 import free_ports
 
 # What a rank imports in its life; DeepSpeed's own optimizers bring in torch's compiler, which takes longest.
 _IMPORTED = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from electra_scale.train import checkpoint
+from electra_scale.train.checkpoint import state as checkpoint
 from tests.torture.disk import SmallDisk
 from tests.torture.launcher import Launcher, Life
 from tests.torture.plan import RANKS, Amount, Kill, Moment, draw

@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from electra_scale.train import checkpoint, checksums, universal
-from electra_scale.train.checkpoint import STATE, RunState
-from electra_scale.train.remote_run import RemoteRun
+from electra_scale.train.checkpoint import checksums
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.remote_run import RemoteRun
+from electra_scale.train.checkpoint.state import STATE, RunState
+from electra_scale.train.engine import universal
 
 _BEGAN = re.compile(r"^(?:going on from step (\d+)|starting): ", re.MULTILINE)
 

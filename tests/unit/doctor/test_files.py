@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from electra_scale.doctor.hostfile import exported_variables, read_hostfile
+from electra_scale.cluster.hostfile import exported_variables, read_hostfile
 
 NAMES = st.lists(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,8}", fullmatch=True), min_size=1, max_size=6, unique=True)
 

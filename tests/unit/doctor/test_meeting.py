@@ -13,8 +13,8 @@ import pytest
 from electra_scale.doctor import meeting as module
 from electra_scale.doctor.meeting import Absent, Apart, Dismissed, Meeting
 from electra_scale.doctor.seat import Seat
-from tests.runs import environment
-from tests.s3 import free_ports
+from tests.support.fixtures.runs import environment
+from tests.support.fixtures.s3 import free_ports
 
 _FIRST = """
 import sys, time

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from electra_scale.config import parse_recipe, recipe_parser
-from electra_scale.model import Electra, ModelConfig
+from electra_scale.model.electra import Electra
+from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.parse import parse_recipe, recipe_parser
 
 VOCAB = 97
 

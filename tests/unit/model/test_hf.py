@@ -21,8 +21,11 @@ from transformers import (
 )
 
 from data_pipeline.errors import UserError
-from electra_scale.model import Electra, EncoderSize, ModelConfig, attention_mask, positions_from_segments
+from electra_scale.model.architectures.bert import attention_mask
+from electra_scale.model.electra import Electra
+from electra_scale.model.embeddings import positions_from_segments
 from electra_scale.model.hf import config_from_checkpoint, export, import_checkpoint
+from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 from .conftest import VOCAB, rough_model, roughen
 

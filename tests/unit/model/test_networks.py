@@ -8,8 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.errors import UserError
-from electra_scale.model import Electra, EncoderSize, ModelConfig, attention_mask, positions_from_segments
-from electra_scale.model.config import discriminator_flops, generator_flops, parameter_counts
+from electra_scale.model.architectures.bert import attention_mask
+from electra_scale.model.cost import discriminator_flops, generator_flops, parameter_counts
+from electra_scale.model.electra import Electra
+from electra_scale.model.embeddings import positions_from_segments
+from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 from .conftest import VOCAB, rough_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from electra_scale.model import SamplingHead
+from electra_scale.corruption.samplers.head import SamplingHead
 
 M, H, E, V = 13, 24, 20, 50
 

@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from electra_scale.monitor.statistics import (
+from electra_scale.monitor.metrics import auc, detection_metrics, generator_metrics, joint_metrics
+from electra_scale.tasks.sums import (
     AUC_BINS,
     Flattener,
-    auc,
     combine,
-    detection_metrics,
     detection_statistics,
-    generator_metrics,
     generator_statistics,
-    joint_metrics,
     joint_statistics,
     rank_correlation,
 )

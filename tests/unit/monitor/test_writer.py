@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_pipeline.errors import UserError
 from electra_scale.monitor import writer as writer_module
-from electra_scale.monitor.writer import Progress, RunWriter, keep_rows
+from electra_scale.monitor.progress import Progress
+from electra_scale.monitor.writer import RunWriter, keep_rows
 
 
 @pytest.fixture

@@ -6,13 +6,16 @@ from functools import lru_cache
 
 import torch
 
-from electra_scale.config import Recipe, parse_recipe, recipe_parser
+from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
-from electra_scale.model import Electra, ModelConfig
-from electra_scale.replacement import build_sampler
-from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
-from tests.runs import ROOT
+from electra_scale.model.electra import Electra
+from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.parse import parse_recipe, recipe_parser
+from electra_scale.recipe.phases import Phase
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from tests.support.fixtures.runs import ROOT
 
 VOCABULARY, ROWS = 8192, 4
 

@@ -16,13 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.errors import UserError
 from electra_scale.cli import main
-from electra_scale.config import Recipe, batch_split
-from electra_scale.model.config import training_flops
-from electra_scale.plan import Cluster, Tokens, plan
-from electra_scale.replacement import build_sampler
-from electra_scale.replacement.cost import sampler_flops, sampler_parameters
-from electra_scale.train.module import Phase
-from tests.runs import ROOT
+from electra_scale.corruption.samplers.build import build_sampler
+from electra_scale.corruption.samplers.cost import sampler_flops, sampler_parameters
+from electra_scale.model.cost import training_flops
+from electra_scale.plan.plan import Cluster, Tokens, plan
+from electra_scale.recipe.batch import batch_split
+from electra_scale.recipe.phases import Phase
+from electra_scale.recipe.recipe import Recipe
+from tests.support.fixtures.runs import ROOT
 from tests.unit.plan.conftest import VOCABULARY, batch_of, counts_of, module_of, recipe_of
 
 FP32 = {"zero_optimization": {"stage": 2}}

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.rows import PackedShard, SpecialTokens
-from electra_scale.model import Electra, EncoderSize, ModelConfig
-from electra_scale.replacement import ObjectiveConfig, SamplingHeadConfig, build_sampler
-from electra_scale.train.module import GlobalCounts, Phase, PretrainModule
+from electra_scale.model.electra import Electra
+from electra_scale.recipe.model import EncoderSize, ModelConfig
+from electra_scale.recipe.objective import ObjectiveConfig, SamplingHeadConfig
+from electra_scale.recipe.phases import Phase
+from electra_scale.tasks.module import GlobalCounts, PretrainModule
 
 V, S = 24, 14
 SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)

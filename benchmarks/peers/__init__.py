@@ -1,0 +1,1 @@
+"""Build and loader beside their peers: text goes in, throughput ratios come out."""

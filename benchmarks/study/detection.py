@@ -1,0 +1,138 @@
+"""How well a run's discriminator finds replacements of one fixed generator, and how well its own is calibrated.
+
+python -m benchmarks.study.detection RUN --generator OTHER_RUN --samples 2048 --out FILE.json
+
+Every run meets the same held-out samples with the same masks and the same replacements, so that what differs is the
+discriminator alone: against its own generator, one that learned less would look better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from electra_scale.corruption.samplers.fixed import ElectraSampler
+from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
+from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.split import Split
+from electra_scale.data.store import Store
+from electra_scale.monitor.metrics import auc
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import PretrainModule
+from electra_scale.tasks.sums import detection_statistics
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.networks import load_module
+
+SEED = 0x57D1
+"""Of the masks and draws, whatever the run's own seed."""
+_ROWS = 64
+_BINS = 15
+
+
+@torch.no_grad()
+def corrupted(generator: PretrainModule, batch: Batch) -> Tensor:
+    """The batch's ids (B, S) with every masked position redrawn from the generator."""
+    drawn = vocabulary_pass(generator.masked_positions(batch), ElectraSampler()).drawn
+    assert drawn is not None
+    return batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
+
+
+@torch.no_grad()
+def detection(
+    discriminator: PretrainModule, generator: PretrainModule, batches: Iterator[Batch] | list[Batch]
+) -> dict[str, float]:
+    """AUC over ordinary tokens and mean loss over all, for replacements from ``generator``.
+
+    Only the embeddings, encoder and head of ``discriminator``'s discriminator are used, and only the generator of
+    ``generator``, with its own embeddings.
+    """
+    histograms: list[tuple[Tensor, Tensor]] = []
+    loss, tokens = 0.0, 0
+    for batch in batches:
+        ids = corrupted(generator, batch)
+        logits, token_loss = discriminator.discriminate(ids, batch)
+        found = detection_statistics(logits, ids != batch.ids, discriminator.ordinary(batch))
+        histograms.append((found["histogram_replaced"].double(), found["histogram_original"].double()))
+        real = batch.segment >= 0
+        loss, tokens = loss + float((token_loss * real).sum()), tokens + int(real.sum())
+    replaced, original = (torch.stack(part).sum(0).numpy() for part in zip(*histograms, strict=True))
+    return {"auc": auc(replaced, original), "discriminator_loss": loss / tokens}
+
+
+@torch.no_grad()
+def calibration(generator: PretrainModule, batches: Iterator[Batch] | list[Batch]) -> dict[str, float]:
+    """How the generator's probabilities fit what is there, over the masked positions.
+
+    ``expected_calibration_error`` compares the probability of the likeliest token with how often it is right, in 15
+    bins of equal width (Guo et al. 2017, eq. 3); ``probability`` is the mean p of the original token.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in batches:
+        masked = generator.masked_positions(batch)
+        scores = (masked.features @ masked.word_embeddings.T + masked.bias).float()
+        log_p = scores.log_softmax(-1)
+        confidence, likeliest = log_p.max(-1)
+        own = log_p.gather(1, masked.original[:, None])[:, 0]
+        parts.append((confidence.exp(), (likeliest == masked.original).float(), own))
+    confidences, right, own_log_p = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
+    bins = np.minimum((confidences * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, confidences, _BINS) - np.bincount(bins, right, _BINS)
+    return {
+        "generator_cross_entropy": float(-own_log_p.mean()),
+        "generator_accuracy": float(right.mean()),
+        "generator_probability": float(np.exp(own_log_p).mean()),
+        "generator_confidence": float(confidences.mean()),
+        "expected_calibration_error": float(np.abs(gaps).sum() / len(right)),
+    }
+
+
+def load(run: Path) -> tuple[Recipe, PretrainModule]:
+    """A run's recipe, and its networks at the newest checkpoint."""
+    folder = RunFolder(run)
+    recipe = recipe_of_run(folder.recipe)
+    tag = checkpoint.complete_tags(folder.checkpoints)[-1]
+    return recipe, load_module(folder, recipe, tag).eval()
+
+
+def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Batch]:
+    """The first held-out samples of the recipe's store."""
+    data = recipe.data
+    split = Split(
+        Store(data.store, data.cache),
+        "heldout",
+        data.sequence_length,
+        module.special,
+        data.packing,
+        data.packing_window,
+        data.attend_across_documents,
+    )
+    loader = Loader(split, SEED, _ROWS, data.mask_token_share, data.streams, data.shuffle_window, shuffle=False)
+    last = min(samples, loader.samples)
+    for begin in range(0, last, _ROWS):
+        yield loader.batch(0, begin, min(_ROWS, last - begin), data.mask_share)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Test a run's discriminator against another run's generator.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--generator", type=Path, required=True, help="run folder whose generator is used")
+    parser.add_argument("--samples", type=int, default=2048, help="held-out samples (2048)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
+    options = parser.parse_args()
+    recipe, module = load(options.run)
+    _, common = load(options.generator)
+    figures = detection(module, common, heldout(recipe, module, options.samples))
+    figures |= calibration(module, heldout(recipe, module, options.samples))
+    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

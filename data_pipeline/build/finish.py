@@ -1,0 +1,109 @@
+"""The end of a build: shards in their places, the manifest last, the records gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from data_pipeline.build.records import Work
+from data_pipeline.build.steps import TaskJob
+from data_pipeline.build.verdicts import Merged
+from data_pipeline.places.atomic import sync_folder
+from data_pipeline.places.place import Place
+from data_pipeline.store.manifest import (
+    MANIFEST_VERSION,
+    Manifest,
+    ShardEntry,
+    TokenizerEntry,
+    manifest_fingerprint,
+    write_manifest,
+)
+from data_pipeline.store.token_counts import _put_token_counts
+from data_pipeline.tokenize.tokenizer import save_tokenizer, vocabulary_size
+
+_SHARD_NAME = re.compile(r"(train|heldout)-\d{6,}-\d{2,}\.arrow")
+_DELETES_AT_ONCE = 16
+
+
+def finish_store(
+    place: Place, work: Work, jobs: Sequence[TaskJob], settings: dict[str, Any], merged: Merged
+) -> Manifest:
+    """Bring the shards into the store and describe it; the manifest comes last.
+
+    Raises:
+        UserError: a file can't be written; an object store got another manifest meanwhile.
+    """
+    tokenizer = Tokenizer.from_str(place.read(work.tokenizer).decode("utf-8"))
+    token_counts = np.zeros(vocabulary_size(tokenizer), np.int64)
+    shards: list[ShardEntry] = []
+    # Names of shards and where they are, for those that wait in the work folder.
+    waiting: dict[str, str] = {}
+    counts = {"unknown_tokens": 0, "without_tokens": 0, **merged.counts}
+    for job in jobs:
+        task = job.task.index
+        final = task in merged.judged
+        record = work.load_record(work.tokens(task) if final else work.read(task))
+        entries = [ShardEntry(**entry) for entry in record.info["shards"]]
+        shards.extend(entries)
+        where = work.final_shard if final or not job.losing else work.early_shard
+        waiting.update({entry.name: where(entry.name) for entry in entries})
+        token_counts += record.arrays["token_counts"]
+        counts["unknown_tokens"] += int(record.info["unknown_tokens"])
+        counts["without_tokens"] += int(record.info.get("without_tokens", 0))
+    for name, split in (("", "train"), ("_heldout", "heldout")):
+        counts[f"documents{name}"] = sum(shard.rows for shard in shards if shard.split == split)
+        counts[f"tokens{name}"] = sum(shard.tokens for shard in shards if shard.split == split)
+    if not work.in_place:
+        _move_shards(Path(place.url), waiting)
+    entry = _put_tokenizer(place, tokenizer)
+    manifest = Manifest(
+        version=MANIFEST_VERSION,
+        fingerprint=manifest_fingerprint(entry.fingerprint, settings, shards),
+        tokenizer=entry,
+        shards=shards,
+        counts=dict(sorted(counts.items())),
+        settings=settings,
+        token_counts=_put_token_counts(place, token_counts),
+    )
+    write_manifest(place.url, manifest)
+    return manifest
+
+
+def clear_work(work: Work) -> None:
+    """Remove what the build left for its own continuation, if anything."""
+    if not work.in_place:
+        folder = Path(work.store) / work.prefix
+        if folder.exists():
+            shutil.rmtree(folder)
+        return
+    with ThreadPoolExecutor(_DELETES_AT_ONCE) as threads:
+        for _ in threads.map(work.place.delete, sorted(work.finished())):
+            pass
+
+
+def _put_tokenizer(place: Place, tokenizer: Tokenizer) -> TokenizerEntry:
+    with tempfile.TemporaryDirectory(prefix="electra-data-") as folder:
+        entry = save_tokenizer(folder, tokenizer)
+        for name in entry.files:
+            place.put(name, (Path(folder) / name).read_bytes())
+    return entry
+
+
+def _move_shards(store: Path, waiting: dict[str, str]) -> None:
+    # A build that was killed right here and then given up for other settings may have left shards.
+    for path in store.iterdir():
+        if _SHARD_NAME.fullmatch(path.name) and path.name not in waiting:
+            path.unlink()
+    for name, where in sorted(waiting.items()):
+        if (store / where).exists():
+            os.replace(store / where, store / name)
+    sync_folder(store)

@@ -1,0 +1,122 @@
+"""Running a function over many tasks: in this process, in a pool of processes, or on the ranks of an MPI launch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from typing import Literal, Protocol, TypeVar
+
+from data_pipeline.errors import UserError
+
+Job = TypeVar("Job")
+
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+
+class Workers(Protocol):
+    """Runs ``function(job)`` for every job and yields once for each that is done, in any order."""
+
+    def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]: ...
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_engine(engine: Literal["auto", "processes", "mpi"], ranks: Executor | None) -> None:
+    """Refuse an engine that does not fit how this process was started; ``ranks`` as in :func:`start_workers`.
+
+    Raises:
+        UserError: MPI ranks were started for the engine processes, or none for the engine mpi.
+    """
+    if ranks is not None and engine == "processes":
+        raise UserError("engine is processes but an MPI launcher started several: set engine to auto or mpi")
+    if ranks is None and engine == "mpi":
+        raise UserError(
+            "engine mpi needs at least two MPI processes: start it as `mpirun -n 4 electra-data build --config FILE`"
+        )
+
+
+@contextmanager
+def start_workers(workers: int | None, tasks: int, ranks: Executor | None) -> Iterator[Workers]:
+    """The workers of a build; no more processes than there are tasks.
+
+    Args:
+        ranks: runs functions on the other ranks of an MPI launch; None if this process was started alone.
+    """
+    if ranks is not None:
+        yield _ExecutorWorkers(ranks)
+        return
+    count = min(workers or available_cores(), max(1, tasks))
+    if count == 1:
+        yield _InlineWorkers()
+        return
+    # A child forked from here would inherit the thread pools of Arrow and tokenizers in an unusable state. The fork
+    # server has imported all that a worker needs, while this process goes on, and has not used any of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_pipeline.cli", "data_pipeline.build.steps", "nanotoken"])
+    forkserver.ensure_running()
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_enter_worker) as executor:
+        yield _ExecutorWorkers(executor)
+
+
+class _InlineWorkers:
+    def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]:
+        for job in jobs:
+            before = os.environ.get(_PARALLELISM)
+            os.environ[_PARALLELISM] = "false"
+            try:
+                function(job)
+            finally:
+                if before is None:
+                    del os.environ[_PARALLELISM]
+                else:
+                    os.environ[_PARALLELISM] = before
+            yield
+
+
+class _ExecutorWorkers:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]:
+        futures = [self._executor.submit(function, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, often for lack of memory: run the same command again, it "
+                "continues where it stopped; lower workers or task_bytes if it happens again"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+            # Whoever comes next may clear away what tasks still write to.
+            wait(futures)
+
+
+def _enter_worker() -> None:
+    os.environ[_PARALLELISM] = "false"
+    # The parent decides what an interrupt means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: multiprocessing.process.BaseProcess) -> None:
+    # A killed parent can't end its pool, and an idle worker would wait for ever.
+    parent.join()
+    os._exit(1)

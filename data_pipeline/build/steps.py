@@ -1,0 +1,320 @@
+"""The steps that run once per task. Each leaves one finished record.
+
+With a trained vocabulary: read, sample, tokenize. With a given one: read_and_tokenize, then publish for the tasks
+whose shards aren't final yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from data_pipeline.build.records import Work
+from data_pipeline.build.task_shards import ShardTokenizer, Split, TaskShards, read_rows
+from data_pipeline.clean.cleaner import Cleaner
+from data_pipeline.clean.identity import HASH_BYTES, content_hash, hash_halves, held_out_mask
+from data_pipeline.config import CleanConfig, SourceConfig
+from data_pipeline.deduplicate.choose import KEPT, SAMPLED
+from data_pipeline.errors import UserError
+from data_pipeline.read.documents import ReadCounts, read_task
+from data_pipeline.read.tasks import Task
+from data_pipeline.store.shard import IdsType
+from data_pipeline.tokenize.encoding import TextEncoder, open_encoder
+from data_pipeline.tokenize.tokenizer import UNK, tokenizer_fingerprint, vocabulary_size
+from data_pipeline.tokenize.vocabulary import CharacterStatistics, normalized
+
+_BATCH_CHARACTERS = 1 << 20
+_TRIED_CHARACTERS = 1000
+_SPACE, _LINE_FEED = 0x20, 0x0A
+# In place of a count of tokens: the document was not tokenized, its task holds the same text before it.
+_REPEATED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskJob:
+    """All that a worker needs for one task. ``losing``: its documents may still be dropped by the serial step."""
+
+    work: Work
+    task: Task
+    source: SourceConfig
+    clean: CleanConfig
+    lowercase: bool
+    ids_type: IdsType
+    held_out: float
+    encoder: str = ""
+
+    @property
+    def losing(self) -> bool:
+        return self.clean.deduplicate or self.clean.near_duplicates is not None
+
+
+class Document(NamedTuple):
+    """A cleaned document: its text, the same in UTF-8, and its content hash."""
+
+    text: str
+    data: bytes
+    digest: bytes
+
+
+class _Reader:
+    """Reads and cleans a task's documents, and collects what is recorded of each."""
+
+    def __init__(self, job: TaskJob) -> None:
+        self._job = job
+        self._counts = ReadCounts()
+        self._cleaner = Cleaner(job.clean)
+        self._dropped = dict.fromkeys(self._cleaner.reasons, 0)
+        self._keys = _near_keys(job.clean.near_duplicates)
+        self._hashes = bytearray()
+        self._sizes: list[tuple[int, int, int]] = []
+        self._bands: list[npt.NDArray[np.uint64]] = []
+
+    def documents(self) -> Iterator[Document]:
+        """The documents that stay, cleaned."""
+        clean = self._cleaner.clean
+        for raw in read_task(self._job.task, self._job.source, self._counts):
+            text, reason = clean(raw)
+            if reason is None:
+                data = text.encode("utf-8")
+                yield Document(text, data, content_hash(data))
+            else:
+                self._dropped[reason] += 1
+
+    def note(self, document: Document) -> None:
+        """Record a document."""
+        text, data, digest = document
+        self._hashes += digest
+        if self._job.clean.whitespace:
+            # Cleaning leaves single spaces and line feeds, and counting those is quicker than splitting.
+            characters = np.frombuffer(data, np.uint8)
+            words = int(np.count_nonzero((characters == _SPACE) | (characters == _LINE_FEED))) + 1
+        else:
+            words = len(text.split())
+        self._sizes.append((len(data), words, len(text)))
+        if self._keys is not None:
+            self._bands.append(self._keys(text))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        sizes = np.array(self._sizes, np.int64).reshape(-1, 3)
+        rows = len(sizes)
+        return {
+            "hashes": np.frombuffer(bytes(self._hashes), np.uint8).reshape(rows, HASH_BYTES),
+            "sizes": sizes[:, 0],
+            "words": sizes[:, 1],
+            "characters": sizes[:, 2],
+            "bands": np.stack(self._bands) if self._bands else np.zeros((rows, 0), np.uint64),
+        }
+
+    def info(self) -> dict[str, Any]:
+        counts = self._counts
+        dropped = {**self._dropped, "too_long": self._dropped.get("too_long", 0) + counts.oversized}
+        return {
+            "documents": len(self._sizes),
+            "counts": {
+                "documents_read": counts.documents_read + counts.oversized,
+                "bytes_read": counts.bytes_read,
+                "bad_lines": counts.bad_lines,
+                **dropped,
+                "skipped": counts.skipped,
+            },
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _near_keys(similarity: float | None) -> Callable[[str], npt.NDArray[np.uint64]] | None:
+    if similarity is None:
+        return None
+    # Needs an extra, and most builds keep near duplicates.
+    from data_pipeline.deduplicate.near_duplicates import Signatures
+
+    return Signatures(similarity).keys
+
+
+def read_step(job: TaskJob) -> None:
+    """Read and clean a task's documents; record hashes, sizes and counts.
+
+    Raises:
+        UserError: an input can't be read.
+    """
+    reader = _Reader(job)
+    for document in reader.documents():
+        reader.note(document)
+    job.work.put_record(job.work.read(job.task.index), reader.arrays(), reader.info())
+
+
+def _judged(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
+    """Cleaned text, verdict and hash of each document, read again and compared with the record."""
+    recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
+    verdicts = _verdicts(job)
+    row = 0
+    for text, _, digest in _Reader(job).documents():
+        if row >= len(recorded) or digest != recorded[row].tobytes():
+            raise _changed(job)
+        yield text, int(verdicts[row]), digest
+        row += 1
+    if row != len(recorded):
+        raise _changed(job)
+
+
+def _verdicts(job: TaskJob) -> npt.NDArray[np.uint8]:
+    return job.work.load_record(job.work.verdict(job.task.index)).arrays["verdicts"]
+
+
+def _changed(job: TaskJob) -> UserError:
+    names = ", ".join(piece.location for piece in job.task.pieces[:3])
+    return UserError(f"an input changed while it was being read ({names}): run again when it is at rest")
+
+
+def some_texts(job: TaskJob, count: int) -> list[str]:
+    """The beginnings of the first few cleaned documents of a task, to try an encoder on."""
+    found: list[str] = []
+    for text, _, _ in _Reader(job).documents():
+        found.append(text[:_TRIED_CHARACTERS])
+        if len(found) >= count:
+            break
+    return found
+
+
+def sample_step(job: TaskJob) -> None:
+    """Record a task's documents that the vocabulary is trained on, normalized, and their characters.
+
+    Raises:
+        UserError: an input changed since it was first read.
+    """
+    statistics = CharacterStatistics()
+    words: set[str] = set()
+    texts: list[str] = []
+    for text, verdict, _ in _judged(job):
+        if verdict & SAMPLED:
+            texts.append(normalized(text, job.lowercase))
+            statistics.add(texts[-1], words)
+    statistics.find_inner(words)
+    record = {"texts": texts, "counts": statistics.counts, "inner": "".join(sorted(statistics.inner))}
+    job.work.put_json(job.work.sample(job.task.index), record)
+
+
+def tokenize_step(job: TaskJob) -> None:
+    """Tokenize a task's kept documents into its shards; record the shards and how often each token occurs.
+
+    Raises:
+        UserError: an input changed since it was first read, or the disk is full.
+    """
+    kept = ((text, digest) for text, verdict, digest in _judged(job) if verdict & KEPT)
+    shards, lengths = _tokenize(job, kept, job.work.final_shard)
+    info = {**shards.info(), "without_tokens": int((lengths == 0).sum())}
+    job.work.put_record(job.work.tokens(job.task.index), {"token_counts": shards.token_counts}, info)
+
+
+def read_and_tokenize_step(job: TaskJob) -> None:
+    """Read, clean and tokenize a task's documents into shards at once; record both.
+
+    Raises:
+        UserError: an input can't be read, or the disk is full.
+    """
+    reader = _Reader(job)
+    repeated: list[bool] = []
+    seen: set[bytes] = set()
+
+    def documents() -> Iterator[tuple[str, bytes]]:
+        for document in reader.documents():
+            reader.note(document)
+            again = job.clean.deduplicate and document.digest in seen
+            repeated.append(again)
+            seen.add(document.digest)
+            if not again:
+                yield document.text, document.digest
+
+    work = job.work
+    shards, tokenized = _tokenize(job, documents(), work.early_shard if job.losing else work.final_shard)
+    lengths = np.full(len(repeated), _REPEATED, np.int64)
+    lengths[~np.array(repeated, np.bool_)] = tokenized
+    arrays = {**reader.arrays(), "lengths": lengths, "token_counts": shards.token_counts}
+    work.put_record(work.read(job.task.index), arrays, {**reader.info(), **shards.info()})
+
+
+def publish_step(job: TaskJob) -> None:
+    """Bring a task's early shards to their final place without the rows of dropped documents.
+
+    Raises:
+        UserError: a shard is damaged, or the disk is full.
+    """
+    work = job.work
+    record = work.load_record(work.read(job.task.index))
+    tokenizer = _tokenizer(work)
+    rows = record.arrays["lengths"] > 0
+    _, keys = hash_halves(record.arrays["hashes"])
+    aside = held_out_mask(keys, job.held_out)
+    kept = (_verdicts(job) & KEPT) != 0
+    shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, tokenizer, work.final_shard)
+    splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", rows & ~aside), ("heldout", rows & aside))
+    for split, chosen in splits:
+        staying = kept[chosen]
+        names = [entry["name"] for entry in record.info["shards"] if entry["split"] == split]
+        for flat, lengths, docs, stays in read_rows(work, names, staying, tokenizer.fingerprint):
+            shards.add(split, flat[np.repeat(stays, lengths)], lengths[stays], docs[stays])
+    shards.finish()
+    work.put_record(
+        work.tokens(job.task.index), {"token_counts": shards.token_counts}, {**shards.info(), "without_tokens": 0}
+    )
+    if not work.in_place:
+        # In a bucket, an equal build on another machine may still need them.
+        for entry in record.info["shards"]:
+            work.place.delete(work.early_shard(entry["name"]))
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(work: Work) -> ShardTokenizer:
+    data = work.place.read(work.tokenizer)
+    tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    unknown = tokenizer.get_vocab(with_added_tokens=True)[UNK]
+    return ShardTokenizer(data, vocabulary_size(tokenizer), tokenizer_fingerprint(tokenizer), unknown)
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(work: Work, name: str) -> TextEncoder:
+    return open_encoder(_tokenizer(work).json, name)
+
+
+def _tokenize(
+    job: TaskJob, documents: Iterator[tuple[str, bytes]], name: Callable[[str], str]
+) -> tuple[TaskShards, npt.NDArray[np.int64]]:
+    """Write documents into a task's shards; also (documents,) how many tokens each has."""
+    encoder = _encoder(job.work, job.encoder)
+    shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, _tokenizer(job.work), name)
+    counted = [np.zeros(0, np.int64)]
+    for texts, digests in _batches(documents):
+        flat, offsets = encoder.encode(texts)
+        lengths = np.diff(offsets)
+        counted.append(lengths)
+        docs, keys = hash_halves(np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
+        aside = held_out_mask(keys, job.held_out)
+        splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", ~aside), ("heldout", aside))
+        for split, chosen in splits:
+            rows = chosen & (lengths > 0)
+            if rows.all():
+                shards.add(split, flat, lengths, docs)
+            elif rows.any():
+                shards.add(split, flat[np.repeat(rows, lengths)], lengths[rows], docs[rows])
+    shards.finish()
+    return shards, np.concatenate(counted)
+
+
+def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], bytes]]:
+    texts: list[str] = []
+    digests = bytearray()
+    characters = 0
+    for text, digest in documents:
+        texts.append(text)
+        digests += digest
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS:
+            yield texts, bytes(digests)
+            texts, digests, characters = [], bytearray(), 0
+    if texts:
+        yield texts, bytes(digests)

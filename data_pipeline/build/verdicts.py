@@ -1,0 +1,168 @@
+"""The serial step of a build: all read records in, counts and one record of verdicts per task out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.build.records import Record, Work
+from data_pipeline.build.steps import TaskJob
+from data_pipeline.config import BuildConfig
+from data_pipeline.deduplicate.choose import HELD_OUT, KEPT, NEAR, SAMPLED, TaskDocuments, judge
+from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import disk_full
+from data_pipeline.progress import say
+
+# Records are small and an object store answers slowly: some are fetched ahead.
+_FETCHED_AHEAD = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """What the serial step decided. ``counts`` go into the manifest; ``judged`` are the tasks with a record of
+    verdicts, ``sampled`` those with text to train the vocabulary on."""
+
+    counts: dict[str, int]
+    judged: frozenset[int]
+    sampled: frozenset[int]
+
+
+def merge(config: BuildConfig, jobs: Sequence[TaskJob]) -> Merged:
+    """Judge every document and record the verdicts of the tasks that need them, or find that done.
+
+    Raises:
+        UserError: no document is left, or none for the train split.
+    """
+    work = jobs[0].work
+    if work.place.stat(work.merged) is None:
+        _judge_all(config, jobs, work)
+    found = work.load_json(work.merged)
+    return Merged(found["counts"], frozenset(found["judged"]), frozenset(found["sampled"]))
+
+
+def _judge_all(config: BuildConfig, jobs: Sequence[TaskJob], work: Work) -> None:
+    counts: collections.Counter[str] = collections.Counter()
+    documents: list[int] = []
+    near_keys = 0
+    for record in _records(work, jobs):
+        counts.update(record.info["counts"])
+        documents.append(int(record.info["documents"]))
+        near_keys = max(near_keys, record.arrays["bands"].shape[1])
+
+    def tasks() -> Iterator[TaskDocuments]:
+        for record in _records(work, jobs):
+            arrays = record.arrays
+            yield TaskDocuments(arrays["hashes"], arrays["sizes"], arrays["bands"])
+
+    sample_bytes = 0 if config.tokenizer.path else config.tokenizer.sample_bytes
+    fewest = 1 + (near_keys > 0) + 2 * (sample_bytes > 0)
+    with _scratch(sum(documents)) as verdicts:
+        passes = judge(
+            tasks,
+            documents,
+            verdicts,
+            deduplicate=config.clean.deduplicate,
+            near_keys=near_keys,
+            held_out=config.held_out,
+            sample_bytes=sample_bytes,
+            seed=config.tokenizer.seed,
+            memory=config.memory,
+        )
+        if passes > fewest:
+            say(f"de-duplicate: {sum(documents):,} documents in {passes} passes over the records, as memory allows")
+        _record_verdicts(config, jobs, work, verdicts, documents, counts)
+
+
+def _record_verdicts(
+    config: BuildConfig,
+    jobs: Sequence[TaskJob],
+    work: Work,
+    verdicts: npt.NDArray[np.uint8],
+    documents: Sequence[int],
+    counts: collections.Counter[str],
+) -> None:
+    judged: list[int] = []
+    sampled: list[int] = []
+    train = 0
+    starts = np.cumsum([0, *documents])
+    with ThreadPoolExecutor(_FETCHED_AHEAD) as threads:
+        puts = []
+        for job, record, start in zip(jobs, _records(work, jobs), starts[:-1], strict=True):
+            task, arrays = job.task.index, record.arrays
+            here = np.array(verdicts[start : start + len(arrays["sizes"])])
+            kept = (here & KEPT) != 0
+            trained_on = kept & ((here & HELD_OUT) == 0)
+            train += int(trained_on.sum())
+            counts["kept"] += int(kept.sum())
+            counts["near_duplicates"] += int(((here & NEAR) != 0).sum())
+            counts["duplicates"] += int((here == 0).sum())
+            counts["words"] += int(arrays["words"][trained_on].sum())
+            counts["characters"] += int(arrays["characters"][trained_on].sum())
+            if (here & SAMPLED).any():
+                sampled.append(task)
+            if config.tokenizer.path:
+                counts["without_tokens"] += int((kept & (arrays["lengths"] == 0)).sum())
+                # What an object store has under its final name never changes, so early shards move there.
+                early = job.losing and bool(record.info["shards"])
+                needed = early and (work.in_place or bool((~kept & (arrays["lengths"] > 0)).any()))
+            else:
+                needed = True
+            if needed:
+                judged.append(task)
+                puts.append(threads.submit(work.put_record, work.verdict(task), {"verdicts": here}, {}))
+            while len(puts) > _FETCHED_AHEAD:
+                puts.pop(0).result()
+        for put in puts:
+            put.result()
+    kept_documents = counts.pop("kept", 0)
+    if not kept_documents:
+        told = ", ".join(f"{name} {value:,}" for name, value in counts.items())
+        raise UserError(f"no document is left to build from ({told}): check sources and clean")
+    if not train:
+        raise UserError(
+            f"all {kept_documents} documents fall into the held-out split (held_out {config.held_out}): "
+            "lower held_out, set it to 0, or give more documents"
+        )
+    work.put_json(work.merged, {"counts": dict(counts), "judged": judged, "sampled": sampled})
+
+
+def _records(work: Work, jobs: Sequence[TaskJob]) -> Iterator[Record]:
+    names = [work.read(job.task.index) for job in jobs]
+    if not work.in_place:
+        yield from map(work.load_record, names)
+        return
+    with ThreadPoolExecutor(_FETCHED_AHEAD) as threads:
+        ahead = [threads.submit(work.load_record, name) for name in names[:_FETCHED_AHEAD]]
+        for index in range(len(names)):
+            record = ahead.pop(0).result()
+            if index + _FETCHED_AHEAD < len(names):
+                ahead.append(threads.submit(work.load_record, names[index + _FETCHED_AHEAD]))
+            yield record
+
+
+@contextmanager
+def _scratch(documents: int) -> Iterator[npt.NDArray[Any]]:
+    """(documents,) uint8 zeros in a temporary file, so that they need not stay in memory."""
+    with tempfile.TemporaryFile(prefix="electra-data-") as file:
+        if not documents:
+            yield np.zeros(0, np.uint8)
+            return
+        try:
+            # Writing to a map of space that the disk doesn't have would end the process with a signal.
+            os.posix_fallocate(file.fileno(), 0, documents)
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            raise UserError(
+                f"no space for {documents:,} bytes in {tempfile.gettempdir()}: free some, or point TMPDIR elsewhere"
+            ) from error
+        yield np.memmap(file, np.uint8, "r+", shape=(documents,))

@@ -1,0 +1,117 @@
+"""Cleaning of one document's text, the reasons to drop it, and the hash that it is known by."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipeline.clean.filters import FILTERS
+from data_pipeline.clean.language import language_test
+from data_pipeline.config import CleanConfig
+
+_VECTORIZED_FROM = 2048
+
+# White space as str.isspace has it, in UTF-8; what ends a line apart from the rest.
+_ASCII = bytes(range(9)) + b" \n\n\n\n" + bytes(range(14, 256))
+# Control characters carry no text, and U+FEFF is handled as one of them.
+_ASCII_CONTROL = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r"})
+# What comes beyond ASCII, by the first byte: a character that is not in the text at all costs next to nothing.
+_WIDE = (
+    (b"\xc2", re.compile(rb"\xc2[\x80-\x84\x86-\x9f]"), b""),
+    (b"\xef", re.compile(rb"\xef\xbb\xbf"), b""),
+    (b"\xc2", re.compile(rb"\xc2\x85"), b"\n"),
+    (b"\xe2", re.compile(rb"\xe2\x80[\xa8\xa9]"), b"\n"),
+    (b"\xc2", re.compile(rb"\xc2\xa0"), b" "),
+    (b"\xe1", re.compile(rb"\xe1\x9a\x80"), b" "),
+    (b"\xe2", re.compile(rb"\xe2(?:\x80[\x80-\x8a\xaf]|\x81\x9f)"), b" "),
+    (b"\xe3", re.compile(rb"\xe3\x80\x80"), b" "),
+)
+
+
+class Cleaner:
+    """Cleans documents, and says which to drop, by one configuration.
+
+    Raises:
+        UserError: the language is not known, or the package that tells languages is missing.
+    """
+
+    def __init__(self, config: CleanConfig) -> None:
+        self._config = config
+        tests: list[tuple[str, Callable[[str], bool]]] = [(f"filter_{name}", FILTERS[name]) for name in config.filters]
+        if config.language is not None:
+            tests.append(("language", language_test(config.language)))
+        self._tests = tuple(tests)
+        self.reasons: tuple[str, ...] = ("too_short", "too_long", *(name for name, _ in tests))
+
+    def clean(self, raw: str) -> tuple[str, str | None]:
+        """The cleaned text, and why the document is dropped: one of :attr:`reasons`, or None when it stays."""
+        text = clean_text(raw, self._config)
+        reason = refuse_length(text, self._config)
+        if reason is None:
+            for name, keeps in self._tests:
+                if not keeps(text):
+                    return text, name
+        return text, reason
+
+
+def clean_text(text: str, config: CleanConfig) -> str:
+    """Normalize Unicode and white space; idempotent for a given configuration.
+
+    A run of white space that holds a line's end becomes one line feed, any other run one space.
+    """
+    form = config.unicode
+    if form != "none" and not text.isascii():
+        text = unicodedata.normalize(form, text)
+    if config.whitespace:
+        # All on bytes, where translate, replace and find are an order of magnitude faster than on characters.
+        raw = text.encode("utf-8", "surrogatepass")
+        data, removed = _mark_white_space(raw, text.isascii())
+        data = _collapse(data)
+        if data != raw:
+            text = data.decode("utf-8", "surrogatepass")
+            if form != "none" and removed:
+                # Removing a control character can bring a base letter and its accent together.
+                text = unicodedata.normalize(form, text)
+    return text
+
+
+def _mark_white_space(data: bytes, ascii_only: bool) -> tuple[bytes, bool]:
+    """UTF-8 with every white space as a space or a line feed and no control characters, and whether there were any."""
+    size = len(data)
+    data = data.translate(_ASCII, _ASCII_CONTROL)
+    removed = len(data) < size
+    if not ascii_only:
+        for first, pattern, replacement in _WIDE:
+            if first in data:
+                size = len(data)
+                data = pattern.sub(replacement, data)
+                removed |= not replacement and len(data) < size
+    return data, removed
+
+
+def _collapse(data: bytes) -> bytes:
+    """Runs of spaces and line feeds as one of them, none at the ends."""
+    # Halving repeatedly keeps a long run linear.
+    while _has_double_space(data):
+        data = data.replace(b"  ", b" ")
+    return b"\n".join([line for part in data.split(b"\n") if (line := part.strip(b" "))])
+
+
+def _has_double_space(data: bytes) -> bool:
+    if len(data) < _VECTORIZED_FROM:
+        return b"  " in data
+    # In prose every sixth byte is a space, at which a search for two of them stops each time.
+    space = np.frombuffer(data, np.uint8) == 0x20
+    return bool((space[1:] & space[:-1]).any())
+
+
+def refuse_length(text: str, config: CleanConfig) -> str | None:
+    """Why a cleaned document is dropped for its length in characters, or None when it stays."""
+    if len(text) < max(1, config.min_chars) or not text or text.isspace():
+        return "too_short"
+    if len(text) > config.max_chars:
+        return "too_long"
+    return None

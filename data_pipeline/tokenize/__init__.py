@@ -1,0 +1,1 @@
+"""Tokenizing: cleaned text goes in, a vocabulary and token ids come out."""

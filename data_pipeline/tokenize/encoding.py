@@ -1,0 +1,170 @@
+"""Text to token ids by the quickest engine whose ids are those of ``tokenizers``.
+
+``tokenizers`` defines the ids. ``nanotoken`` gives the same ones many times faster, but it is young: it is used
+only where it understands the whole tokenizer and agrees on a sample of the build's text and on fixed probes.
+Special tokens written out in a text, such as a literal ``[MASK]``, are plain characters to every engine.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from data_pipeline.errors import UserError
+from data_pipeline.tokenize.probes import PROBES
+from data_pipeline.tokenize.tokenizer import text_encoder
+
+REFERENCE = "tokenizers"
+FAST = "nanotoken"
+
+# About 32 MiB for each of a process's caches; more gains little on prose.
+_CACHE_ENTRIES = 1 << 18
+_CHUNK_CHARACTERS = 1 << 20
+
+
+class TextEncoder(Protocol):
+    """Turns texts into ids without special tokens; the texts hold no lone surrogates."""
+
+    @property
+    def name(self) -> str:
+        """The engine."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """``ids`` (tokens,) of all n texts and ``offsets`` (n + 1,), where each text's ids begin and end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine to use, by its name for :func:`open_encoder`, and the line that says so and why."""
+
+    name: str
+    line: str
+
+
+class _Reference:
+    name = REFERENCE
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        self._tokenizer = text_encoder(_whole_documents(Tokenizer.from_str(tokenizer_json.decode())))
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
+        ids = np.empty(int(offsets[-1]), np.uint32)
+        for row, begin, end in zip(rows, offsets[:-1], offsets[1:], strict=True):
+            ids[begin:end] = row
+        return ids, offsets
+
+
+class _Fast:
+    name = FAST
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        import nanotoken
+
+        nanotoken.set_cache_entries(_CACHE_ENTRIES)
+        self._tokenizer = nanotoken.WordPieceTokenizer.from_json(_plain_text_json(tokenizer_json))
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        # One thread: a build has a process for each core.
+        return self._tokenizer.encode_batch(texts, add_special_tokens=False, parallel=False)
+
+
+def open_encoder(tokenizer_json: bytes, name: str) -> TextEncoder:
+    """The engine ``name``, ``"tokenizers"`` or ``"nanotoken"``, for a store's ``tokenizer.json``.
+
+    Raises:
+        UserError: nanotoken is not installed, or it can't represent this tokenizer.
+    """
+    if name == REFERENCE:
+        return _Reference(tokenizer_json)
+    if name != FAST:
+        raise ValueError(f"no tokenizing engine {name!r}")
+    try:
+        return _Fast(tokenizer_json)
+    except ImportError:
+        raise UserError("nanotoken is not installed (pip install 'electra-scale[fast]')") from None
+    except ValueError as error:
+        raise UserError(f"nanotoken can't represent this tokenizer ({error})") from error
+
+
+def choose_encoder(tokenizer_json: bytes, sample: Sequence[str]) -> Choice:
+    """The quickest engine that gives the ids of ``tokenizers`` on ``sample`` and on the fixed probes."""
+    try:
+        fast = open_encoder(tokenizer_json, FAST)
+    except UserError as error:
+        return Choice(REFERENCE, f"tokenizing with tokenizers: {error}")
+    spelled = _spelled_out(tokenizer_json)
+    different = _first_difference(open_encoder(spelled, REFERENCE), open_encoder(spelled, FAST), PROBES)
+    if different is None:
+        different = _first_difference(open_encoder(tokenizer_json, REFERENCE), fast, [*PROBES, *sample])
+    if different is not None:
+        shown = repr(different) if len(different) <= 40 else f"{different[:40]!r}..."
+        return Choice(REFERENCE, f"tokenizing with tokenizers: nanotoken gives other ids for {shown}")
+    checked = f"{len(sample):,} texts of this build and {len(PROBES)} probes"
+    return Choice(FAST, f"tokenizing with nanotoken: its ids are those of tokenizers on {checked}")
+
+
+def _first_difference(reference: TextEncoder, other: TextEncoder, texts: Sequence[str]) -> str | None:
+    """The first text that ``other`` gives different ids for, None if there is none."""
+    for chunk in _chunks(texts):
+        ids, offsets = reference.encode(chunk)
+        found_ids, found_offsets = other.encode(chunk)
+        if np.array_equal(ids, found_ids) and np.array_equal(offsets, found_offsets):
+            continue
+        for row, text in enumerate(chunk):
+            wanted = ids[offsets[row] : offsets[row + 1]]
+            if not np.array_equal(wanted, found_ids[found_offsets[row] : found_offsets[row + 1]]):
+                return text
+    return None
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    characters = 0
+    for text in texts:
+        chunk.append(text)
+        characters += len(text)
+        if characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _whole_documents(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _spelled_out(tokenizer_json: bytes) -> bytes:
+    """The same rules over a vocabulary of the probes' single characters, where no [UNK] can hide a difference."""
+    raw: dict[str, Any] = json.loads(tokenizer_json)
+    text = "".join(PROBES)
+    forms = (unicodedata.normalize(form, case) for form in ("NFC", "NFKD") for case in (text, text.lower()))
+    entries, prefix = [raw["model"]["unk_token"]], raw["model"]["continuing_subword_prefix"]
+    for character in sorted(set().union(*forms)):
+        entries += [character, prefix + character]
+    raw["model"]["vocab"] = {entry: index for index, entry in enumerate(entries)}
+    raw["added_tokens"], raw["post_processor"] = [], None
+    return json.dumps(raw).encode()
+
+
+def _plain_text_json(tokenizer_json: bytes) -> str:
+    """The same tokenizer, without what would find special tokens in a text, cut it, or add to it."""
+    raw: dict[str, Any] = json.loads(tokenizer_json)
+    raw["added_tokens"] = [token for token in raw.get("added_tokens") or [] if not token.get("special")]
+    for name in ("truncation", "padding", "post_processor"):
+        raw[name] = None
+    return json.dumps(raw, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""The cluster: variables and files of a launcher go in, hosts and ranks come out."""

@@ -1,0 +1,169 @@
+"""The main job from nothing to an exported encoder, with the commands that a user would type."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipeline.build.build import build_store
+from data_pipeline.config import BuildConfig, SourceConfig, SourceKind, TokenizerConfig
+from data_pipeline.corpus.fetch import fetch_corpus
+from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import write_bytes
+from data_pipeline.store.manifest import Manifest
+from electra_scale.commands.export import export_run
+from electra_scale.commands.showcase import DEFAULT_MASKED, DEFAULT_WRONG, show
+from electra_scale.data.store import Store
+from electra_scale.recipe.parse import parse_recipe, recipe_parser
+from electra_scale.train.checkpoint import state as checkpoint
+
+CORPUS_MB = 52.0
+"""Text that the demo asks for: enough for its ten million tokens, small enough for minutes."""
+
+VOCABULARY = 4096
+_KINDS: dict[str, SourceKind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
+
+
+def run_demo(out: Path, corpus: Path | None, recipe: Path, ranks: int) -> None:
+    """Corpus, store, training on ``ranks`` ZeRO-2 ranks, export, summary; a second call goes on where one stopped.
+
+    Raises UserError where a step fails; what the steps before it made is kept.
+    """
+    began = time.monotonic()
+    if corpus is None:
+        _say("1/5 corpus: real English text, fetched once")
+        fetch_corpus(out / "corpus", CORPUS_MB)
+        sources = [SourceConfig(kind="jsonl", paths=[str(out / "corpus" / "*.jsonl.gz")])]
+    else:
+        _say(f"1/5 corpus: your own, {corpus}")
+        sources = own_sources(corpus)
+
+    _say(f"2/5 store: {out / 'store'}")
+    config = BuildConfig(
+        out=str(out / "store"),
+        sources=sources,
+        tokenizer=TokenizerConfig(vocab_size=VOCABULARY, sample_bytes=20_000_000),
+        held_out=0.01,
+        task_bytes=8_000_000,
+    )
+    manifest = build_store(config)
+
+    command = training_command(out, recipe, ranks)
+    _say(f"3/5 training: {shlex.join(command)}")
+    subprocess.run(command, check=False)
+    # The launcher's exit code is 0 after some failures; the run's own state tells.
+    state = checkpoint.newest(out / "checkpoints")
+    if state is None or not state.finished:
+        reached = "before its first checkpoint" if state is None else f"at step {state.step}"
+        raise UserError(f"training stopped {reached}; see {out}/log.txt, then run the same command to go on")
+
+    _say(f"4/5 export: {out / 'export'}")
+    # An export is made from the run's checkpoint alone, so an older one is replaced.
+    shutil.rmtree(out / "export", ignore_errors=True)
+    export_run(out, out / "export")
+
+    _say("5/5 summary")
+    summary = summarise(out, manifest, state.world_size, time.monotonic() - began)
+    write_bytes(out / "summary.json", json.dumps(summary, indent=1).encode() + b"\n")
+    print(table(summary, out))
+    show(out / "export", DEFAULT_MASKED, DEFAULT_WRONG)
+
+
+def own_sources(corpus: Path) -> list[SourceConfig]:
+    """Sources for a user's file or folder, one per kind of file in it; raises UserError if it has none of them."""
+    files = [path for path in corpus.rglob("*") if path.is_file()] if corpus.is_dir() else [corpus]
+    if not any(path.is_file() for path in files):
+        raise UserError(f"corpus {corpus} does not exist or is empty; give a file or a folder")
+    paths: dict[SourceKind, list[str]] = {}
+    for path in sorted(files):
+        suffix = next((suffix for suffix in path.suffixes if suffix in _KINDS), None)
+        if suffix is not None:
+            paths.setdefault(_KINDS[suffix], []).append(str(path))
+    if not paths:
+        raise UserError(f"corpus {corpus} has no .txt, .jsonl or .parquet file (.gz and .zst are fine too)")
+    return [SourceConfig(kind=kind, paths=found) for kind, found in paths.items()]
+
+
+def training_command(out: Path, recipe: Path, ranks: int) -> list[str]:
+    """The launcher's command line; GPUs if there are enough for every rank, else the CPU."""
+    devices = ["--num_gpus" if torch.cuda.device_count() >= ranks else "--num_accelerators", str(ranks)]
+    launcher = Path(sys.executable).with_name("deepspeed")
+    run = ["--config", str(recipe), "--run_dir", str(out), "--data.store", str(out / "store"), "--resume", "auto"]
+    return [str(launcher), *devices, "--module", "electra_scale.pretrain", *run]
+
+
+def summarise(out: Path, manifest: Manifest, ranks: int, seconds: float) -> dict[str, Any]:
+    """Figures of a finished demo from its manifest and metrics."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    joint = [row for row in rows if row["phase"] == "joint"]
+    evaluated = [row for row in joint if "eval/auc" in row]
+    logged = [row for row in joint if "loss/total" in row]
+    recipe, _ = parse_recipe(recipe_parser("demo"), ["--config", str(out / "recipe.yaml")])
+    quarter_step = recipe.generator_warmup.steps + recipe.schedule.steps / 4
+    quarter = min(evaluated, key=lambda row: abs(row["step"] - quarter_step))
+    counts = Store(out / "store").token_counts().astype(np.float64)
+    shares = counts[counts > 0] / counts.sum()
+    end = evaluated[-1]
+    return {
+        "documents": manifest.counts["documents"],
+        "tokens": manifest.counts["tokens"],
+        "steps": recipe.schedule.steps,
+        "generator_warmup_steps": recipe.generator_warmup.steps,
+        "ranks": ranks,
+        "sampler": recipe.objective.sampler,
+        "focal_gamma": recipe.objective.focal_gamma,
+        "tokens_per_second": statistics.median(row["speed/tokens_per_second"] for row in logged),
+        "seconds": seconds,
+        "generator_loss": logged[-1]["loss/generator"],
+        "discriminator_loss": logged[-1]["loss/discriminator"],
+        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
+        "heldout_generator_loss": end["eval/generator_cross_entropy"],
+        "heldout_discriminator_loss": end["eval/discriminator_loss"],
+        "auc_at_quarter": quarter["eval/auc"],
+        "auc": end["eval/auc"],
+        "disc_loss_variance_masked": logged[-1]["disc_loss_variance/masked"],
+    }
+
+
+def table(summary: dict[str, Any], out: Path) -> str:
+    """The summary for people."""
+    below = summary["unigram_entropy"] - summary["heldout_generator_loss"]
+    rows = [
+        ("documents", f"{summary['documents']:,}"),
+        ("tokens in the store", f"{summary['tokens']:,}"),
+        (
+            "optimizer steps",
+            f"{summary['generator_warmup_steps']} generator warm-up, {summary['steps']} joint "
+            f"({summary['sampler']}, focal {summary['focal_gamma']:g}) on {summary['ranks']} ZeRO-2 ranks",
+        ),
+        ("tokens/s, joint", f"{summary['tokens_per_second']:,.0f}"),
+        ("generator loss, last step", f"{summary['generator_loss']:.3f}"),
+        ("discriminator loss, last step", f"{summary['discriminator_loss']:.4f}"),
+        (
+            "generator, held out",
+            f"{summary['heldout_generator_loss']:.3f} nats, {below:.2f} below the unigram entropy of "
+            f"{summary['unigram_entropy']:.3f}",
+        ),
+        ("discriminator, held out", f"{summary['heldout_discriminator_loss']:.4f}"),
+        ("AUC, held out", f"{summary['auc']:.4f} (at a quarter of the joint steps {summary['auc_at_quarter']:.4f})"),
+        ("disc_loss_variance/masked", f"{summary['disc_loss_variance_masked']:.4f}"),
+        ("time", f"{summary['seconds'] / 60:.1f} minutes"),
+        ("TensorBoard", f"tensorboard --logdir {out}"),
+        ("export", f"{out / 'export'}/discriminator, {out / 'export'}/generator"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)

@@ -1,0 +1,50 @@
+"""From a run folder to Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from data_pipeline.errors import UserError
+from data_pipeline.places.folder import FolderPlace
+from data_pipeline.places.open import open_place
+from data_pipeline.places.place import Place
+from electra_scale.model.hf import export
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.networks import load_module
+
+
+def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
+    """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or that of ``step``.
+
+    ``out`` is a folder, or ``s3://bucket/prefix``. Returns the step. Raises UserError if there is no such checkpoint,
+    or if ``out`` is not empty.
+    """
+    place = open_place(out)
+    if not isinstance(place, FolderPlace):
+        _refuse_taken(place)
+        with tempfile.TemporaryDirectory() as temporary:
+            written = export_run(run, Path(temporary) / "export", step)
+            upload(Path(temporary) / "export", place)
+        return written
+    folder = RunFolder(run)
+    recipe = recipe_of_run(folder.recipe)
+    tag = checkpoint.tag_at(folder.checkpoints, step)
+    module = load_module(folder, recipe, tag)
+    export(module.electra, folder.tokenizer, place.path)
+    return checkpoint.read_state(folder.checkpoints, tag).step
+
+
+def upload(folder: Path, place: Place) -> None:
+    """Copy the files of a folder to ``place``; each ``config.json`` last, without which nothing loads the rest."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name == "config.json", path)):
+        place.put_file(path.relative_to(folder).as_posix(), path)
+
+
+def _refuse_taken(place: Place) -> None:
+    taken = next(iter(place.list()), None)
+    if taken is not None:
+        raise UserError(f"{place.url} already holds {taken.name}; choose an empty prefix")

@@ -1,0 +1,131 @@
+"""The variance probe of a checkpoint, as a table and a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import write_bytes
+from electra_scale.cluster.ranks import Alone
+from electra_scale.data.run_data import run_loader
+from electra_scale.data.store import Store, special_tokens
+from electra_scale.monitor.draw_variance import GRADIENT_PARTS, bucket_figures, draw_figures
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.heldout.probe import probe
+from electra_scale.train.networks import load_module
+
+
+def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: str | None) -> Path:
+    """Probe a run's newest checkpoint, or that of ``step``, in this process; print the figures and write them.
+
+    Held-out rows, or training rows where the store has none held out. Returns the file, ``probe/step-NNNNNNNN.json``.
+    Raises UserError for a checkpoint that is not there or has no trained discriminator, and for another store.
+    """
+    if samples < 1 or draws < 2:
+        raise UserError(f"--samples is {samples} and --draws {draws}; they must be at least 1 and 2")
+    folder = RunFolder(run)
+    recipe = recipe_of_run(folder.recipe)
+    tag = checkpoint.tag_at(folder.checkpoints, step)
+    state = checkpoint.read_state(folder.checkpoints, tag)
+    if state.phase != "joint":
+        raise UserError(
+            f"{tag} of {run} is of the generator warm-up, which trains no discriminator; choose a later --step"
+        )
+    store = Store(store_url or recipe.data.store, recipe.data.cache)
+    tokenizer = store.manifest.tokenizer.fingerprint
+    if tokenizer != state.tokenizer:
+        raise UserError(
+            f"{run} was trained with tokenizer {state.tokenizer}, store {store.url} has {tokenizer}; "
+            "name the run's own store with --store"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = load_module(folder, recipe, tag).to(device)
+    split = "heldout" if store.manifest.split("heldout") else "train"
+    loader = run_loader(recipe, store, split, special_tokens(store.tokenizer_dir))
+    samples = min(samples, loader.samples)
+    with tqdm(total=samples, unit="sample", disable=None) as bar:
+        redrawn = probe(
+            module,
+            loader,
+            samples,
+            draws,
+            recipe.data.mask_share,
+            recipe.batch.most_per_device,
+            Alone(device),
+            bar.update,
+        )
+    figures, buckets = draw_figures(redrawn), bucket_figures(redrawn, store.token_counts())
+    content = {
+        "run": str(run),
+        "step": state.step,
+        "store": store.url,
+        "split": split,
+        "sampler": recipe.objective.sampler,
+        "weighted": recipe.objective.weighted,
+        "figures": _finite(figures),
+        "frequency": [_finite(bucket) for bucket in buckets],
+    }
+    path = run / "probe" / f"{tag}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
+    print(
+        f"{run}, step {state.step}, sampler {recipe.objective.sampler}, "
+        f"{'weights on' if recipe.objective.weighted else 'weights off: not the objective of ELECTRA'}\n"
+        f"{samples} {split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
+        f"{_table(figures)}\n\n{_frequency_table(buckets)}\n\nwritten: {path}"
+    )
+    return path
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _table(figures: Mapping[str, float]) -> str:
+    lines = [_row("", "from p", "from q", "q / p")]
+
+    def compare(name: str, p: str, q: str, ratio: str = "", error: str = "") -> None:
+        found = f"{figures[ratio]:.3f}" if ratio else ""
+        found += f" +- {figures[error]:.3f}" if error else ""
+        lines.append(_row(name, f"{figures[p]:.4g}", f"{figures[q]:.4g}", found))
+
+    compare("variance of w l, mean over positions", "draw_p", "draw_q", "draw_ratio", "draw_ratio_error")
+    compare("variance of the mean of w l", "batch_mean_p", "batch_mean_q", "batch_mean_ratio")
+    for part, label in (("", "both"), *((f" {name}", name) for name in GRADIENT_PARTS)):
+        keys = (f"gradient_{which}{part}" for which in ("p", "q", "ratio", "ratio_error"))
+        compare(f"variance of the gradient, {label}", *keys)
+    compare("share of draws equal to the original", "identical_p", "identical_q")
+    compare("mean of w l", "mean_loss_p", "mean_weighted_loss_q")
+    difference = f"{figures['mean_difference']:.2g} +- {figures['mean_difference_error']:.2g}"
+    lines.append(_row("  difference", "", difference))
+    for name, key in (
+        ("effective sample size / draws", "ess"),
+        ("largest w", "weight_max"),
+        ("rank correlation of q/p with l, within", "hardness_rank_correlation_within"),
+        ("rank correlation of q/p with l, pooled", "hardness_rank_correlation_pooled"),
+    ):
+        lines.append(_row(name, "", f"{figures[key]:.4g}"))
+    return "\n".join(lines)
+
+
+def _row(name: str, p: str, q: str, ratio: str = "") -> str:
+    return f"{name:<40}{p:<12}{q:<12}{ratio}".rstrip()
+
+
+def _frequency_table(buckets: list[dict[str, float]]) -> str:
+    head = ("count of the token", "positions", "draw_p", "draw_q", "q / p", "same, p", "same, q", "l, p", "l, q")
+    lines = ["by frequency of the original token in the training text:"]
+    lines.append(f"{head[0]:<24}" + "".join(f"{name:>10}" for name in head[1:]))
+    for bucket in buckets:
+        between = f"{bucket['least_count']:,.0f} to {bucket['most_count']:,.0f}"
+        keys = ("draw_p", "draw_q", "draw_ratio", "identical_p", "identical_q", "mean_loss_p", "mean_loss_q")
+        lines.append(f"{between:<24}{bucket['positions']:>10,.0f}" + "".join(f"{bucket[key]:>10.3f}" for key in keys))
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Samplers: the generator's scores go in, the distribution that replacements are drawn from comes out."""

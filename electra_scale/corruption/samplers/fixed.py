@@ -1,0 +1,42 @@
+"""Samplers without parameters: the generator's own distribution, as it is or softened."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from electra_scale.corruption.samplers.base import Masked, Sampler, Tile, Tilt
+from electra_scale.corruption.vocabulary.tiles import exponential
+
+
+class ElectraSampler(Sampler):
+    """q = p (Clark et al. 2020)."""
+
+
+class TemperatureSampler(Sampler):
+    """q = softmax(scores / temperature): the control for whatever merely flattens the generator."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def tilt(self, masked: Masked) -> Tilt:
+        return _Softened(self.temperature)
+
+
+class _Softened(Tilt):
+    """exp(score / temperature) = exp(score) tilt."""
+
+    reads_scores = True
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def tile(self, tile: Tile, out: Tensor) -> Tensor:
+        assert tile.relative is not None
+        torch.div(tile.relative, self.temperature, out=out)
+        exponential(out)
+        return tile.top.double() / self.temperature
+
+    def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        return scores.double() / self.temperature - scores

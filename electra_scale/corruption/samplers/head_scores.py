@@ -1,0 +1,41 @@
+"""Scores of the sampling head at masked positions, a tile at a time, without gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from electra_scale.corruption.samplers.base import Masked, Tile
+from electra_scale.corruption.samplers.head import SamplingHead
+from electra_scale.corruption.vocabulary.tiles import put
+
+
+class HeadScores:
+    """The head's score of every token, the original token's replaced where the head has an output for it.
+
+    In float32 whatever the run's precision: the weight of a draw divides by the very number that it was drawn by.
+    With a ``permutation`` (V,) of the vocabulary, token v is given the score of token permutation[v].
+    """
+
+    def __init__(self, head: SamplingHead, masked: Masked, permutation: Tensor | None = None) -> None:
+        self.original = masked.original if permutation is None else permutation.argsort()[masked.original]
+        features = head.features(masked.hidden)
+        exact = torch.promote_types(features.dtype, torch.float32)
+        self.offset = head.offset(features).to(exact)
+        self.own = None if head.own_token is None else head.own_token(features)[:, 0].to(exact)
+        self.features = features.to(exact)
+        keys = head.keys(masked.word_embeddings).to(exact)
+        self.keys = keys if permutation is None else keys[permutation]
+
+    def tile(self, tile: Tile, out: Tensor) -> None:
+        """Write the scores (R, C) of a tile to ``out``."""
+        rows, columns = tile.rows, tile.columns
+        torch.addmm(self.offset[rows, None], self.features[rows], self.keys[columns].T, out=out)
+        if self.own is not None:
+            put(out, columns, self.original[rows], self.own[rows])
+
+    def at(self, tokens: Tensor) -> Tensor:
+        """The score (M,) of one token for each position."""
+        keys = torch.nn.functional.embedding(tokens, self.keys)
+        score = (self.features * keys).sum(-1) + self.offset
+        return score if self.own is None else torch.where(tokens == self.original, self.own, score)

@@ -1,0 +1,279 @@
+"""One pass over the vocabulary: the generator's loss with its gradients, an exact draw from q, and its weight.
+
+The M x V scores are formed in tiles. A block of positions keeps its tiles of exp(score) until its normalisers are
+known; then its draws are made and its gradients added up from what is there, so that nothing is computed twice and the
+memory is that of one block, whatever M is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from electra_scale.corruption.samplers.base import Draw, Masked, Sampler, Tile, Tilt, mix
+from electra_scale.corruption.vocabulary.draws import choose
+from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
+from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, ranges, score_tile, scores_of
+
+MEMORY = 64 << 20
+"""Bytes that the tiles which a block keeps may take; decides how many positions a block has."""
+
+_FEWEST_ROWS = 32
+
+_STRIP = 128
+"""Tokens of a strip. Tiles are summed by strips: a draw picks a strip, then looks at no more tokens than it has."""
+
+
+@dataclass
+class VocabularyPass:
+    """What one pass gives.
+
+    ``loss`` () the generator's loss, summed over positions, with its gradient; ``log_probability`` (M,) log p of the
+    original tokens; ``hits`` (M,) bool, no token is likelier than the original; ``entropy`` (M,) of p in nats, or None
+    if not asked for; ``drawn`` the replacements, or None without a sampler.
+    """
+
+    loss: Tensor
+    log_probability: Tensor
+    hits: Tensor
+    entropy: Tensor | None
+    drawn: Draw | None
+
+
+def vocabulary_pass(
+    masked: Masked,
+    sampler: Sampler | None = None,
+    focal_gamma: float = 0.0,
+    entropy: bool = False,
+    columns: int = COLUMNS,
+    memory: int = MEMORY,
+) -> VocabularyPass:
+    """Generator loss, draw and weight at M positions, in tiles of ``columns`` tokens and blocks within ``memory``.
+
+    The loss is sum_t -(1 - p(x_t))^gamma log p(x_t); its gradient reaches features, word embeddings and bias. The draw
+    inverts the distribution function of q with one uniform number a position. Scores and sums of a tile are in float32
+    (float64 for float64 input), normalisers in float64; scores may be anything from -inf to 1e4 and beyond, as long as
+    each position has one that is finite.
+    """
+    tilt = None
+    if sampler is not None:
+        with torch.no_grad():
+            tilt = sampler.tilt(masked)
+    parameters = (masked.features, masked.word_embeddings, masked.bias)
+    settings = _Settings(
+        original=masked.original,
+        uniform=None if sampler is None else masked.uniform,
+        tilt=tilt,
+        mixture=0.0 if sampler is None else sampler.mixture,
+        focal_gamma=focal_gamma,
+        entropy=entropy,
+        gradients=torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
+        columns=columns,
+        memory=memory,
+    )
+    loss, log_probability, hits, entropies, tokens, log_normaliser, log_tilted = _Pass.apply(*parameters, settings)
+    drawn = None
+    if sampler is not None:
+        drawn = _weighted(masked, tokens, tilt, log_normaliser, log_tilted - log_normaliser, sampler.mixture)
+    return VocabularyPass(loss, log_probability, hits, entropies if entropy else None, drawn)
+
+
+def propose(sampler: Sampler, masked: Masked, columns: int = COLUMNS, memory: int = MEMORY) -> Draw:
+    """Draw a replacement for each masked position from q, with the weight p/q. No gradient."""
+    with torch.no_grad():
+        drawn = vocabulary_pass(masked, sampler, columns=columns, memory=memory).drawn
+    assert drawn is not None
+    return drawn
+
+
+@torch.no_grad()
+def _weighted(
+    masked: Masked, tokens: Tensor, tilt: Tilt | None, log_normaliser: Tensor, log_shift: Tensor, mixture: float
+) -> Draw:
+    scores = scores_of(masked.features, masked.word_embeddings, masked.bias, tokens)
+    log_p = (scores - log_normaliser).to(scores.dtype)
+    if tilt is None:
+        ones = torch.ones_like(scores)
+        return Draw(tokens, ones, ones, log_p, log_normaliser, log_shift)
+    # Closed form: q/p = tilt / sum_v p(v) tilt(v). No ratio of two small probabilities is formed.
+    ratio = mix((tilt.log_tilt(tokens, scores) - log_shift).exp(), mixture)
+    return Draw(tokens, (1 / ratio).to(scores.dtype), ratio.to(scores.dtype), log_p, log_normaliser, log_shift)
+
+
+def block_shape(
+    positions: int, vocabulary: int, bytes_per_column: int, columns: int = COLUMNS, memory: int = MEMORY
+) -> tuple[int, int]:
+    """Rows of a block of positions, and columns of a tile: as many rows as ``memory`` has room for.
+
+    ``bytes_per_column``: what a block keeps for one row and one column of a tile, over all of its tiles.
+    """
+    strip = math.gcd(columns, _STRIP)
+    width = -(-min(columns, vocabulary) // strip) * strip
+    most = max(_FEWEST_ROWS, min(ROWS, memory // (width * bytes_per_column)))
+    # Blocks of about equal size.
+    blocks = max(1, -(-positions // most))
+    return max(1, -(-positions // blocks)), width
+
+
+@dataclass
+class _Settings:
+    original: Tensor
+    uniform: Tensor | None
+    tilt: Tilt | None
+    mixture: float
+    focal_gamma: float
+    entropy: bool
+    gradients: bool
+    columns: int
+    memory: int
+
+
+class _Pass(torch.autograd.Function):
+    """Gradients are added up in the forward pass, while the tiles are there; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, settings: _Settings) -> tuple[Tensor, ...]:
+        work = _Work(features, weight, bias, settings)
+        results = work.run()
+        ctx.gradients = work.gradients
+        ctx.dtypes = features.dtype, weight.dtype, bias.dtype
+        ctx.mark_non_differentiable(*results[1:])
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        # Each gradient is made once and used once, so scaling may happen in place.
+        scaled = [
+            gradient.mul_(gradients[0]).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        ]
+        del ctx.gradients
+        return (*scaled, None)
+
+
+class _Work:
+    """The buffers of a pass, and what is done with a block of positions."""
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor, settings: _Settings) -> None:
+        self.features, self.weight, self.bias, self.settings = features, weight, bias, settings
+        self.exact = torch.promote_types(features.dtype, torch.float32)
+        self.chunks = ranges(len(weight), settings.columns)
+        keeps = settings.gradients or settings.uniform is not None
+        kinds = 2 if settings.tilt is not None else 1
+        self.strip = math.gcd(settings.columns, _STRIP)
+        tiles = len(self.chunks) if keeps else 1
+        self.rows, width = block_shape(
+            len(features), len(weight), tiles * kinds * self.exact.itemsize, settings.columns, settings.memory
+        )
+        self.buffers = [features.new_empty((tiles, self.rows, width), dtype=self.exact) for _ in range(kinds)]
+        reads = settings.entropy or (settings.tilt is not None and settings.tilt.reads_scores)
+        self.relative = torch.empty_like(self.buffers[0][0]) if reads else None
+        self.gradients: tuple[Tensor, ...] = ()
+        if settings.gradients:
+            self.gradients = tuple(torch.zeros_like(part, dtype=self.exact) for part in (features, weight, bias))
+
+    def run(self) -> tuple[Tensor, ...]:
+        blocks = [self._block(rows) for rows in ranges(len(self.features), self.rows)] or [self._block(slice(0, 0))]
+        columns = [torch.cat(column) for column in zip(*blocks, strict=True)]
+        return (focal_loss(columns[0], self.settings.focal_gamma).sum(), *columns)
+
+    def _block(self, rows: slice) -> tuple[Tensor, ...]:
+        settings, features = self.settings, self.features[rows]
+        own = scores_of(features, self.weight, self.bias, settings.original[rows])
+        kept, tilted = self.buffers[0][:, : len(features)], self.buffers[-1][:, : len(features)]
+        tops, sums, spreads, scales, tilted_sums = [], [], [], [], []
+        for number, columns in enumerate(self.chunks):
+            size = columns.stop - columns.start
+            whole = kept[number if len(kept) > 1 else 0]
+            scores = score_tile(features, self.weight[columns], self.bias[columns], out=whole[:, :size])
+            # A tile of nothing but -inf must give zeros, not the NaN of -inf - -inf.
+            top = scores.amax(-1).clamp_(min=torch.finfo(self.exact).min)
+            scores.sub_(top[:, None])
+            relative = None
+            if self.relative is not None:
+                relative = self.relative[: len(features), :size].copy_(scores)
+            exponential(scores)
+            tops.append(top)
+            sums.append(self._strip_sums(whole, size))
+            if settings.tilt is not None:
+                scales.append(settings.tilt.tile(Tile(rows, columns, top, scores, relative), tilted[number, :, :size]))
+                tilted_sums.append(self._strip_sums(tilted[number], size))
+            if settings.entropy:
+                assert relative is not None
+                # Where the exponential is 0 its product with -inf must be 0 too.
+                spreads.append(relative.clamp_(min=-1e30).mul_(scores).sum(-1))
+        top = torch.stack(tops, -1).double()
+        strip_sums = torch.stack(sums, 1)
+        sum_ = strip_sums.sum(-1, dtype=torch.float64)
+        highest = top.amax(-1, keepdim=True)
+        log_normaliser = (sum_ * (top - highest).exp()).sum(-1).log() + highest[:, 0]
+        scale = (top - log_normaliser[:, None]).exp()
+        log_probability = (own - log_normaliser).clamp(max=0.0).to(self.exact)
+        # The same score summed in another order may fall short of itself by a rounding.
+        hits = own >= highest[:, 0] - 1e-6 * own.abs()
+        entropy = log_probability
+        if settings.entropy:
+            spread = torch.stack(spreads, -1).double() + sum_ * (top - log_normaliser[:, None])
+            entropy = -(spread * scale).sum(-1).to(self.exact)
+        tokens, log_tilted = settings.original[rows], log_normaliser
+        if settings.uniform is not None:
+            parts = [(kept, strip_sums, scale)]
+            if settings.tilt is not None:
+                tilted_strip_sums, tilted_top = torch.stack(tilted_sums, 1), torch.stack(scales, -1)
+                log_tilted = torch.logsumexp(tilted_strip_sums.sum(-1, dtype=torch.float64).log() + tilted_top, -1)
+                tilted_scale = (tilted_top - log_tilted[:, None]).exp()
+                parts = [(tilted, tilted_strip_sums, (1 - settings.mixture) * tilted_scale)]
+                if settings.mixture:
+                    parts.append((kept, strip_sums, settings.mixture * scale))
+            tokens = self._draw(parts, settings.uniform[rows])
+        if settings.gradients:
+            self._add_gradients(rows, kept, scale, log_probability)
+        return log_probability, hits, entropy, tokens, log_normaliser, log_tilted
+
+    def _strip_sums(self, tile: Tensor, size: int) -> Tensor:
+        """Sums (R, C / strip) over the strips of a tile of which the first ``size`` columns are in use."""
+        tile[:, size:] = 0.0
+        return tile.unflatten(-1, (-1, self.strip)).sum(-1)
+
+    def _draw(self, parts: list[tuple[Tensor, Tensor, Tensor]], uniform: Tensor) -> Tensor:
+        """Invert the distribution function of a sum of parts: over all strips, then inside the chosen one.
+
+        Each part is its tiles (N, R, C), the sums of their strips (R, N, C / strip), and the factors (R, N) that make
+        them probabilities.
+        """
+        over_strips = torch.stack([sums * scale[:, :, None] for _, sums, scale in parts]).sum(0)
+        strip, inside = choose(over_strips.flatten(1), uniform.double())
+        tile, strip_of_tile = strip // over_strips.shape[-1], strip % over_strips.shape[-1]
+        row = torch.arange(len(strip), device=strip.device)
+        in_strip = torch.stack(
+            [
+                tiles.unflatten(-1, (-1, self.strip))[tile, row, strip_of_tile] * scale[row, tile, None]
+                for tiles, _, scale in parts
+            ]
+        ).sum(0)
+        index, _ = choose(in_strip, inside)
+        # Only scores that are not numbers reach the columns behind the vocabulary, and their loss says so.
+        return (tile * self.settings.columns + strip_of_tile * self.strip + index).clamp(max=len(self.weight) - 1)
+
+    def _add_gradients(self, rows: slice, kept: Tensor, scale: Tensor, log_probability: Tensor) -> None:
+        """dloss/dscore(v) = slope (1[v = x] - p(v)); ``kept`` (N, R, C) times ``scale`` (R, N) is p."""
+        features, original = self.features[rows], self.settings.original[rows]
+        slope = focal_slope(log_probability, self.settings.focal_gamma)
+        factor = (-slope[:, None] * scale).to(self.exact)
+        to_features, to_weight, to_bias = self.gradients[0][rows], self.gradients[1], self.gradients[2]
+        for number, columns in enumerate(self.chunks):
+            tile = kept[number, :, : columns.stop - columns.start].to(features.dtype)
+            column = factor[:, number]
+            to_features.addcmul_((tile @ self.weight[columns]).to(self.exact), column[:, None])
+            scaled = (features * column[:, None]).to(features.dtype)
+            if tile.dtype == self.exact:
+                to_weight[columns].addmm_(tile.T, scaled)
+            else:
+                to_weight[columns].add_(tile.T @ scaled)
+            to_bias[columns].add_(tile.T @ column.to(tile.dtype))
+        to_features.addcmul_(torch.nn.functional.embedding(original, self.weight).to(self.exact), slope[:, None])
+        to_weight.index_add_(0, original, features.to(self.exact) * slope[:, None])
+        to_bias.index_add_(0, original, slope)

@@ -1,0 +1,209 @@
+"""``electra-scale plan``: what a run needs, by arithmetic, before any machine is rented. Formulas: docs/plan.md."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_pipeline.errors import UserError
+from electra_scale.corruption.samplers.cost import sampler_flops, sampler_parameters
+from electra_scale.model.cost import parameter_counts, training_flops
+from electra_scale.monitor.hardware import DEVICES, DeviceSheet
+from electra_scale.plan.memory import device_memory
+from electra_scale.recipe.batch import batch_split
+from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.recipe import Recipe
+
+EFFICIENCY = 0.2
+"""Share of the peak that computing is assumed to reach: between two published figures of ELECTRA-base on one A100."""
+
+PUBLISHED = "NVIDIA's ELECTRA-base on one A100 reached about 23% at 128 positions and 18% at 512"
+
+_RESERVED = 0.1
+"""Share of a device's memory left to the driver, NCCL and fragmentation: an assumption."""
+
+_NETWORK_GBS = 25.0
+"""GB/s of a device to other nodes, in one direction: an assumption."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines to plan for: ``nodes`` with ``per_node`` devices of the kind ``gpu``, a key of DEVICES.
+
+    ``link_gbs`` is what a device sends to another rank, in GB/s; None: the data sheet's in one node, else an
+    assumption.
+    """
+
+    nodes: int
+    per_node: int
+    gpu: str
+    link_gbs: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.per_node < 1:
+            raise UserError(f"--nodes is {self.nodes} and --gpus-per-node {self.per_node}; both must be at least 1")
+        if self.gpu not in DEVICES:
+            raise UserError(f"--gpu {self.gpu} is not known; known: {', '.join(DEVICES)}")
+        if self.link_gbs is not None and not 0 < self.link_gbs < math.inf:
+            raise UserError(f"--link is {self.link_gbs}; it must be above 0, in GB/s")
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.per_node
+
+    @property
+    def sheet(self) -> DeviceSheet:
+        return DEVICES[self.gpu]
+
+    @property
+    def link(self) -> tuple[float, str]:
+        """GB/s between two ranks, and where the figure is from."""
+        if self.link_gbs is not None:
+            return self.link_gbs, "as given"
+        if self.nodes == 1:
+            return self.sheet.link_gbs, f"nominal, {self.sheet.link}"
+        return min(_NETWORK_GBS, self.sheet.link_gbs), "an assumption, 200 Gbit/s for each device"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a plan has to know of a store: its vocabulary V, bytes of a token id, and tokens of an epoch if known."""
+
+    vocabulary: int
+    bytes_per_id: float
+    epoch: int | None = None
+
+
+def plan(
+    recipe: Recipe,
+    deepspeed_json: dict[str, Any],
+    tokens: Tokens,
+    cluster: Cluster,
+    efficiency: float = EFFICIENCY,
+    price: float | None = None,
+) -> dict[str, Any]:
+    """All figures of a run, by name; bytes, seconds and FLOPs unless a name says otherwise.
+
+    Args:
+        recipe: the run.
+        deepspeed_json: content of its DeepSpeed JSON.
+        tokens: the store.
+        cluster: the machines.
+        efficiency: assumed share of the device's peak that a step reaches while it computes.
+        price: of a device hour, in any currency; without it no cost is given.
+
+    Raises:
+        UserError: an efficiency outside (0, 1], a negative price, ranks that can't share the global batch.
+    """
+    if not 0 < efficiency <= 1:
+        raise UserError(f"--efficiency is {efficiency}; it must be above 0 and at most 1")
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price is {price}; it must be 0 or more")
+    model = recipe.model.resolve(tokens.vocabulary)
+    counts = parameter_counts(model)
+    micro, accumulation = batch_split(recipe.batch.global_batch, cluster.ranks, recipe.batch.most_per_device)
+    flops = _flops(recipe, model, micro)
+    step_tokens = recipe.batch.global_batch * recipe.data.sequence_length
+    run_tokens = step_tokens * recipe.total_steps
+    element = 2 if deepspeed_json.get("bf16", {}).get("enabled") else 4
+    # A data sheet's peak is for 16 bit; products in float32 run on other units, at a rate of their own.
+    peak = (cluster.sheet.bf16_tflops if element == 2 else cluster.sheet.fp32_tflops) * 1e12
+    moved = _communication(counts.total, element, accumulation, cluster)
+    in_warmup = _communication(counts.generator_phase, element, accumulation, cluster)
+    computing = step_tokens / (cluster.ranks * peak * efficiency)
+    # One after the other: the shipped DeepSpeed JSONs do not overlap them.
+    step_seconds = computing * flops["total"] + moved["seconds"]
+    warmup_seconds = computing * flops["generator_warmup"] + in_warmup["seconds"]
+    steps, warmup_steps = recipe.schedule.steps, recipe.generator_warmup.steps
+    seconds = steps * step_seconds + warmup_steps * warmup_seconds
+    return {
+        "parameters": asdict(counts)
+        | {"total": counts.total, "sampling_head": sampler_parameters(recipe.objective, model)},
+        "flops_per_token": flops,
+        "tokens": {"step": step_tokens, "run": run_tokens, "epoch": tokens.epoch},
+        "batch": {"ranks": cluster.ranks, "micro": micro, "accumulation": accumulation},
+        "memory": _memory(recipe, model, deepspeed_json, cluster, micro, accumulation),
+        "streamed_per_node": {
+            "run": run_tokens * tokens.bytes_per_id / cluster.nodes,
+            "epoch": None if tokens.epoch is None else tokens.epoch * tokens.bytes_per_id / cluster.nodes,
+            "second": step_tokens / step_seconds * tokens.bytes_per_id / cluster.nodes,
+        },
+        "communication_per_step": moved | {"link": cluster.link[1], "share_of_step": moved["seconds"] / step_seconds},
+        "assumed": {
+            "efficiency": efficiency,
+            "peak_flops": peak,
+            "vocabulary": tokens.vocabulary,
+            "gpu": cluster.gpu,
+            "price": price,
+        },
+        "step_seconds": step_seconds,
+        "mfu": step_tokens * flops["total"] / (cluster.ranks * peak * step_seconds),
+        "tokens_per_second": step_tokens / step_seconds,
+        "seconds": seconds,
+        "device_hours": seconds / 3600 * cluster.ranks,
+        "cost": None if price is None else seconds / 3600 * cluster.ranks * price,
+    }
+
+
+def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
+    """Training FLOPs per token, as speed/mfu counts them; those of the sampling head apart."""
+    positions, share = recipe.data.sequence_length, recipe.data.mask_share
+    total = training_flops(model, positions, share, joint=True)
+    generator = training_flops(model, positions, share, joint=False)
+    masked = round(micro * positions * share)
+    return {
+        "generator": generator,
+        "discriminator": total - generator,
+        "total": total,
+        "sampling_head": sampler_flops(recipe.objective, model, masked) / (micro * positions),
+        "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, joint=False),
+    }
+
+
+def _communication(parameters: int, element: int, accumulation: int, cluster: Cluster) -> dict[str, float]:
+    """Bytes that a device sends in a step, and the seconds that they take alone.
+
+    DeepSpeed reduces ZeRO-2's buckets by an all-reduce of each micro-batch, which is a reduce-scatter and an
+    all-gather in one, and keeps its part.
+    """
+    once = parameters * element * (cluster.ranks - 1) / cluster.ranks
+    reduce, gather = 2 * once * accumulation, once
+    gigabytes, _ = cluster.link
+    return {
+        "reduce": reduce,
+        "all_gather": gather,
+        "link_gb_per_second": gigabytes,
+        "seconds": (reduce + gather) / (gigabytes * 1e9),
+    }
+
+
+def _memory(
+    recipe: Recipe,
+    model: ModelConfig,
+    deepspeed_json: dict[str, Any],
+    cluster: Cluster,
+    micro: int,
+    accumulation: int,
+) -> dict[str, Any]:
+    usable = cluster.sheet.memory_gb * 1e9 * (1 - _RESERVED)
+    share = micro * accumulation
+
+    def needed(size: int) -> float:
+        return device_memory(recipe, model, deepspeed_json, cluster.ranks, size, share // size).total
+
+    fitting = [size for size in range(1, share + 1) if share % size == 0 and needed(size) <= usable]
+    found = device_memory(recipe, model, deepspeed_json, cluster.ranks, micro, accumulation)
+    return {
+        "weights": found.weights,
+        "optimizer": found.optimizer,
+        "gradients": found.gradients,
+        "activations": found.activations,
+        "vocabulary_pass": found.vocabulary_pass,
+        "most": found.total,
+        "most_at": found.moment,
+        "moments": found.moments,
+        "usable": usable,
+        "fits": found.total <= usable,
+        "largest_micro_batch": max(fitting, default=None),
+    }

@@ -1,0 +1,114 @@
+"""The figures of a plan for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from electra_scale.plan.plan import PUBLISHED
+
+_SLOW_LINK = 0.3
+
+
+def plan_text(found: dict[str, Any]) -> str:
+    """What :func:`electra_scale.plan.plan` found, a line for each figure."""
+    batch, tokens, assumed = found["batch"], found["tokens"], found["assumed"]
+    lines = ["parameters"]
+    lines += [_row(name, f"{count:,}") for name, count in found["parameters"].items()]
+    lines += [
+        *_flops(found),
+        "tokens",
+        _row(
+            "a step",
+            f"{tokens['step']:,}",
+            f"{batch['micro']} x {batch['accumulation']} x {batch['ranks']} samples: a device, accumulated, ranks",
+        ),
+        _row("in all", f"{tokens['run']:,}"),
+        *_memory(found["memory"], batch["micro"], assumed["gpu"]),
+        *_streamed(found["streamed_per_node"]),
+        *_communication(found["communication_per_step"]),
+        f"time, if computing reaches {assumed['efficiency']:.0%} of {assumed['peak_flops'] / 1e12:g} TFLOP/s, the "
+        f"nominal peak of {assumed['gpu']}: an assumption",
+        f"  ({PUBLISHED}; --efficiency sets it)",
+        _row("seconds a step", f"{found['step_seconds']:.4f}", "computing and communication, one after the other"),
+        _row("speed/mfu", f"{found['mfu']:.3f}", "what training would show"),
+        _row("tokens a second", f"{found['tokens_per_second']:,.0f}"),
+        _row("hours", f"{found['seconds'] / 3600:,.2f}", f"{found['device_hours']:,.1f} device hours"),
+    ]
+    if found["cost"] is None:
+        lines.append("cost: give --price, of a device hour")
+    else:
+        lines.append(_row("cost", f"{found['cost']:,.2f}", f"at {assumed['price']:g} a device hour, same assumption"))
+    return "\n".join(lines)
+
+
+def _row(name: str, value: str, note: str = "") -> str:
+    return f"  {name.replace('_', ' '):<26}{value:>16}  {note}".rstrip()
+
+
+def _flops(found: dict[str, Any]) -> list[str]:
+    flops = found["flops_per_token"]
+    lines = [
+        "FLOPs per token of training = 3 x forward",
+        "  forward of an encoder: 2 E H [E != H] + layers (8 H^2 + 4 H F + 4 S H)",
+        "  of the heads: generator (M/S) (2 H E + 2 E V), discriminator 2 H^2 + 2 H",
+    ]
+    lines += [_row(name, f"{flops[name]:.4g}") for name in ("generator", "discriminator", "total")]
+    lines.append(
+        _row("sampling_head", f"{flops['sampling_head']:.4g}", "besides; neither speed/mfu nor time counts it")
+    )
+    return lines
+
+
+def _memory(memory: dict[str, Any], micro: int, gpu: str) -> list[str]:
+    parts = {
+        "weights": "",
+        "optimizer": "ZeRO-2: float32 weights and two moments, a rank's part",
+        "gradients": "DeepSpeed's bucket, a rank's part",
+        "activations": "",
+        "vocabulary_pass": "gradients that wait for backward",
+    }
+    lines = ["memory of a device, GB"]
+    lines += [_row(name, f"{memory[name] / 1e9:.3f}", note) for name, note in parts.items()]
+    lines.append(_row("most", f"{memory['most'] / 1e9:.3f}", f"at one time: {memory['most_at']}"))
+    largest, usable = memory["largest_micro_batch"], f"{memory['usable'] / 1e9:.1f} of {gpu}, a tenth kept back"
+    if memory["fits"]:
+        lines.append(_row("usable", f"{memory['usable'] / 1e9:.1f}", f"fits; the largest micro-batch: {largest}"))
+    elif largest is not None:
+        lines.append(
+            f"  does not fit into {usable}: a micro-batch of {micro} is too large, {largest} would fit "
+            f"(--batch.most_per_device {largest})"
+        )
+    else:
+        lines.append(
+            f"  does not fit into {usable}, whatever the micro-batch: take more devices, a device with more memory, or "
+            "shorter samples (data.sequence_length)"
+        )
+    return lines
+
+
+def _streamed(streamed: dict[str, Any]) -> list[str]:
+    lines = ["streamed to each node, if each reads only its part"]
+    lines.append(_row("GB over the run", f"{streamed['run'] / 1e9:,.3f}", "less where the cache holds an epoch"))
+    if streamed["epoch"] is not None:
+        lines.append(_row("GB an epoch", f"{streamed['epoch'] / 1e9:,.3f}"))
+    lines.append(_row("MB/s", f"{streamed['second'] / 1e6:,.3f}", "at the tokens a second below"))
+    return lines
+
+
+def _communication(moved: dict[str, float]) -> list[str]:
+    lines = [
+        "sent by a device a step, ZeRO-2 as DeepSpeed does it; P parameters, b bytes each, R ranks",
+        _row("GB all-reduce", f"{moved['reduce'] / 1e9:.4f}", "accumulated x 2 b P (R - 1) / R"),
+        _row("GB all-gather", f"{moved['all_gather'] / 1e9:.4f}", "b P (R - 1) / R"),
+        _row(
+            "seconds",
+            f"{moved['seconds']:.4f}",
+            f"at {moved['link_gb_per_second']:g} GB/s, {moved['link']}; {moved['share_of_step']:.0%} of a step",
+        ),
+    ]
+    if moved["share_of_step"] > _SLOW_LINK:
+        lines.append(
+            f"  warning: {moved['share_of_step']:.0%} of a step goes into communication; fewer devices, a faster link "
+            "(--link) or a larger batch.global_batch would use them better"
+        )
+    return lines

@@ -1,0 +1,35 @@
+"""What is written while a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class LoggingConfig:
+    """What is written while a run goes on."""
+
+    every: int = 10
+    """Steps between rows of metrics.jsonl and TensorBoard."""
+
+    evaluate_every: int = 100
+    """Steps between evaluations on held-out text; there is one at the end of each phase in any case."""
+
+    evaluate_samples: int = 256
+    """Held-out samples of an evaluation."""
+
+    probe_every: int = 0
+    """Joint steps between variance probes on held-out text (docs/variance.md), and one at the end; 0 = none."""
+
+    probe_samples: int = 32
+    """Held-out samples of a probe. Its cost grows with samples x draws."""
+
+    probe_draws: int = 32
+    """Times that a probe draws the replacements of each sample, from p and from q."""
+
+    peak_tflops: float | None = None
+    """Peak of a device in TFLOP/s for speed/mfu; unset, it is looked up or measured."""
+
+    stuck_minutes: float = 10.0
+    """Time without progress after which a rank that waits for others names those that are missing and ends; 0 = never.
+    Start-up, saves and a store that does not answer are given longer."""

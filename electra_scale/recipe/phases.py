@@ -1,0 +1,48 @@
+"""The phases of a run, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from electra_scale.recipe.recipe import Recipe
+
+Phase = Literal["generator_warmup", "joint"]
+
+
+def joint_rate(step: int, peak: float, steps: int, warmup: int) -> float:
+    """Linear decay to zero, times linear warm-up, both acting from the start, as in ELECTRA. ``step`` counts from 0."""
+    return peak * (1 - step / steps) * min(1.0, (step + 1) / max(warmup, 1))
+
+
+def generator_warmup_rate(step: int, peak: float, steps: int, warmup: int) -> float:
+    """Linear warm-up, then linear decay to a tenth of the peak, since the joint phase goes on from there."""
+    return peak * (1 - 0.9 * step / steps) * min(1.0, (step + 1) / max(warmup, 1))
+
+
+@dataclass
+class PhasePlan:
+    """What differs between the phases. Steps are counted over the whole run: ``first`` <= step < ``last``."""
+
+    name: Phase
+    first: int
+    last: int
+    mask_share: float
+    peak_rate: float
+
+
+def phases(recipe: Recipe) -> list[PhasePlan]:
+    """The phases of a run in order; a warm-up of 0 steps is left out."""
+    warmup = recipe.generator_warmup
+    joint = PhasePlan("joint", warmup.steps, recipe.total_steps, recipe.data.mask_share, recipe.optimizer.learning_rate)
+    if warmup.steps == 0:
+        return [joint]
+    return [PhasePlan("generator_warmup", 0, warmup.steps, warmup.mask_share, warmup.learning_rate), joint]
+
+
+def learning_rate(plan: PhasePlan, step: int, recipe: Recipe) -> float:
+    """Rate of a global step in its phase."""
+    inside, steps = step - plan.first, plan.last - plan.first
+    if plan.name == "joint":
+        return joint_rate(inside, plan.peak_rate, steps, recipe.schedule.warmup_steps)
+    return generator_warmup_rate(inside, plan.peak_rate, steps, recipe.generator_warmup.warmup_steps)

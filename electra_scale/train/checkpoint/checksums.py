@@ -1,0 +1,102 @@
+"""What every file of a checkpoint must hold, so that a damaged one is known before it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import sha256_of, write_bytes
+from data_pipeline.places.names import is_file_name
+
+LIST = "checksums.json"
+_VERSION = 1
+
+Sums = dict[str, tuple[int, str]]
+"""Size in bytes and SHA-256 of each file, by its name in the folder."""
+
+
+def sums_of(folder: Path, names: Iterable[str]) -> Sums:
+    """Sizes and checksums of files that were just written, once they are on disk; raises OSError."""
+    found = {}
+    for name in names:
+        path = folder / name
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+        found[name] = (path.stat().st_size, sha256_of(path))
+    return found
+
+
+def sum_of_bytes(data: bytes) -> tuple[int, str]:
+    """Size and checksum of a file with this content."""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def encode(sums: Sums) -> bytes:
+    """The content of a list file."""
+    files = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(sums.items())}
+    return json.dumps({"version": _VERSION, "files": files}, indent=1).encode() + b"\n"
+
+
+def decode(data: bytes) -> Sums:
+    """The sums in a list file; raises ValueError if it is damaged, UserError if it is of another version."""
+    try:
+        content = json.loads(data)
+        if content["version"] != _VERSION:
+            # Another release may list them otherwise; its checkpoint is not damaged.
+            raise UserError(f"{LIST} of a checkpoint has version {content['version']}, this program reads {_VERSION}")
+        sums = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{LIST} is damaged") from error
+    if not sums or not all(is_file_name(name) for name in sums):
+        raise ValueError(f"{LIST} is damaged")
+    return sums
+
+
+def write_list(folder: Path, sums: Sums) -> None:
+    """Write the list file of a folder."""
+    write_bytes(folder / LIST, encode(sums))
+
+
+def read_list(folder: Path) -> Sums:
+    """The sums that a folder's files must have; raises ValueError if the list is missing or damaged."""
+    try:
+        data = (folder / LIST).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{LIST} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{LIST} cannot be read ({error.strerror})") from error
+    return decode(data)
+
+
+def problem(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a folder's files, in a few words; None if they are what was written.
+
+    Ranks share the reading: each calls it with its own ``part`` of ``parts``, and all must find nothing.
+    """
+    try:
+        sums = read_list(folder)
+    except ValueError as error:
+        return str(error)
+    # By size, so that the parts are about equal.
+    names = sorted(sums, key=lambda name: (-sums[name][0], name))
+    return next((found for name in names[part::parts] if (found := file_problem(folder / name, sums[name]))), None)
+
+
+def file_problem(path: Path, expected: tuple[int, str]) -> str | None:
+    """What is wrong with one file, None if it is whole."""
+    size, digest = expected
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"{path.name} has {found:,} bytes instead of {size:,}"
+        if sha256_of(path) != digest:
+            return f"the checksum of {path.name} is wrong"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    return None

@@ -1,0 +1,238 @@
+"""DeepSpeed: the one module that knows it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.checkpoint.constants import (
+    UNIVERSAL_CHECKPOINT_INFO,
+    UNIVERSAL_CHECKPOINT_VERSION_KEY,
+    UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+)
+from torch import Tensor, nn
+
+from data_pipeline.errors import UserError
+from electra_scale.corruption.ahead import Ahead
+from electra_scale.data.loader import Batch
+from electra_scale.recipe.objective import SamplingHeadConfig
+from electra_scale.recipe.optimizer import OptimizerConfig
+from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.train.checkpoint import checksums
+from electra_scale.train.checkpoint.checksums import Sums
+from electra_scale.train.checkpoint.full_disk import writing
+from electra_scale.train.engine import universal
+from electra_scale.train.engine.head_optimizer import HeadOptimizer
+from electra_scale.train.engine.world import World
+
+_SAMPLER = "sampler.pt"
+"""Weights and optimizer state of the sampling head in a checkpoint, the same for every rank."""
+
+_WEIGHTS = "mp_rank_00_model_states.pt"
+"""Weights of all parameters in a checkpoint, also of those that the phase does not train."""
+
+_OF_RANK = re.compile(r"_pp_rank_(\d+)_")
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A DeepSpeed engine for one phase of a run."""
+
+    def __init__(
+        self,
+        module: PretrainModule,
+        deepspeed_json: dict[str, Any],
+        optimizer: OptimizerConfig,
+        head: SamplingHeadConfig,
+        world: World,
+    ) -> None:
+        self.world = world
+        self.module = module
+        self.head_rate = head.learning_rate_scale
+        self.head_norm = 0.0
+        self.forward_seconds = 0.0
+        self._refused = False
+        self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            model_parameters=module.parameter_groups(optimizer.weight_decay, optimizer.generator_rate),
+            config=deepspeed_json,
+            dist_init_required=False,
+        )
+        self._skip_what_is_not_finite()
+        self._head: HeadOptimizer | None = None
+        if module.phase == "joint" and any(True for _ in module.sampler.parameters()):
+            self._head = HeadOptimizer(
+                module.sampler, optimizer.betas, optimizer.eps, optimizer.weight_decay, head.clip, world.sum
+            )
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor that undoes the engine's averaging over ranks and micro-batches."""
+        return float(self.world.size * self.accumulation)
+
+    def forward_backward(
+        self, batch: Batch, counts: GlobalCounts, detailed: bool, ahead: Ahead | None = None
+    ) -> dict[str, Tensor]:
+        """One micro-batch: add its gradients, give its sums.
+
+        If ``detailed``, the forward pass, which waits for no other rank, is added to ``forward_seconds``.
+        """
+        began = time.monotonic()
+        loss, sums = self._engine(batch, counts, self.loss_scale, detailed, ahead)
+        if detailed:
+            get_accelerator().synchronize()
+            self.forward_seconds += time.monotonic() - began
+        self._engine.backward(loss)
+        self._engine_step_if_inside()
+        return sums
+
+    def _engine_step_if_inside(self) -> None:
+        # DeepSpeed counts micro-batches in step(); inside the accumulation it only counts.
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def _skip_what_is_not_finite(self) -> None:
+        """Have DeepSpeed leave weights and moments alone where a gradient is not finite, in bf16 too, or if told so."""
+        wrapped = self._engine.optimizer
+        if not hasattr(wrapped, "has_overflow"):
+            # Stage 1 with bf16 has an optimizer of its own, which looks at the norm.
+            return
+        finds = wrapped.has_overflow
+
+        def has_overflow(*arguments: Any, **options: Any) -> bool:
+            return self._refused or bool(finds(*arguments, **options))
+
+        wrapped.check_grad_overflow = True
+        wrapped.has_overflow = has_overflow
+
+    def _refuse(self) -> None:
+        self._refused = True
+        for gradient in getattr(self._engine.optimizer, "fp32_groups_gradient_flat_partition", ()):
+            gradient.fill_(math.nan)
+
+    def step(self, learning_rate: float, refuse: bool = False) -> tuple[float, bool]:
+        """Update the weights after the last micro-batch, unless ``refuse`` or a gradient is not finite.
+
+        Returns the norm of the global gradient, without the sampling head's, before clipping, and whether there was an
+        update; all ranks get the same, and without one weights and optimizer state are what they were.
+        """
+        self._refused = False
+        if self._head is not None:
+            # The loss was scaled for an engine that averages over ranks.
+            self.head_norm = self._head.gather(1 / self.world.size)
+            refuse = refuse or not math.isfinite(self.head_norm)
+        if refuse:
+            self._refuse()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("rate", 1.0)
+        self._engine.step()
+        updated = bool(self._engine.was_step_applied())
+        if self._head is not None:
+            if updated:
+                self._head.step(learning_rate * self.head_rate)
+            else:
+                self._head.skip()
+        return float(self._engine.get_global_grad_norm()), updated
+
+    def save(self, folder: Path, tag: str) -> Sums:
+        """Write this rank's part of a checkpoint and give its checksums; every rank must call it.
+
+        Raises DataError where the disk does not take it.
+        """
+        info = {UNIVERSAL_CHECKPOINT_INFO: {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}}
+        with writing(folder / tag):
+            self._engine.save_checkpoint(str(folder), tag=tag, client_state=info, save_latest=False)
+            if self._head is not None and self.world.main:
+                torch.save(self._head.state(), folder / tag / _SAMPLER)
+            return checksums.sums_of(folder / tag, self._written(folder / tag))
+
+    def _written(self, path: Path) -> list[str]:
+        """Files in a checkpoint that this rank has written."""
+        found = []
+        for file in path.iterdir():
+            of_rank = _OF_RANK.search(file.name)
+            if (int(of_rank[1]) if of_rank else 0) == self.world.rank:
+                found.append(file.name)
+        return found
+
+    def load(self, folder: Path, tag: str, ranks: int) -> None:
+        """Load weights and optimizer state, which ``ranks`` ranks have saved; every rank must call it.
+
+        Another number of ranks than this world's goes through the universal form, which the main rank makes.
+        """
+        if ranks == self.world.size:
+            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        else:
+            path = self._load_universal(self.world.from_main(lambda: universal.convert(folder / tag)))
+        if path is None:
+            raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to go on from the one before")
+        if self._head is not None:
+            sampler = folder / tag / _SAMPLER
+            if not sampler.is_file():
+                raise UserError(
+                    f"checkpoint {folder / tag} has no {_SAMPLER}: it was written by an earlier release or is damaged; "
+                    "go on with that release, or remove it to go on from the one before"
+                )
+            self._head.load(torch.load(sampler, map_location=self.world.device, weights_only=True))
+
+    def _load_universal(self, path: Path) -> str | None:
+        # DeepSpeed restores from this form only what the optimizer has.
+        weights = torch.load(path / _WEIGHTS, map_location="cpu", weights_only=False)["module"]
+        self.module.load_state_dict(weights, strict=True)
+        log = logging.getLogger("DeepSpeed")
+        level = log.level
+        # It warns of missing tensor parallelism, which there is none of.
+        log.setLevel(logging.ERROR)
+        # The JSON has a key for it, but that would hold for the whole life of the engine.
+        self._engine._config.load_universal_checkpoint = True
+        loaded, _ = self._engine.load_checkpoint(str(path.parent), tag=path.name)
+        self._engine._config.load_universal_checkpoint = False
+        log.setLevel(level)
+        return None if loaded is None else str(loaded)
+
+    def fp32_state(self) -> dict[str, Tensor]:
+        """All parameters of the module in float32, on every rank."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = {}
+        for name, parameter in self.module.named_parameters():
+            full = safe_get_full_fp32_param(parameter)
+            state[name] = (parameter.detach() if full is None else full).float().cpu().clone()
+        return state
+
+    def close(self) -> None:
+        """Let go of hooks and buffers."""
+        self._engine.destroy()
+
+
+def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
+    """The float32 weights of a checkpoint, from all ranks' parts. Needs no process group."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag))
+    sampler = folder / tag / _SAMPLER
+    if sampler.is_file():
+        state = torch.load(sampler, map_location="cpu", weights_only=True)
+        weights |= {f"sampler.{name}": value for name, value in state["weights"].items()}
+    return weights
+
+
+def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights by name; raises RuntimeError if a name is missing or too many."""
+    module.load_state_dict(weights, strict=True)
+
+
+def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
+    """Precision of the matrix products."""
+    if deepspeed_json.get("bf16", {}).get("enabled"):
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,129 @@
+"""This process among the others that a launcher started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor
+
+from data_pipeline.errors import UserError
+from electra_scale.cluster.slurm import adopt_ranks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+    local_size: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """Machines, if each has as many ranks as this one."""
+        return max(1, self.size // self.local_size)
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value (anything that can be pickled), in the order of the ranks."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def from_main(self, find: Callable[[], T]) -> T:
+        """What the main rank finds, on every rank; a UserError there is raised on every rank."""
+        found: list[Any] = [None]
+        if self.main:
+            try:
+                found = [find()]
+            except UserError as error:
+                found = [error]
+        dist.broadcast_object_list(found, device=self.device)
+        if isinstance(found[0], UserError):
+            raise found[0]
+        result: T = found[0]
+        return result
+
+    def sum(self, value: Tensor) -> Tensor:
+        """In-place sum over ranks."""
+        dist.all_reduce(value)
+        return value
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """In-place maximum over ranks."""
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
+
+def join_world() -> World:
+    """Join the ranks that a launcher started (deepspeed, torchrun, MPI, srun), or be a world of one."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed still calls it by its old name; nothing that a user could do about it.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
+    adopted = adopt_ranks(os.environ)
+    by_mpi = "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" in os.environ
+    if not adopted and not by_mpi and "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    accelerator = get_accelerator()
+    variables = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
+    here = max(1, int(next((os.environ[name] for name in variables if name in os.environ), "1")))
+    if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Without this every rank takes all cores, and they slow each other down.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
+    # DeepSpeed compiles this op for a minute or two on first use on a CPU; only its inference all-reduce calls it, and
+    # without it that one goes through torch.distributed like everything else.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    if by_mpi:
+        _leave_mpi()
+    device = torch.device("cpu")
+    if accelerator.device_name() != "cpu":
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        accelerator.set_device(local_rank)
+        device = torch.device(accelerator.device_name(local_rank))
+    return World(dist.get_rank(), dist.get_world_size(), device, here)
+
+
+def leave_world() -> None:
+    """Close the process group, so that no rank waits for one that is gone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _leave_mpi() -> None:
+    """End MPI, by which DeepSpeed let the ranks find each other; every rank calls it.
+
+    Left to the end of the process, it would keep a rank that failed waiting for those that wait for it.
+    """
+    from mpi4py import MPI
+
+    MPI.Finalize()
+    # DeepSpeed counts ranks by the names of their hosts, which two hosts may share.
+    os.environ["LOCAL_RANK"] = os.environ["OMPI_COMM_WORLD_LOCAL_RANK"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

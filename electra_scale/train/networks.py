@@ -1,0 +1,72 @@
+"""What a new run's networks start from, beyond the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from data_pipeline.errors import UserError
+from electra_scale.corruption.samplers.build import build_sampler
+from electra_scale.data.store import Store, special_tokens
+from electra_scale.model.cooccurrence import cooccurrence_embeddings
+from electra_scale.model.electra import Electra
+from electra_scale.recipe.model import ModelSection
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import PretrainModule
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.engine.engine import consolidated_weights
+
+_COOCCURRENCE_TOKENS = 20_000_000
+
+
+def set_first_weights(
+    electra: Electra, model: ModelSection, store: Store, seed: int, say: Callable[[str], None]
+) -> None:
+    """Set what ``model`` asks for: weights of an exported checkpoint, or embeddings and biases from the store's text.
+
+    Raises UserError for a checkpoint that can't be read or does not fit.
+    """
+    if model.init_from is not None:
+        # transformers takes seconds to import, in every rank, and a run needs it only here.
+        from electra_scale.model.hf import import_checkpoint
+
+        folder = Path(model.init_from)
+        import_checkpoint(folder / "discriminator", folder / "generator", electra)
+        say(f"weights start from {folder}")
+        return
+    config = electra.config
+    if model.cooccurrence_embeddings:
+        say("computing co-occurrence embeddings")
+        ids, offsets = store.documents("train", _COOCCURRENCE_TOKENS)
+        vectors = cooccurrence_embeddings(
+            ids, offsets, config.vocab_size, config.embedding, seed=seed, std=config.init_std
+        )
+        with torch.no_grad():
+            electra.word_embeddings.copy_(torch.from_numpy(vectors))
+    if model.unigram_bias:
+        counts = torch.from_numpy(store.token_counts()).double() + 1.0
+        with torch.no_grad():
+            electra.generator_head.bias.copy_((counts / counts.sum()).log())
+
+
+def load_module(folder: RunFolder, recipe: Recipe, tag: str) -> PretrainModule:
+    """The networks of a checkpoint of the joint phase, on the CPU in float32.
+
+    Raises UserError for an earlier or a damaged one.
+    """
+    if checkpoint.read_state(folder.checkpoints, tag).phase != "joint":
+        raise UserError(
+            f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, before there was a discriminator; "
+            "choose a later one"
+        )
+    checkpoint.refuse_damaged(folder.checkpoints, tag)
+    weights = consolidated_weights(folder.checkpoints, tag)
+    config = recipe.model.resolve(int(weights["electra.embeddings.word.weight"].shape[0]))
+    electra = Electra(config, recipe.seed)
+    sampler = build_sampler(recipe.objective, config, recipe.seed)
+    module = PretrainModule(electra, sampler, recipe.objective, special_tokens(folder.tokenizer), "joint")
+    module.load_state_dict(weights, strict=True)
+    return module

@@ -1,0 +1,1 @@
+"""What tests share: fixtures that start real parts, programs that tests start, instruments that measure."""

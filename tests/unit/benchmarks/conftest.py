@@ -1,0 +1,53 @@
+"""Recipes of seconds, and run folders as finished runs leave them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.study.runs import Study
+from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.runs import RECIPE
+
+
+def write_arms(folder: Path, **objectives: dict[str, Any]) -> Path:
+    """A folder of recipes: the tests' small one as base, and an arm for each objective."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = json.loads(json.dumps(RECIPE))
+    base["objective"] = {"sampler": "electra", "head": {"width": 16}}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    for arm, objective in objectives.items():
+        (folder / f"{arm}.yaml").write_text(yaml.safe_dump({"objective": objective}))
+    return folder
+
+
+def write_run(
+    folder: Path, steps: int, columns: dict[str, Callable[[int], float | None]], phase: str = "joint"
+) -> None:
+    """A run folder as a finished run leaves it: a row a step, each column a function of the step, and a checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"step": step, "phase": phase} | {name: column(step) for name, column in columns.items()}
+        for step in range(1, steps + 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_checkpoint(folder, steps)
+
+
+def write_checkpoint(folder: Path, step: int) -> None:
+    """What shows that a run has reached a step."""
+    state = checkpoint.RunState(step, "joint", 1, "tokenizer", {}, finished=True)
+    (folder / "checkpoints" / checkpoint.tag_of(step)).mkdir(parents=True)
+    checkpoint.finish(folder / "checkpoints", state, keep=1)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Study:
+    """A study of two arms and two seeds, of which nothing has been run."""
+    recipes = write_arms(tmp_path / "recipes", electra={"sampler": "electra"}, hp_loss_own={"sampler": "hp_loss"})
+    return Study(tmp_path / "out", recipes, ("electra", "hp_loss_own"), (0, 1), steps=40)

@@ -1,0 +1,84 @@
+"""The arms of the study: each differs from the base in what its question is about, and in nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from electra_scale.recipe.parse import parse_recipe, recipe_parser, recipe_to_dict
+from electra_scale.recipe.recipe import Recipe
+from tests.support.fixtures.runs import ROOT
+
+FOLDER = ROOT / "recipes/ablation"
+DIFFERS: dict[str, dict[str, Any]] = {
+    "electra": {},
+    "temperature_1.5": {"sampler": "temperature"},
+    "focal_1": {"focal_gamma": 1.0},
+    "focal_2": {"focal_gamma": 2.0},
+    "focal_4": {"focal_gamma": 4.0},
+    "hp_loss_context": {"sampler": "hp_loss", "head.own_token": False},
+    "hp_loss_context_start_100": {"sampler": "hp_loss", "head.own_token": False, "start_after": 100},
+    "hp_loss_own": {"sampler": "hp_loss"},
+    "two_scalars": {"sampler": "two_scalars"},
+    "hp_loss_own_unweighted": {"sampler": "hp_loss", "importance_weights": False},
+    "hp_dist": {"sampler": "hp_dist"},
+    "hp_loss_own_focal": {"sampler": "hp_loss", "focal_gamma": 1.0},
+    "hp_loss_shuffled": {"sampler": "hp_loss", "head.shuffled": True},
+    "hp_loss_own_width_16": {"sampler": "hp_loss", "head.width": 16},
+    "hp_loss_own_width_128": {"sampler": "hp_loss", "head.width": 128},
+    "hp_loss_own_gradient": {"sampler": "hp_loss", "head.target": "gradient"},
+    "hp_loss_own_mixture_0": {"sampler": "hp_loss", "mixture": 0.0},
+    "hp_loss_own_mixture_0.3": {"sampler": "hp_loss", "mixture": 0.3},
+    "hp_loss_own_mean": {"sampler": "hp_loss", "head.form": "mean"},
+}
+"""Settings of the objective, by arm, that are not those of the base."""
+
+
+def parse(*names: str) -> Recipe:
+    files = [part for name in names for part in ("--config", str(FOLDER / f"{name}.yaml"))]
+    return parse_recipe(recipe_parser("test"), files)[0]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_every_arm_is_listed() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {"base", *DIFFERS}
+
+
+@pytest.mark.parametrize("arm", DIFFERS)
+def test_an_arm_changes_only_what_it_is_about(arm: str) -> None:
+    base, changed = flat(recipe_to_dict(parse("base"))), flat(recipe_to_dict(parse("base", arm)))
+    differing = {key: value for key, value in changed.items() if base.get(key) != value}
+    assert differing == {f"objective.{key}": value for key, value in DIFFERS[arm].items()}
+    assert set(base) == set(changed)
+
+
+@pytest.mark.parametrize("arm", DIFFERS)
+def test_an_arm_names_no_more_than_it_needs_and_begins_with_its_question(arm: str) -> None:
+    text = (FOLDER / f"{arm}.yaml").read_text()
+    assert text.startswith("# ")
+    named = set(flat(yaml.safe_load(text)))
+    assert named - {f"objective.{key}" for key in DIFFERS[arm]} <= {"objective.sampler", "objective.temperature"}
+
+
+def test_arms_are_told_apart_by_question() -> None:
+    questions = [(FOLDER / f"{arm}.yaml").read_text().splitlines()[0] for arm in DIFFERS]
+    assert len(set(questions)) == len(questions)
+    assert all(re.search(r"\?|gamma", question) for question in questions)
+
+
+def test_the_base_is_plain_electra() -> None:
+    base = parse("base")
+    assert (base.objective.sampler, base.objective.focal_gamma, base.model.dropout) == ("electra", 0.0, 0.0)
+
+
+def test_each_step_of_the_base_is_logged() -> None:
+    assert parse("base").logging.every == 1

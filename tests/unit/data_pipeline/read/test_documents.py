@@ -1,0 +1,198 @@
+"""Every document of every kind of source is read exactly once, however the work is divided."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.config import SourceConfig
+from data_pipeline.errors import UserError
+from data_pipeline.read.documents import ReadCounts, read_task
+from data_pipeline.read.inputs import find_inputs
+from data_pipeline.read.tasks import plan_tasks
+
+TEXTS = ["First document, with two\nlines.", "Second: grüße, 東京.", "Third.", "Fourth one."]
+
+
+def read_all(task_bytes: int, *sources: SourceConfig) -> tuple[list[str], ReadCounts]:
+    counts = ReadCounts()
+    inputs = find_inputs(sources)
+    found: list[str] = []
+    for task in plan_tasks(sources, inputs, task_bytes):
+        found.extend(read_task(task, sources[task.source], counts))
+    return found, counts
+
+
+def text_source(path: Path, documents: Any) -> SourceConfig:
+    return SourceConfig(kind="text", paths=[str(path)], documents=documents)
+
+
+def reference_blank_line(data: bytes) -> list[str]:
+    documents: list[list[str]] = [[]]
+    for line in data.split(b"\n"):
+        if line.strip():
+            documents[-1].append(line.decode().rstrip("\r"))
+        else:
+            documents.append([])
+    return ["\n".join(lines) for lines in documents if lines]
+
+
+def reference_line(data: bytes) -> list[str]:
+    return [line.decode().rstrip("\r") for line in data.split(b"\n") if line.strip()]
+
+
+files = st.lists(st.sampled_from([b"a", b"bc", "é".encode(), b" ", b"\n", b"\n\n", b"\r\n", b"\t"]), max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts=files, task_bytes=st.integers(1, 40))
+def test_byte_ranges_split_text_exactly(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], task_bytes: int
+) -> None:
+    data = b"".join(parts)
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_bytes(data)
+    for documents, reference in (("blank_line", reference_blank_line), ("line", reference_line)):
+        found, counts = read_all(task_bytes, text_source(path, documents))
+        assert [text.replace("\r\n", "\n").strip("\r\n") for text in found] == [
+            text.strip("\r\n") for text in reference(data)
+        ]
+        assert counts.bytes_read == len(data)
+        assert counts.documents_read == len(found)
+        assert counts.bad_lines == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text(max_size=20), max_size=20), task_bytes=st.integers(1, 60))
+def test_byte_ranges_split_json_lines_exactly(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], task_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    found, counts = read_all(task_bytes, SourceConfig(kind="jsonl", paths=[str(path)]))
+    assert found == texts
+    assert counts.bad_lines == 0
+
+
+def test_a_file_can_be_a_document(tmp_path: Path) -> None:
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number}.txt").write_text(text + "\n\nMore.", "utf-8")
+    found, _ = read_all(50, text_source(tmp_path, "file"))
+    assert found == [text + "\n\nMore." for text in TEXTS]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst", ".bz2"])
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+def test_compressed_files_give_what_plain_ones_give(tmp_path: Path, ending: str, kind: Any) -> None:
+    if kind == "text":
+        data = "\n\n".join(TEXTS).encode()
+    else:
+        data = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}[ending]
+    packed = compress(data)
+    path = tmp_path / f"a.{kind}{ending}"
+    path.write_bytes(packed)
+    found, counts = read_all(16, SourceConfig(kind=kind, paths=[str(path)]))
+    assert [text.strip() for text in found] == TEXTS
+    assert counts.bytes_read == len(data)
+    if ending:
+        path.write_bytes(packed * 2)  # concatenated members, as `cat` makes them
+        again, _ = read_all(16, SourceConfig(kind=kind, paths=[str(path)]))
+        assert len(again) >= 2 * len(TEXTS) - 1
+        path.write_bytes(packed[:-6])
+        with pytest.raises(UserError, match=f"cannot read {path}"):
+            read_all(16, SourceConfig(kind=kind, paths=[str(path)]))
+
+
+def test_parquet_row_groups_are_read_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": [*TEXTS, None], "n": list(range(5))}), path, row_group_size=2)
+    source = SourceConfig(kind="parquet", paths=[str(path)], field="body")
+    assert len(plan_tasks([source], find_inputs([source]), 1)) == 3
+    found, counts = read_all(1, source)
+    assert found == TEXTS
+    assert counts.bad_lines == 1  # the null
+    with pytest.raises(UserError, match="no column 'text': set field to one of body, n"):
+        read_all(1, SourceConfig(kind="parquet", paths=[str(path)]))
+    with pytest.raises(UserError, match="holds int64, not text"):
+        read_all(1, SourceConfig(kind="parquet", paths=[str(path)], field="n"))
+    path.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="as Parquet"):
+        read_all(1, source)
+
+
+def test_saved_and_loadable_data_sets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data = datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3, 4]})
+    data.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(tmp_path / "several")
+    for name, split, expected in (("saved", "train", TEXTS), ("several", "test", TEXTS[:1])):
+        source = SourceConfig(kind="datasets", name=str(tmp_path / name), split=split)
+        assert read_all(1, source)[0] == expected
+    with pytest.raises(UserError, match="no split 'dev': it has train, test"):
+        read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "several"), split="dev"))
+    with pytest.raises(UserError, match="no column 'body'"):
+        read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "saved"), field="body"))
+    with pytest.raises(UserError, match="cannot load data set"):
+        read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "nowhere")))
+
+
+def test_broken_lines_are_counted_and_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [b'{"text": "good"}', b"{", b'{"text": 5}', b'{"other": "x"}', b"[1]", b'{"text": "\xff"}', b""]
+    lines += [rb'{"text": "half a pair \ud800"}', b'{"text": "also good"}']
+    path.write_bytes(b"\n".join(lines))
+    found, counts = read_all(10, SourceConfig(kind="jsonl", paths=[str(path)]))
+    assert found == ["good", "also good"]
+    assert counts.bad_lines == 6
+
+
+def test_broken_utf8_costs_its_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"good\nbad \xff line\nfine\n\nsecond\n")
+    found, counts = read_all(1000, text_source(path, "blank_line"))
+    assert found == ["good\nfine\n", "second\n"]
+    assert counts.bad_lines == 1
+    assert read_all(1000, text_source(path, "file"))[0] == ["good\nfine\n\nsecond\n"]
+    assert len(read_all(1000, text_source(path, "line"))[0]) == 3
+
+
+def test_an_endless_line_is_skipped_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipeline.read.documents.MAX_RAW_BYTES", 100)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\n" + b"x" * 1000 + b"\n\ntwo\n")
+    for documents, expected in (("line", ["one\n", "two\n"]), ("blank_line", ["two\n"]), ("file", [])):
+        found, counts = read_all(5000, text_source(path, documents))
+        assert found == expected
+        assert counts.oversized == 1
+
+
+def test_folders_and_globs_are_expanded_in_order_and_once(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("b/2.txt", "a.txt", "b/1.txt", ".hidden.txt"):
+        (tmp_path / name).write_text(f"{name}\n")
+    everything = SourceConfig(kind="text", paths=[str(tmp_path), str(tmp_path / "**" / "*.txt")])
+    assert [text.strip() for text in read_all(1000, everything)[0]] == ["a.txt", "b/1.txt", "b/2.txt"]
+    with pytest.raises(UserError, match=r"'/no/\*\.txt' matches no file"):
+        find_inputs([SourceConfig(kind="text", paths=["/no/*.txt"])])
+
+
+def test_small_files_share_a_task_and_large_ones_are_divided(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_text("x" * 100)
+    (tmp_path / "large.txt").write_text("x" * 1000)
+    source = text_source(tmp_path, "line")
+    tasks = plan_tasks([source], find_inputs([source]), 500)
+    assert [len(task.pieces) for task in tasks] == [5, 5, 1, 1]
+    assert [task.index for task in tasks] == [0, 1, 2, 3]

@@ -1,0 +1,115 @@
+"""The run folder: what a run began with, and no two runs in one place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data_pipeline.errors import UserError
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.train.checkpoint.run_folder import RunFolder
+
+
+def store(path: Path, tokenizer: str = "aaa") -> Any:
+    """A store, as far as a run folder looks at it."""
+    folder = path / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(f"tokenizer {tokenizer}")
+    manifest = SimpleNamespace(fingerprint="manifest", tokenizer=SimpleNamespace(fingerprint=tokenizer))
+    return SimpleNamespace(url=str(path), tokenizer_dir=folder, manifest=manifest)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("begun", ["metrics.jsonl", "checkpoints"])
+def test_a_folder_with_a_run_is_not_overwritten(folder: RunFolder, begun: str) -> None:
+    folder.path.mkdir()
+    folder.refuse_to_overwrite()
+    (folder.path / begun).mkdir()
+    assert folder.holds_a_run()
+    with pytest.raises(UserError, match=rf"{folder.path} already holds a run.*--resume auto.*--run"):
+        folder.refuse_to_overwrite()
+
+
+def test_a_new_or_foreign_folder_holds_no_run(folder: RunFolder) -> None:
+    folder.refuse_to_overwrite()
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    assert not folder.holds_a_run()
+
+
+def test_a_run_can_be_described_in_full(folder: RunFolder, tmp_path: Path) -> None:
+    recipe = Recipe(seed=7)
+    recipe.objective.focal_gamma = 2.0
+    deepspeed = {"zero_optimization": {"stage": 2}}
+    folder.describe(recipe, deepspeed, store(tmp_path / "store"))
+    assert recipe_of_run(folder.recipe) == recipe
+    assert json.loads((folder.path / "deepspeed.json").read_text()) == deepspeed
+    versions = json.loads((folder.path / "versions.json").read_text())
+    assert {"electra-scale", "torch", "deepspeed"} <= set(versions)
+    assert json.loads(folder.data.read_text()) == {
+        "store": str(tmp_path / "store"),
+        "manifest": "manifest",
+        "tokenizer": "aaa",
+    }
+    assert (folder.tokenizer / "tokenizer.json").read_text() == "tokenizer aaa"
+    # Describing is not beginning: training that fails before its first step can be started again.
+    assert not folder.holds_a_run()
+
+
+def test_what_killed_writers_left_is_removed(folder: RunFolder, tmp_path: Path) -> None:
+    folder.checkpoints.mkdir(parents=True)
+    left = [folder.path / ".status.json.17.tmp", folder.checkpoints / ".latest.17.tmp"]
+    for path in left:
+        path.write_text("{")
+    folder.describe(Recipe(), {}, store(tmp_path / "store"))
+    assert not any(path.exists() for path in left)
+
+
+def test_a_copy_of_the_tokenizer_that_was_cut_short_is_made_again(folder: RunFolder, tmp_path: Path) -> None:
+    (folder.path / ".tokenizer.partial").mkdir(parents=True)
+    (folder.path / ".tokenizer.partial" / "tokenizer.json").write_text("tok")
+    for _ in range(2):
+        folder.describe(Recipe(), {}, store(tmp_path / "store"))
+        assert [path.name for path in folder.tokenizer.iterdir()] == ["tokenizer.json"]
+        assert (folder.tokenizer / "tokenizer.json").read_text() == "tokenizer aaa"
+    assert not (folder.path / ".tokenizer.partial").exists()
+
+
+def test_another_tokenizer_is_refused_naming_both(folder: RunFolder, tmp_path: Path) -> None:
+    folder.check_tokenizer(store(tmp_path / "one", "aaa"))
+    folder.describe(Recipe(), {}, store(tmp_path / "one", "aaa"))
+    folder.check_tokenizer(store(tmp_path / "copy", "aaa"))
+    with pytest.raises(UserError) as refusal:
+        folder.check_tokenizer(store(tmp_path / "other", "bbb"))
+    for named in ("aaa", "bbb", str(folder.path), str(tmp_path / "other")):
+        assert named in str(refusal.value)
+
+
+def test_a_damaged_data_file_is_named(folder: RunFolder, tmp_path: Path) -> None:
+    folder.path.mkdir(parents=True)
+    folder.data.write_text('{"tokenizer"')
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
+        folder.check_tokenizer(store(tmp_path / "one"))
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = RunFolder(tmp_path / "file/run")
+    with pytest.raises(UserError, match=rf"cannot write run folder {folder.path} \(.*\); look at the space"):
+        folder.describe(recipe_of_run(Path("recipes/tiny.yaml")), {}, store(tmp_path))
+    folder.append_to_log("a line for people")
+
+
+def test_a_line_that_the_disk_does_not_take_is_no_error(folder: RunFolder) -> None:
+    folder.path.mkdir()
+    (folder.path / "log.txt").mkdir()
+    folder.append_to_log("why the run ends")

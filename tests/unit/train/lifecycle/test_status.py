@@ -1,0 +1,67 @@
+"""What batch scripts read of a run, and what a start is refused for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from electra_scale.cli import main
+from electra_scale.train.lifecycle.status import Status, read_status, write_status
+from electra_scale.train.lifecycle.stop import Stopped, StopRequests
+from electra_scale.train.lifecycle.time_slice import TimeSlice
+
+
+def test_the_command_tells_finished_from_unfinished_and_both_from_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state, code in (("finished", 0), ("running", 3), ("stopped", 3), ("failed", 3)):
+        write_status(tmp_path, Status(state, 7, 9, "why"))
+        assert read_status(tmp_path).state == state
+        assert main(["status", str(tmp_path)]) == code
+        assert f"{state} at step 7 of 9: why" in capsys.readouterr().out
+    for content in ("{", '{"version": 2}', '{"version": 1, "state": "odd", "step": 1, "total_steps": 2}', "[]"):
+        (tmp_path / "status.json").write_text(content)
+        assert main(["status", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "status.json").unlink()
+    assert main(["status", str(tmp_path)]) == 2
+
+
+def test_a_signal_only_sets_a_flag_and_a_file_gives_its_text(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        stop = StopRequests(tmp_path / "stop", "USR1")
+        stop.listen()
+        assert not stop.asked()
+        stop.raise_if_asked([0.0, 0.0], 4)
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop.votes() == [1.0, 0.0]
+        with pytest.raises(Stopped, match="a signal to 2 of 4 ranks"):
+            stop.raise_if_asked([2.0, 0.0], 4)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (tmp_path / "stop").write_text("time\nis over\n")
+    fresh = StopRequests(tmp_path / "stop")
+    assert fresh.votes() == [0.0, 1.0]
+    with pytest.raises(Stopped, match="time is over"):
+        fresh.raise_if_asked([0.0, 1.0], 4)
+
+
+def test_a_slice_that_cannot_hold_an_interval_is_refused_with_one_that_fits() -> None:
+    hour = TimeSlice(3600.0, asks=False, began=time.monotonic())
+    hour.check(start_up=100.0, a_step=1.0, a_save=40.0, every=3100)
+    with pytest.raises(UserError, match=r"checkpoint.every is 3101.*to 3100 or less"):
+        hour.check(start_up=100.0, a_step=1.0, a_save=40.0, every=3101)
+    with pytest.raises(UserError, match="too short"):
+        hour.check(start_up=3600.0, a_step=1.0, a_save=0.0, every=1)
+    asked = TimeSlice(3600.0, asks=True)
+    asked.check(start_up=100.0, a_step=1.0, a_save=40.0, every=1_000_000)
+    with pytest.raises(UserError, match="too short"):
+        asked.check(start_up=100.0, a_step=7200.0, a_save=40.0, every=1)
