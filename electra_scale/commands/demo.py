@@ -31,7 +31,6 @@ from electra_scale.train.checkpoint import state as checkpoint
 CORPUS_MB = 52.0
 """Text that the demo asks for: enough for its ten million tokens, small enough for minutes."""
 
-VOCABULARY = 4096
 _KINDS: dict[str, SourceKind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -53,14 +52,7 @@ def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
         sources = own_sources(corpus)
 
     _announce(f"2/5 store: {out / 'store'}")
-    config = BuildConfig(
-        out=str(out / "store"),
-        sources=sources,
-        tokenizer=TokenizerConfig(vocab_size=VOCABULARY, sample_bytes=20_000_000),
-        held_out=0.01,
-        task_bytes=8_000_000,
-    )
-    manifest = build_store(config)
+    manifest = build_store(small_store(out / "store", sources))
 
     command = training_command(out, recipe, ranks)
     _announce(f"3/5 training: {shlex.join(command)}")
@@ -81,6 +73,17 @@ def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
     write_bytes(out / "summary.json", json.dumps(summary, indent=1).encode() + b"\n")
     print(table(summary, out))
     show(out / "export")
+
+
+def small_store(out: Path, sources: list[SourceConfig]) -> BuildConfig:
+    """A build of some tens of megabytes: a small vocabulary, and tasks that keep every core busy."""
+    return BuildConfig(
+        out=str(out),
+        sources=sources,
+        tokenizer=TokenizerConfig(vocab_size=4096, sample_bytes=20_000_000),
+        held_out=0.01,
+        task_bytes=8_000_000,
+    )
 
 
 def own_sources(corpus: Path) -> list[SourceConfig]:
