@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pre-train a recipe, one task for each device, and requeue the job until the run is finished:
 #
-#   sbatch slurm/pretrain.sh --config recipes/base.yaml --data.store STORE --run_dir RUN
+#   sbatch slurm/pretrain.sh --config base --data.store STORE --run_dir RUN
 #
 # Start it in the folder that holds slurm/. What follows the script goes to electra_scale.pretrain. To change: the lines below, or the
 # same options before the script's name, which win; and slurm/site.env for python, container, network and partition.

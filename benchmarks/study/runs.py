@@ -198,8 +198,8 @@ class Runner:
     """Runs jobs, two at a time, one thread each."""
 
     def __init__(self, logs: Path, report: Callable[[str], None], lock: int | None = None) -> None:
-        """``report`` gets a line about each job and task that ends. ``lock`` is a descriptor that every process gets, so
-        that a lock on it lasts as long as any of them."""
+        """``report`` gets a line about each job and task that ends. ``lock`` is a descriptor that every process gets,
+        so that a lock on it lasts as long as any of them."""
         self.logs, self.report, self.lock = logs, report, lock
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()

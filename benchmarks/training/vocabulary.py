@@ -125,8 +125,10 @@ def direct_draw(masked: Masked, sampler: HardnessLossSampler) -> Tensor:
     loss, scores = direct_loss(masked)
     with torch.no_grad():
         head = sampler.head
-        hardness = head.scores(masked.hidden, masked.word_embeddings)
-        hardness.scatter_(1, masked.original[:, None], head.own(masked.hidden)[:, None])
+        assert head.own_token is not None
+        features = head.features(masked.hidden)
+        hardness = features @ head.keys(masked.word_embeddings).T + head.offset(features)[:, None]
+        hardness.scatter_(1, masked.original[:, None], head.own_token(features))
         hardness = softplus(hardness).sqrt() + sampler.floor
         p = scores.softmax(-1)
         q = p * hardness
