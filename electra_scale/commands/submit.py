@@ -17,6 +17,10 @@ FOLDER_VARIABLE = "ELECTRA_SLURM"
 """Variable that names the folder of the batch scripts, where that is not ``slurm`` in the current one. The scripts read
 it too: SLURM starts a copy of a script, which cannot tell where the others lie."""
 
+PYTHON_VARIABLE = "ELECTRA_PYTHON"
+"""Variable with the python that ``site.env`` takes where the shipped scripts are used: the current folder need not have a
+virtual environment there."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -129,10 +133,9 @@ def shell_text(jobs: list[Job]) -> str:
     """A bash script that submits the jobs, stops at the first that is refused, and prints the jobs' ids."""
     folder = script("site.env").parent
     lines = ["set -e"]
-    if folder == shipped_folder("slurm"):
-        # site.env expects a virtual environment in the current folder, which an installed package need not have.
-        lines += [f"export {FOLDER_VARIABLE}={shlex.quote(str(folder))}"]
-        lines += [f'export PYTHON="${{PYTHON:-{sys.executable}}}"']
+    if FOLDER_VARIABLE not in os.environ and folder == shipped_folder("slurm"):
+        python = shlex.quote(sys.executable)
+        lines += [f"export {FOLDER_VARIABLE}={shlex.quote(str(folder))} {PYTHON_VARIABLE}={python}"]
     lines += [f"set -a; . {shlex.quote(str(folder / 'site.env'))}; set +a"]
     for job in jobs:
         lines += [job.command(), f'echo "{job.name}: job ${job.name}"']

@@ -82,9 +82,8 @@ def test_submit_has_its_batch_scripts(installed: Path, tmp_path: Path) -> None:
     line = ["electra-scale", "submit", "--dry-run", "--config", "base", "--data.store", "store"]
     shown = output(installed, tmp_path, *line)
     folder = next(installed.parent.glob("lib/python*/site-packages/electra_scale/shipped/slurm"))
-    assert f"export ELECTRA_SLURM={folder}\n" in shown
+    assert f"export ELECTRA_SLURM={folder} ELECTRA_PYTHON={installed / 'python'}\n" in shown
     assert f"{folder}/pretrain.sh --config base --data.store store" in shown
-    assert f"PYTHON:-{installed / 'python'}" in shown
 
 
 def test_the_demo_trains(installed: Path, tmp_path: Path, corpus: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,17 @@ def test_what_would_be_refused_later_is_refused_now(
 ) -> None:
     assert main(["submit", "--dry-run", *line]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_shipped_scripts_serve_a_folder_without_any(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slurm").unlink()
+    assert main(["submit", "--dry-run", "--config", "recipe.yaml"]) == 0
+    shown = capsys.readouterr().out
+    # SLURM starts a copy of the script, which finds the other scripts and the python by these variables.
+    assert f"export ELECTRA_SLURM={ROOT}/slurm ELECTRA_PYTHON={sys.executable}\n" in shown
+    assert f"sbatch --parsable {ROOT}/slurm/pretrain.sh --config recipe.yaml" in shown
 
 
 def test_scripts_that_are_not_there_are_named(
