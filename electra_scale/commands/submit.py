@@ -18,8 +18,8 @@ FOLDER_VARIABLE = "ELECTRA_SLURM"
 it too: SLURM starts a copy of a script, which cannot tell where the others lie."""
 
 PYTHON_VARIABLE = "ELECTRA_PYTHON"
-"""Variable with the python that ``site.env`` takes where the shipped scripts are used: the current folder need not have a
-virtual environment there."""
+"""Variable with the python that ``site.env`` takes where the shipped scripts are used: there need be no virtual
+environment in the current folder."""
 
 
 @dataclass(frozen=True)
