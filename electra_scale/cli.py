@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from data_pipeline.errors import UserError
-from electra_scale.cluster.hostfile import hostfile
+from electra_scale.cluster.hostfile import hostfile_of_job
 from electra_scale.commands.showcase import DEFAULT_MASKED, DEFAULT_WRONG
 from electra_scale.commands.submit import add_options
 from electra_scale.doctor import command as doctor
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "doctor":
             return doctor.run_doctor(options, rest)
         elif options.command == "hostfile":
-            print(hostfile(os.environ, options.slots), end="")
+            print(hostfile_of_job(os.environ, options.slots), end="")
         elif options.command == "plan":
             from electra_scale.plan.command import print_plan
 
