@@ -1,7 +1,7 @@
 """Conversion to and from Hugging Face checkpoints: the only place that knows transformers' names.
 
 ``export`` writes two folders that ``ElectraForPreTraining`` and ``ElectraForMaskedLM`` open;
-``import_checkpoint`` and ``config_from_checkpoint`` read such folders, or hub ids.
+``import_checkpoint`` reads such folders, or hub ids.
 """
 
 from __future__ import annotations
@@ -221,15 +221,6 @@ def _read_config(source: str) -> ElectraConfig:
     return config
 
 
-def _encoder_size(config: ElectraConfig) -> EncoderSize:
-    return EncoderSize(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        ffn=config.intermediate_size,
-        heads=config.num_attention_heads,
-    )
-
-
 def _require_fit(source: str, theirs: ElectraConfig, config: ModelConfig, network: Network) -> None:
     size = _size(config, network)
     pairs: dict[str, tuple[float, float]] = {
@@ -249,41 +240,6 @@ def _require_fit(source: str, theirs: ElectraConfig, config: ModelConfig, networ
             f"checkpoint {source!r} does not fit the model: {'; '.join(wrong)}; "
             "make the model's sizes those of the checkpoint"
         )
-
-
-def config_from_checkpoint(discriminator: str | Path, generator: str | Path | EncoderSize | None = None) -> ModelConfig:
-    """The model sizes that ``import_checkpoint`` would accept.
-
-    Args:
-        discriminator: folder or hub id of an ``ElectraForPreTraining``, or a folder that ``export`` wrote.
-        generator: folder or hub id of an ``ElectraForMaskedLM``, or its size where there is none.
-
-    Raises:
-        UserError: a checkpoint can't be read, is not ELECTRA's, or the two differ in what they share.
-    """
-    sources = _sources(discriminator, None if isinstance(generator, EncoderSize) else generator)
-    theirs = _read_config(sources.discriminator)
-    if isinstance(generator, EncoderSize):
-        generator_size = generator
-    elif sources.generator is not None:
-        generator_size = _encoder_size(_read_config(sources.generator))
-    else:
-        raise UserError(f"{sources.discriminator!r} has no generator beside it; give its checkpoint or size")
-    config = ModelConfig(
-        vocab_size=theirs.vocab_size,
-        embedding=theirs.embedding_size,
-        discriminator=_encoder_size(theirs),
-        generator=generator_size,
-        max_positions=theirs.max_position_embeddings,
-        token_types=theirs.type_vocab_size,
-        dropout=theirs.hidden_dropout_prob,
-        attention_dropout=theirs.attention_probs_dropout_prob,
-        layer_norm_eps=theirs.layer_norm_eps,
-        init_std=theirs.initializer_range,
-    )
-    if not isinstance(generator, EncoderSize) and sources.generator is not None:
-        _require_fit(sources.generator, _read_config(sources.generator), config, "generator")
-    return config
 
 
 def _read_weights(source: str, config: ModelConfig, network: Network) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-_DENSE_BF16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "V100": 125.0}
+_DENSE_16_BIT_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "V100": 125.0}
 """Data-sheet peaks, dense, at 16 bit; the first name found in the device's name counts."""
 
 
@@ -23,10 +23,10 @@ class DeviceSheet:
 
 
 DEVICES = {
-    "a100-40": DeviceSheet(312.0, 19.5, 40.0, 300.0, "NVLink 3"),
-    "a100-80": DeviceSheet(312.0, 19.5, 80.0, 300.0, "NVLink 3"),
-    "h100": DeviceSheet(989.0, 67.0, 80.0, 450.0, "NVLink 4"),
-    "h200": DeviceSheet(989.0, 67.0, 141.0, 450.0, "NVLink 4"),
+    "a100-40": DeviceSheet(_DENSE_16_BIT_TFLOPS["A100"], 19.5, 40.0, 300.0, "NVLink 3"),
+    "a100-80": DeviceSheet(_DENSE_16_BIT_TFLOPS["A100"], 19.5, 80.0, 300.0, "NVLink 3"),
+    "h100": DeviceSheet(_DENSE_16_BIT_TFLOPS["H100"], 67.0, 80.0, 450.0, "NVLink 4"),
+    "h200": DeviceSheet(_DENSE_16_BIT_TFLOPS["H200"], 67.0, 141.0, 450.0, "NVLink 4"),
     "l4": DeviceSheet(121.0, 30.3, 24.0, 32.0, "PCIe 4 x16"),
 }
 """Devices that ``electra-scale plan --gpu`` knows, SXM boards where there are several: the maker's nominal figures
@@ -37,14 +37,14 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s: the data sheet's figure for a known GPU in 16 bit, otherwise the best of a few matrix products."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
-        for known, tflops in _DENSE_BF16_TFLOPS.items():
+        for known, tflops in _DENSE_16_BIT_TFLOPS.items():
             if known in name:
                 return tflops * 1e12
     size = 1024 if device.type == "cpu" else 4096
     left = torch.ones(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):
-        began = time.perf_counter()
+        started = time.perf_counter()
         float((left @ left)[0, 0])
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from data_pipeline.errors import UserError
 from electra_scale.recipe.recipe import Recipe
+from electra_scale.recipe.shipped import with_recipe_files
 
 
 def recipe_parser(program: str) -> ArgumentParser:
@@ -25,7 +26,10 @@ def recipe_parser(program: str) -> ArgumentParser:
         prog=program, exit_on_error=False, allow_abbrev=False, description="Pre-train an ELECTRA encoder."
     )
     parser.add_argument(
-        "--config", action="config", help="recipe (YAML); may be given several times, later keys override earlier ones"
+        "--config",
+        action="config",
+        help="recipe: a YAML file, or the name of a shipped one (base, ablation/electra); may be given several times, "
+        "later keys override earlier ones",
     )
     parser.add_class_arguments(Recipe, None)
     return parser
@@ -36,6 +40,7 @@ def parse_recipe(parser: ArgumentParser, arguments: list[str]) -> tuple[Recipe, 
 
     Raises UserError, in one line, for a missing file, an unknown key, a wrong type or an impossible setting.
     """
+    arguments = with_recipe_files(arguments)
     for path in _config_paths(arguments):
         check_keys(path)
     try:
@@ -55,8 +60,6 @@ def parse_recipe(parser: ArgumentParser, arguments: list[str]) -> tuple[Recipe, 
 
 def check_keys(path: Path) -> None:
     """Refuse a recipe file that can't be read or has a key that no setting has; names the nearest one."""
-    if not path.is_file():
-        raise UserError(f"recipe {path} does not exist; the shipped ones are in recipes/")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

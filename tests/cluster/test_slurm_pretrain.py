@@ -161,7 +161,7 @@ def test_a_time_limit_stops_the_run_and_its_job_comes_back(site: Site) -> None:
         os.kill(site.until_frozen(run), signal.SIGCONT)
     site.goes_through(job, run)
     log = site.told(run)
-    assert "SIGUSR1: the run saves and stops" in log
+    assert "SIGUSR1: the run is asked to save and stop" in log
     assert "is unfinished, its newest checkpoint is of step" in log
 
 
@@ -190,7 +190,7 @@ def test_a_run_that_fails_comes_back_only_while_that_may_help(site: Site, code: 
     # Everything but the training is the real thing.
     program.write_text(f'#!/bin/sh\n[ "$2" != electra_scale.pretrain ] || exit {code}\nexec {sys.executable} "$@"\n')
     program.chmod(0o755)
-    job = site.submit(run, PYTHON=str(program), MOST_IDLE_LIVES="2")
+    job = site.submit(run, PYTHON=str(program), MOST_IDLE_STARTS="2")
     shown = site.ended(job, run)
     assert (shown["JobState"], shown["Restarts"]) == ("FAILED", str(lives - 1)), site.told(run)
     assert shown["ExitCode"] == f"{code}:0"
@@ -206,7 +206,7 @@ def test_a_signal_by_hand_brings_the_job_back_and_a_cancelled_one_stays_away(sit
     assert stopped is not None
     site.until(lambda: rows_so_far(run) >= stopped.step + 3, run)
     site.cluster.run("scancel", job)
-    site.until(lambda: "SLURM is ending this life" in site.told(run), run)
+    site.until(lambda: "SLURM has ended this start of the job" in site.told(run), run)
     shown = site.ended(job, run)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "1")
     assert f"stopped at step {stopped.step}, which is saved" in site.told(run)
@@ -253,7 +253,7 @@ def test_a_node_that_is_not_like_the_others_ends_the_life_before_it_trains(site:
     site.goes_through(job, run)
     log = site.told(run)
     assert "problem: n2: numpy 0.0.1, other nodes " in log
-    assert "the nodes' examination ended with code 1, so no training starts" in log
+    assert "no training starts: the check of the nodes ended with code 1" in log
 
 
 def test_a_store_that_no_node_can_read_ends_the_job_at_the_gate(site: Site) -> None:
@@ -278,7 +278,7 @@ def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
     site.until(lambda: any(run.glob("stop-*")), run)
     os.kill(frozen, signal.SIGCONT)
     site.goes_through(job, run)
-    assert "SIGUSR1: the run saves and stops" in site.told(run)
+    assert "SIGUSR1: the run is asked to save and stop" in site.told(run)
 
 
 def rows_so_far(run: Path) -> int:

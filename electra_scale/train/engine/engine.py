@@ -17,7 +17,7 @@ from deepspeed.checkpoint.constants import (
     UNIVERSAL_CHECKPOINT_VERSION_KEY,
     UNIVERSAL_CHECKPOINT_VERSION_VALUE,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.corruption.ahead import Ahead
@@ -224,11 +224,6 @@ def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
         state = torch.load(sampler, map_location="cpu", weights_only=True)
         weights |= {f"sampler.{name}": value for name, value in state["weights"].items()}
     return weights
-
-
-def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights by name; raises RuntimeError if a name is missing or too many."""
-    module.load_state_dict(weights, strict=True)
 
 
 def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:

@@ -126,4 +126,4 @@ def test_a_script_is_bash_and_says_where_it_must_start(script: Path, tmp_path: P
     # SLURM starts a copy of it, in the folder where sbatch was called.
     result = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "start sbatch in the checkout, or set ELECTRA_SLURM" in result.stderr
+    assert "start sbatch in the folder that holds slurm/, or set ELECTRA_SLURM" in result.stderr

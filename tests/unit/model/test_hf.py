@@ -24,7 +24,7 @@ from data_pipeline.errors import UserError
 from electra_scale.model.architectures.bert import attention_mask
 from electra_scale.model.electra import Electra
 from electra_scale.model.embeddings import positions_from_segments
-from electra_scale.model.hf import config_from_checkpoint, export, import_checkpoint
+from electra_scale.model.hf import export, import_checkpoint
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 from .conftest import VOCAB, rough_model, roughen
@@ -125,7 +125,6 @@ def test_import_gives_us_the_same_states_and_logits(preset: ModelConfig, tmp_pat
 def test_export_then_import_is_bit_equal(tiny: ModelConfig, tokenizer_dir: Path, tmp_path: Path) -> None:
     model, other = rough_model(tiny), Electra(tiny, seed=9)
     export(model, tokenizer_dir, tmp_path / "out")
-    assert config_from_checkpoint(tmp_path / "out") == tiny
     import_checkpoint(tmp_path / "out", None, other)
     restored = other.state_dict()
     assert all(torch.equal(value, restored[name]) for name, value in model.state_dict().items())
@@ -237,12 +236,3 @@ def test_differing_embeddings_are_reported(tiny: ModelConfig, tmp_path: Path, ca
         import_checkpoint(tmp_path / "d", tmp_path / "g", Electra(tiny))
     assert "embeddings.word.weight" in caplog.text
     assert "0.5" in caplog.text
-
-
-def test_config_from_checkpoint(tiny: ModelConfig, tmp_path: Path) -> None:
-    random_transformers_pair(tiny, tmp_path)
-    assert config_from_checkpoint(tmp_path / "d", tmp_path / "g") == tiny
-    size = EncoderSize(1, 32, 64, 2)
-    assert config_from_checkpoint(tmp_path / "d", size).generator == size
-    with pytest.raises(UserError, match="generator"):
-        config_from_checkpoint(tmp_path / "d")
