@@ -145,8 +145,8 @@ def signatures(
                 over=NEAR_BOUND_OVER * weight_bound,
                 window=LONG,
                 text="the largest weight is {value:.1f}, at the bound that objective.mixture sets, since step "
-                "{since}: the head gives some tokens almost no hardness. This is harmless while sampling/ess is above 0.5; "
-                "otherwise raise objective.mixture or objective.head.floor, or lower objective.head.learning_rate_scale.",
+                "{since}: the head gives some tokens almost no hardness. This is harmless while sampling/ess is above "
+                "0.5; else raise objective.mixture or objective.head.floor, or lower objective.head.learning_rate_scale.",
             )
         )
     if learns:

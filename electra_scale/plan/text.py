@@ -35,7 +35,7 @@ def plan_text(found: dict[str, Any]) -> str:
         _row("hours", f"{found['seconds'] / 3600:,.2f}", f"{found['device_hours']:,.1f} device hours"),
     ]
     if found["cost"] is None:
-        lines.append("cost: give the price of a device hour by --price")
+        lines.append("cost: give --price, the price of a device hour")
     else:
         lines.append(
             _row("cost", f"{found['cost']:,.2f}", f"at {assumed['price']:g} a device hour, under the same assumption")
@@ -72,7 +72,7 @@ def _memory(memory: dict[str, Any], micro: int, gpu: str) -> list[str]:
     lines = ["memory of a device, GB"]
     lines += [_row(name, f"{memory[name] / 1e9:.3f}", note) for name, note in parts.items()]
     lines.append(_row("peak", f"{memory['most'] / 1e9:.3f}", f"reached at: {memory['most_at']}"))
-    largest, usable = memory["largest_micro_batch"], f"{memory['usable'] / 1e9:.1f} of {gpu} (a tenth is kept back)"
+    largest, usable = memory["largest_micro_batch"], f"{memory['usable'] / 1e9:.1f} GB of {gpu} (a tenth is kept back)"
     if memory["fits"]:
         lines.append(
             _row("usable", f"{memory['usable'] / 1e9:.1f}", f"fits; the largest micro-batch would be {largest}")
