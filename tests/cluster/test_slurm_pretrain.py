@@ -103,7 +103,7 @@ class Site:
         return (log.read_text()[-4000:] if log.is_file() else "no log") + self.cluster.logs()
 
     def ends_like_straight(self, job: str, run: Path, starts: int = 2) -> None:
-        """Check that the run has ended like the undisturbed one, bit for bit, after this number of starts of its job."""
+        """Check that the run has ended like the undisturbed one, bit for bit, after ``starts`` of its job."""
         shown = self.ended(job, run)
         assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(starts - 1)), self.logs(run)
         assert rows(run) == rows(self.straight)
