@@ -146,7 +146,8 @@ def signatures(
                 window=LONG,
                 text="the largest weight is {value:.1f}, at the bound that objective.mixture sets, since step "
                 "{since}: the head gives some tokens almost no hardness. This is harmless while sampling/ess is above "
-                "0.5; else raise objective.mixture or objective.head.floor, or lower objective.head.learning_rate_scale.",
+                "0.5; else raise objective.mixture or objective.head.floor, or lower "
+                "objective.head.learning_rate_scale.",
             )
         )
     if learns:
