@@ -38,16 +38,16 @@ def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def write(folder: Path, from_step: int, steps: range, offset: float = 0.0) -> None:
-    """One start of a run, which writes each step."""
-    writer = RunWriter(folder, from_step)
+def live(folder: Path, from_step: int, steps: range, offset: float = 0.0) -> None:
+    """One life of a run, which reports each step."""
+    life = RunWriter(folder, from_step)
     for step in steps:
-        writer.metrics(step, "joint", {"loss/total": step + offset, "optim/lr": 1 / step})
-    writer.close()
+        life.metrics(step, "joint", {"loss/total": step + offset, "optim/lr": 1 / step})
+    life.close()
 
 
 def test_both_places_hold_the_same_values(tmp_path: Path) -> None:
-    write(tmp_path, 0, range(1, 6))
+    live(tmp_path, 0, range(1, 6))
     found, shown = rows(tmp_path), board(tmp_path)
     assert [row["step"] for row in found] == [1, 2, 3, 4, 5]
     assert all(row["phase"] == "joint" for row in found)
@@ -59,18 +59,18 @@ def test_both_places_hold_the_same_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("from_step", [3, 0])
 def test_a_run_that_goes_on_has_each_step_once(tmp_path: Path, from_step: int) -> None:
-    """Also when the first start ended before its first checkpoint."""
-    write(tmp_path, 0, range(1, 6))
-    write(tmp_path, from_step, range(from_step + 1, 9), offset=100)
+    """Also when the first life ended before its first checkpoint."""
+    live(tmp_path, 0, range(1, 6))
+    live(tmp_path, from_step, range(from_step + 1, 9), offset=100)
     expected = [(step, step if step <= from_step else step + 100) for step in range(1, 9)]
     assert [(row["step"], row["loss/total"]) for row in rows(tmp_path)] == expected
     assert board(tmp_path)["loss/total"] == expected
 
 
 def test_a_value_that_is_not_finite_is_visible_as_null(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path, 0)
-    writer.metrics(1, "joint", {"disc/auc": math.nan, "loss/total": math.inf, "optim/lr": 0.5})
-    writer.close()
+    life = RunWriter(tmp_path, 0)
+    life.metrics(1, "joint", {"disc/auc": math.nan, "loss/total": math.inf, "optim/lr": 0.5})
+    life.close()
     assert rows(tmp_path) == [{"step": 1, "phase": "joint", "disc/auc": None, "loss/total": None, "optim/lr": 0.5}]
 
 
@@ -87,19 +87,19 @@ def no_space(size: int) -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_ends_the_run_with_a_row_and_not_with_a_line_or_at_the_end(tmp_path: Path) -> None:
-    """A run ends with the first error, which has advice."""
-    writer = RunWriter(tmp_path, 0)
+    """The error that a run ends with is the first one, and it says what to do."""
+    life = RunWriter(tmp_path, 0)
     with no_space(400):
-        writer.line("x" * 500)
+        life.line("x" * 500)
         for step in range(1, 4):
-            writer.metrics(step, "joint", {"loss/total": step})
+            life.metrics(step, "joint", {"loss/total": step})
         too_much = {f"loss/part_{number}": 1.0 for number in range(30)}
         with pytest.raises(UserError, match=rf"cannot write {tmp_path}/metrics.jsonl \(.*\); free some space"):
-            writer.metrics(4, "joint", too_much)
+            life.metrics(4, "joint", too_much)
         with pytest.raises(UserError, match="free some space"):
-            writer.flush()
-        writer.close()
-    write(tmp_path, 3, range(4, 6))
+            life.flush()
+        life.close()
+    live(tmp_path, 3, range(4, 6))
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
@@ -110,12 +110,12 @@ def test_a_full_disk_at_the_start_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_rows_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path, 0)
-    writer.metrics(1, "joint", {"loss/total": 1.0})
-    writer.flush()
+    life = RunWriter(tmp_path, 0)
+    life.metrics(1, "joint", {"loss/total": 1.0})
+    life.flush()
     assert len(rows(tmp_path)) == 1
     assert board(tmp_path)["loss/total"] == [(1, 1.0)]
-    writer.close()
+    life.close()
 
 
 def test_later_rows_and_a_row_cut_short_are_dropped(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_time_left_counts_from_the_first_step_of_this_life(
 ) -> None:
     clock = Clock(monkeypatch)
     progress = Progress(10_000, 9_000, writer)
-    # For example compiling, which is over with the first step.
+    # Compiling, say, which is over with the first step.
     clock.now += 500
     progress.advance(9_001)
     clock.now += 36
