@@ -46,9 +46,9 @@ def read_store(url: str, node: int, nodes: int, short: bool) -> StoreReading:
         if short or not manifest.shards:
             return StoreReading(manifest.fingerprint)
         place = open_place(url)
-        first = node * len(manifest.shards) // nodes
+        begin = node * len(manifest.shards) // nodes
         read, began = 0, time.perf_counter()
-        for shard in [*manifest.shards[first:], *manifest.shards[:first]]:
+        for shard in [*manifest.shards[begin:], *manifest.shards[:begin]]:
             _drop_page_cache(place, shard.name)
             for offset in range(0, shard.bytes, _PART):
                 read += len(place.read_range(shard.name, offset, min(offset + _PART, shard.bytes)))
