@@ -140,9 +140,9 @@ def _submit(options: argparse.Namespace, recipe: list[str]) -> int:
 
 
 def _hostfile(options: argparse.Namespace) -> int:
-    from electra_scale.cluster.hostfile import hostfile
+    from electra_scale.cluster.hostfile import hostfile_of_job
 
-    print(hostfile(os.environ, options.slots), end="")
+    print(hostfile_of_job(os.environ, options.slots), end="")
     return 0
 
 

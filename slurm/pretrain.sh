@@ -41,7 +41,7 @@ if [ "$state" != RUNNING ]; then
   log "SLURM has ended this start of the job ($state)"
   exit "$code"
 fi
-decision=$(electra electra_scale.commands.requeue judge "$run" \
+decision=$(electra electra_scale.commands.requeue decide "$run" \
   --job "$SLURM_JOB_ID" --code "$code" --most_idle "${MOST_IDLE_STARTS:-3}")
 answer=$?
 log "$decision"
