@@ -36,7 +36,7 @@ def finished_store(place: Place, settings: dict[str, Any], inputs: Sequence[Inpu
     """
     if place.stat(MANIFEST_NAME) is None:
         return None
-    manifest = load_manifest(place.url)
+    manifest = load_manifest(place)
     if manifest.settings != settings:
         raise UserError(
             f"{place.url} was built with other settings ({difference(manifest.settings, settings)}): "
@@ -57,6 +57,17 @@ def finished_store(place: Place, settings: dict[str, Any], inputs: Sequence[Inpu
                 "to build it anew; nothing was changed"
             )
     return manifest
+
+
+def refuse_changed(before: Sequence[Input], now: Sequence[Input]) -> None:
+    """Raise UserError if the inputs are no longer what they were when the build started."""
+    if now != before:
+        changed = [entry.location for entry in now if entry not in before] or [
+            entry.location for entry in before if entry not in now
+        ]
+        raise UserError(
+            f"an input changed while it was being read ({', '.join(changed[:3])}): run again when nothing writes to it"
+        )
 
 
 def note_inputs(place: Place, inputs: Sequence[Input]) -> None:
