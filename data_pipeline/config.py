@@ -82,7 +82,7 @@ class CleanConfig:
         deduplicate: keep only the first of documents whose cleaned text is the same.
         near_duplicates: drop a document that MinHash finds at about this Jaccard similarity (of its five-word
             shingles) or above to an earlier one; left out, only equal documents are dropped.
-        filters: quality filters to apply, by name, in this order (docs/data.md says what each removes).
+        filters: quality filters to apply, by name, in this order (docs/data.md describes what each removes).
         language: keep only documents in this language (an ISO 639-1 code such as en); left out, all stay.
     """
 

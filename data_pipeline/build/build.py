@@ -11,7 +11,7 @@ from typing import Any
 
 import tokenizers
 
-from data_pipeline.build.claim import claimed, finished_store, input_identity, note_inputs, refuse_changed
+from data_pipeline.build.claim import claimed, finished_store, input_identity, record_inputs, refuse_changed
 from data_pipeline.build.decisions import Decided, decide
 from data_pipeline.build.finish import clear_work, finish_store
 from data_pipeline.build.pool import Workers, check_engine, start_workers
@@ -30,7 +30,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.names import is_object_store
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Missing, Place
-from data_pipeline.progress import say, track
+from data_pipeline.progress import log, track
 from data_pipeline.read.inputs import Input, find_inputs
 from data_pipeline.read.tasks import plan_tasks
 from data_pipeline.store.manifest import Manifest, canonical_json
@@ -66,7 +66,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
     finished = finished_store(place, settings, inputs)
     if finished is not None:
         clear_work(Work(place.url, key, in_place=is_object_store(place.url)))
-        say(f"{place.url} is already built from these inputs and settings: nothing to do")
+        log(f"{place.url} is already built from these inputs and settings: nothing to do")
         return finished
     tasks = plan_tasks(config.sources, inputs, config.task_bytes)
     if not tasks:
@@ -87,7 +87,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
             )
             for task in tasks
         ]
-        note_inputs(place, inputs)
+        record_inputs(place, inputs)
         try:
             manifest = _run_steps(config, place, settings, inputs, jobs, workers)
         except Missing:
@@ -96,10 +96,10 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
             if finished is None:
                 raise
             clear_work(work)
-            say(f"{place.url} was finished by another build of the same settings")
+            log(f"{place.url} was finished by another build of the same settings")
             return finished
         clear_work(work)
-    say(_summary(place, manifest))
+    log(_summary(place, manifest))
     return manifest
 
 
@@ -179,7 +179,7 @@ def _run(
     open_jobs = [job for job in jobs if record(job.task.index) not in finished]
     done = len(jobs) - len(open_jobs)
     if done:
-        say(f"{label}: continuing, {done} of {len(jobs)} tasks were finished before")
+        log(f"{label}: continuing, {done} of {len(jobs)} tasks were finished before")
     if open_jobs:
         track(workers.run(step, open_jobs), len(jobs), done, label)
 
@@ -190,7 +190,7 @@ def _with_encoder(jobs: Sequence[TaskJob], work: Work) -> list[TaskJob]:
         step = max(1, len(jobs) // _TRIED_TASKS)
         sample = [text for job in jobs[::step][:_TRIED_TASKS] for text in some_texts(job, _TRIED_DOCUMENTS)]
         choice = choose_encoder(work.place.read(work.tokenizer), sample)
-        say(choice.line)
+        log(choice.line)
         work.put_json(work.encoder, {"name": choice.name})
     name = work.load_json(work.encoder)["name"]
     return [dataclasses.replace(job, encoder=name) for job in jobs]
@@ -207,11 +207,11 @@ def _train(config: BuildConfig, jobs: Sequence[TaskJob], decided: Decided, worke
         record = work.load_json(work.sample(job.task.index))
         statistics.counts.update(record["counts"])
         statistics.inner.update(record["inner"])
-    say(f"vocabulary: training {config.tokenizer.vocab_size:,} entries")
+    log(f"vocabulary: training {config.tokenizer.vocab_size:,} entries")
     tokenizer = train_tokenizer(_sampled_texts(work, chosen), statistics, config.tokenizer)
     found = vocabulary_size(tokenizer)
     if found < config.tokenizer.vocab_size:
-        say(f"vocabulary: the text gives {found:,} entries, not {config.tokenizer.vocab_size:,}")
+        log(f"vocabulary: the text gives {found:,} entries, not {config.tokenizer.vocab_size:,}")
     work.place.put(work.tokenizer, tokenizer_json(tokenizer))
 
 

@@ -20,7 +20,7 @@ from data_pipeline.config import BuildConfig
 from data_pipeline.deduplicate.choose import HELD_OUT, KEPT, NEAR, SAMPLED, TaskDocuments, choose_documents
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import disk_full
-from data_pipeline.progress import say
+from data_pipeline.progress import log
 
 # Records are small and an object store answers slowly: some are fetched ahead.
 _FETCHED_AHEAD = 8
@@ -79,7 +79,7 @@ def _decide_all(config: BuildConfig, jobs: Sequence[TaskJob], work: Work) -> Non
             memory=config.memory,
         )
         if passes > fewest:
-            say(f"de-duplicate: {sum(documents):,} documents in {passes} passes over the records, as memory allows")
+            log(f"de-duplicate: {sum(documents):,} documents in {passes} passes over the records, as memory allows")
         _record_decisions(config, jobs, work, decisions, documents, counts)
 
 

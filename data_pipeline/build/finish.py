@@ -45,7 +45,7 @@ def finish_store(
     tokenizer = Tokenizer.from_str(place.read(work.tokenizer).decode("utf-8"))
     token_counts = np.zeros(vocabulary_size(tokenizer), np.int64)
     shards: list[ShardEntry] = []
-    # Names of shards and where they are, for those that wait in the work folder.
+    # Where each shard of the work folder lies, by its name.
     waiting: dict[str, str] = {}
     counts = {"unknown_tokens": 0, "without_tokens": 0, **decided.counts}
     for job in jobs:

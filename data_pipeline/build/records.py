@@ -39,7 +39,7 @@ class Work:
     """The files of the build with this key. Names are relative to the store; the value travels to the workers.
 
     ``in_place``: shards are written under their final names at once (an object store can't rename); otherwise
-    they wait in the work folder until all are there.
+    they lie in the work folder until all are there.
     """
 
     store: str
@@ -91,7 +91,7 @@ class Work:
         return f"{self.prefix}tokens-{task:06d}.npz"
 
     def early_shard(self, name: str) -> str:
-        """Where a shard waits that may still lose documents."""
+        """Where a shard lies that may still lose documents."""
         return f"{self.prefix}early/{name}"
 
     def final_shard(self, name: str) -> str:

@@ -167,15 +167,15 @@ def _kept_text(job: TaskJob) -> Path | None:
     return job.work.place.local(job.work.text(job.task.index))
 
 
-def _cleaned(job: TaskJob) -> Iterator[tuple[str, bytes]]:
-    """Text and content hash of a task's cleaned documents, from what the first pass kept or else read again."""
+def _cleaned(job: TaskJob) -> Iterator[tuple[bytes, bytes]]:
+    """UTF-8 and content hash of a task's cleaned documents, from what the first pass kept or else read again."""
     kept = _kept_text(job)
     if kept is not None and kept.exists():
         for data in read_texts(kept):
-            yield data.decode("utf-8"), content_hash(data)
+            yield data, content_hash(data)
     else:
-        for text, _, digest in _Reader(job).documents():
-            yield text, digest
+        for _, data, digest in _Reader(job).documents():
+            yield data, digest
 
 
 def _decided(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
@@ -183,10 +183,10 @@ def _decided(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
     recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
     decisions = _decisions(job)
     row = 0
-    for text, digest in _cleaned(job):
+    for data, digest in _cleaned(job):
         if row >= len(recorded) or digest != recorded[row].tobytes():
             raise _changed(job)
-        yield text, int(decisions[row]), digest
+        yield data.decode("utf-8"), int(decisions[row]), digest
         row += 1
     if row != len(recorded):
         raise _changed(job)
@@ -206,8 +206,7 @@ def _changed(job: TaskJob) -> UserError:
 
 def some_texts(job: TaskJob, count: int) -> list[str]:
     """The beginnings of the first ``count`` cleaned documents of a task, to try an encoder on."""
-    documents = itertools.islice(_Reader(job).documents(), count)
-    return [document.text[:_TRIED_CHARACTERS] for document in documents]
+    return [data.decode("utf-8")[:_TRIED_CHARACTERS] for data, _ in itertools.islice(_cleaned(job), count)]
 
 
 def sample_step(job: TaskJob) -> None:

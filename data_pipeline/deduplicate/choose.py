@@ -196,8 +196,8 @@ def _sample(
 ) -> int:
     """Mark train documents in the order of a keyed hash until they have ``sample_bytes``.
 
-    A histogram of bytes over the hash's top bits tells up to which bin all are taken; only the documents of
-    that bin are put in order. The sample is even over the corpus and the same on every machine.
+    A histogram of bytes over the hash's top bits shows up to which bin all are taken; only the documents of
+    that bin are sorted. The sample is even over the corpus and the same on every machine.
     """
 
     def candidates() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.uint64], npt.NDArray[np.int64]]]:

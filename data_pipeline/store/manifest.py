@@ -197,7 +197,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 class _Reader:

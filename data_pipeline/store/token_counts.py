@@ -44,7 +44,7 @@ def load_token_counts(place: Place, manifest: Manifest) -> npt.NDArray[np.int64]
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.token_counts.sha256:
         raise UserError(
-            f"{where} has SHA-256 {found}, the manifest says {manifest.token_counts.sha256}: "
+            f"{where} has SHA-256 {found}, the manifest lists {manifest.token_counts.sha256}: "
             "restore it or build the store again"
         )
     return np.frombuffer(data, "<i8", offset=begin).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The command says what is wrong in one line and means it with its exit code."""
+"""The command reports what is wrong in one line, and its exit code agrees."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def test_settings_that_work_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({"out": ""}, "out is ''"),
         ({"out": "s3://"}, "is not a bucket's name"),
@@ -47,10 +47,10 @@ def test_settings_that_work_are_taken() -> None:
         ({"clean": {"language": ""}}, "clean.language is ''"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], told: str) -> None:
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError) as raised:
         check_config(config(**settings))
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -61,7 +61,7 @@ def test_a_mixture_weighs_every_label() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("mixture: [1]", "mixture must hold keys and values"),
         ("mixture: {web: a}", "mixture.web must be a number"),
@@ -75,10 +75,10 @@ def test_a_mixture_weighs_every_label() -> None:
         ("- 1", "must hold keys and values"),
     ],
 )
-def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "build.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
         read_config_file(path)
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
     assert str(path) in str(raised.value)

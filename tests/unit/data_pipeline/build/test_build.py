@@ -82,7 +82,7 @@ def test_the_order_in_which_tasks_finish_changes_nothing(
     assert store_bytes(tmp_path / "backwards") == store_bytes(store)
 
 
-def test_a_second_run_does_nothing_and_says_so(
+def test_a_second_run_does_nothing_and_reports_that(
     config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"

@@ -1,4 +1,4 @@
-"""The report is one page that stands alone, tells the store's numbers, and is the same each time."""
+"""The report is one page without outside parts, shows the numbers of the store, and is the same each time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _number(cell: str) -> float:
     return float(cell.replace(",", ""))
 
 
-def test_the_page_tells_the_numbers_of_the_store(store: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_numbers_of_the_store(store: Path, tmp_path: Path) -> None:
     manifest = load_manifest(open_place(store))
     page = page_of(store, tmp_path / "report.html")
     lengths = [open_shard(store / entry.name) for entry in manifest.split("train")]
@@ -100,7 +100,7 @@ def test_the_page_tells_the_numbers_of_the_store(store: Path, tmp_path: Path) ->
         assert name in page.text
 
 
-def test_fertility_is_told_where_the_counts_allow_it(store: Path, tmp_path: Path) -> None:
+def test_fertility_is_shown_where_the_counts_allow_it(store: Path, tmp_path: Path) -> None:
     counts = dict(load_manifest(open_place(store)).counts)
     del counts["words"], counts["characters"]
     rewrite(store, counts=counts)
@@ -111,7 +111,7 @@ def test_fertility_is_told_where_the_counts_allow_it(store: Path, tmp_path: Path
     assert "characters per token7.00" in text
 
 
-def test_what_was_removed_is_told_in_the_order_a_document_meets_it(store: Path) -> None:
+def test_what_was_removed_is_listed_in_the_order_a_document_meets_it(store: Path) -> None:
     manifest = load_manifest(open_place(store))
     clean = manifest.settings["clean"] | {"filters": ["words", "symbols"]}
     names = [

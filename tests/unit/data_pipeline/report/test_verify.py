@@ -1,4 +1,4 @@
-"""Verify and inspect say the same of a store in a folder and in a bucket, and name what is wrong."""
+"""Verify and inspect report the same of a store in a folder and in a bucket, and name what is wrong."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def test_a_manifest_that_disagrees_with_its_files_is_a_fault(publish: Publish, s
     rewrite(store, shards=[wrong, *manifest.shards[1:]])
     assert verify_store(publish(store).url) == [
         f"{shard.name}: its source 'other' is not among those of the build's settings",
-        f"{shard.name}: {shard.bytes} bytes, the manifest says {shard.bytes - 1}",
+        f"{shard.name}: {shard.bytes} bytes, the manifest lists {shard.bytes - 1}",
         f"{shard.name}: {shard.rows} rows and {shard.tokens} tokens, "
-        f"the manifest says {shard.rows + 1} and {shard.tokens}",
+        f"the manifest lists {shard.rows + 1} and {shard.tokens}",
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_description_is_the_same_wherever_the_store_lies(place: Place, store: 
         assert f"\n  {name} " in shown
 
 
-def test_sources_are_told_apart(tmp_path: Path, jsonl: Path) -> None:
+def test_sources_are_listed_one_by_one(tmp_path: Path, jsonl: Path) -> None:
     (tmp_path / "more.txt").write_text("A river and a stone.\n\nA bridge and a garden.\n")
     build_store(
         make_config(
@@ -165,12 +165,12 @@ def test_sources_are_told_apart(tmp_path: Path, jsonl: Path) -> None:
     )
     described = "\n".join(describe_store(tmp_path / "store", 0))
     assert "\n  stories (train): " in described
-    assert "\n  lines (train): 1 shards, 2 documents, " in described
+    assert "\n  lines (train): 1 shard, 2 documents, " in described
     assert "sample" not in described
     assert verify_store(tmp_path / "store") == []
 
 
-def test_no_store_and_a_wrong_number_of_samples_are_told(place: Place, s3: str, tmp_path: Path) -> None:
+def test_no_store_and_a_wrong_number_of_samples_are_one_line(place: Place, s3: str, tmp_path: Path) -> None:
     for url in (f"{s3}/nothing", str(tmp_path / "nowhere"), str(tmp_path)):
         for look in (verify_store, lambda url: list(describe_store(url, 1))):
             with pytest.raises(UserError, match=r"no store at|unfinished build or not a store"):
@@ -179,7 +179,7 @@ def test_no_store_and_a_wrong_number_of_samples_are_told(place: Place, s3: str, 
         list(describe_store(place.url, -1))
 
 
-def test_a_server_that_does_not_answer_is_no_fault_of_the_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_not_a_fault_of_the_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("ELECTRA_SCALE_S3_ATTEMPTS", "1")
     with pytest.raises(Unavailable):
