@@ -206,7 +206,7 @@ def _changed(job: TaskJob) -> UserError:
 
 def some_texts(job: TaskJob, count: int) -> list[str]:
     """The beginnings of the first ``count`` cleaned documents of a task, to try an encoder on."""
-    return [data.decode("utf-8")[:_TRIED_CHARACTERS] for data, _ in itertools.islice(_cleaned(job), count)]
+    return [data.decode("utf-8", "replace")[:_TRIED_CHARACTERS] for data, _ in itertools.islice(_cleaned(job), count)]
 
 
 def sample_step(job: TaskJob) -> None:
