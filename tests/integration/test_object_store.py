@@ -227,7 +227,7 @@ def test_without_boto3_the_install_line_is_given() -> None:
     code = (
         "import sys; sys.modules['boto3'] = None\n"
         "from data_pipeline.errors import UserError\n"
-        "from data_pipeline.places.place import open_place\n"
+        "from data_pipeline.places.open import open_place\n"
         "try: open_place('s3://bucket')\n"
         "except UserError as error: print(error)"
     )
