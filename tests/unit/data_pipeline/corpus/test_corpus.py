@@ -147,7 +147,7 @@ def test_a_corpus_has_every_paragraph_once_and_is_reused(packages: Path, capsys:
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     capsys.readouterr()
     assert main(["corpus", str(out), "--max-mb", "1"]) == 0
-    assert "there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with pytest.raises(UserError, match="made with --max-mb 1, not 2"):
         fetch_corpus(out, 2.0)
