@@ -18,6 +18,7 @@ from data_pipeline.build.mpi import launched, lead
 from data_pipeline.config import BuildConfig, CleanConfig, SourceConfig, TokenizerConfig, read_config_file
 from data_pipeline.corpus.fetch import fetch_corpus
 from data_pipeline.errors import UserError
+from data_pipeline.progress import counted
 from data_pipeline.report.describe import describe_store
 from data_pipeline.report.verify import verify_store
 from data_pipeline.settings import nearest
@@ -26,7 +27,7 @@ PROGRAM = "electra-data"
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """An argument parser whose complaints are one line, like every other error of the program."""
+    """An argument parser that reports an error in one line, like the rest of the program."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
@@ -69,7 +70,7 @@ def _simple_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("build", help="build a store from text (see `electra-data build --help`)", add_help=False)
-    inspect = commands.add_parser("inspect", help="say what a store holds")
+    inspect = commands.add_parser("inspect", help="print what a store holds")
     inspect.add_argument("store", help="the store: a folder, or s3://bucket/prefix")
     inspect.add_argument("--samples", type=int, default=3, metavar="N", help="decoded documents to show (3)")
     verify = commands.add_parser("verify", help="check every checksum and count of a store")
@@ -97,7 +98,7 @@ def _run(arguments: Sequence[str]) -> int:
         problems = verify_store(options.store)
         for problem in problems:
             print(f"{PROGRAM}: {problem}", file=sys.stderr)
-        print(f"{options.store}: {len(problems)} faults" if problems else f"{options.store}: sound")
+        print(f"{options.store}: {counted(len(problems), 'fault')}" if problems else f"{options.store}: sound")
         return 1 if problems else 0
     if options.command == "report":
         # Plots need an extra that the other commands do without.
@@ -111,7 +112,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; what a user can act on becomes one line."""
+    """The exit code of a command; an error that the user can put right becomes one line."""
     try:
         return command()
     except UserError as error:

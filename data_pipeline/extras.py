@@ -15,7 +15,7 @@ def install(extra: str) -> str:
 
 @contextmanager
 def needs_extra(extra: str, package: str, feature: str, instead: str = "") -> Iterator[None]:
-    """Turn an ImportError inside the block into a line that says what to install.
+    """Turn an ImportError inside the block into a line that names what to install.
 
     Args:
         extra: the extra of this package, as ``pip`` knows it.

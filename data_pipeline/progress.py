@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""Shows the progress of long work: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from tqdm import tqdm
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-def say(message: str) -> None:
-    """One line for the user, on stderr."""
+def log(message: str) -> None:
+    """Print one line for the user, on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, such as ``1 shard`` and ``1,200 shards``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def track(steps: Iterator[None], total: int, done: int, label: str) -> None:
-    """Run ``steps`` to the end and show how many of ``total`` are done, ``done`` of them before."""
+    """Run ``steps`` to the end and show how many of ``total`` are done; ``done`` of them were done before."""
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, desc=label, unit="task", dynamic_ncols=True) as bar:
             for _ in steps:
@@ -30,6 +35,6 @@ def track(steps: Iterator[None], total: int, done: int, label: str) -> None:
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES and done < total:
             rate = (done - first) / (now - started)
-            say(f"{label}: {done} of {total} tasks, about {(total - done) / rate:.0f} s left")
+            log(f"{label}: {done} of {total} tasks, about {(total - done) / rate:.0f} s left")
             last = now
-    say(f"{label}: {done} of {total} tasks done in {time.monotonic() - started:.1f} s")
+    log(f"{label}: {done} of {total} tasks done in {time.monotonic() - started:.1f} s")

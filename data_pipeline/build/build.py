@@ -11,7 +11,8 @@ from typing import Any
 
 import tokenizers
 
-from data_pipeline.build.claim import claimed, finished_store, input_identity, note_inputs
+from data_pipeline.build.claim import claimed, finished_store, input_identity, record_inputs, refuse_changed
+from data_pipeline.build.decisions import Decided, decide
 from data_pipeline.build.finish import clear_work, finish_store
 from data_pipeline.build.pool import Workers, check_engine, start_workers
 from data_pipeline.build.records import Work
@@ -24,13 +25,12 @@ from data_pipeline.build.steps import (
     some_texts,
     tokenize_step,
 )
-from data_pipeline.build.verdicts import Merged, merge
 from data_pipeline.config import BuildConfig, check_config
 from data_pipeline.errors import UserError
 from data_pipeline.places.names import is_object_store
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Missing, Place
-from data_pipeline.progress import say, track
+from data_pipeline.progress import log, track
 from data_pipeline.read.inputs import Input, find_inputs
 from data_pipeline.read.tasks import plan_tasks
 from data_pipeline.store.manifest import Manifest, canonical_json
@@ -66,7 +66,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
     finished = finished_store(place, settings, inputs)
     if finished is not None:
         clear_work(Work(place.url, key, in_place=is_object_store(place.url)))
-        say(f"{place.url} is already built from these inputs and settings: nothing to do")
+        log(f"{place.url} is already built from these inputs and settings: nothing to do")
         return finished
     tasks = plan_tasks(config.sources, inputs, config.task_bytes)
     if not tasks:
@@ -87,19 +87,19 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
             )
             for task in tasks
         ]
-        note_inputs(place, inputs)
+        record_inputs(place, inputs)
         try:
-            manifest = _run_steps(config, place, settings, jobs, workers)
+            manifest = _run_steps(config, place, settings, inputs, jobs, workers)
         except Missing:
             # An equal build on another machine may have finished the store and cleared the records.
             finished = finished_store(place, settings, inputs)
             if finished is None:
                 raise
             clear_work(work)
-            say(f"{place.url} was finished by another build of the same settings")
+            log(f"{place.url} was finished by another build of the same settings")
             return finished
         clear_work(work)
-    say(_summary(place, manifest))
+    log(_summary(place, manifest))
     return manifest
 
 
@@ -136,7 +136,12 @@ def _build_key(settings: dict[str, Any], inputs: Sequence[Input]) -> str:
 
 
 def _run_steps(
-    config: BuildConfig, place: Place, settings: dict[str, Any], jobs: Sequence[TaskJob], workers: Workers
+    config: BuildConfig,
+    place: Place,
+    settings: dict[str, Any],
+    inputs: Sequence[Input],
+    jobs: Sequence[TaskJob],
+    workers: Workers,
 ) -> Manifest:
     work = jobs[0].work
     if config.tokenizer.path:
@@ -144,16 +149,18 @@ def _run_steps(
         _put_once(work, work.tokenizer, tokenizer_json(tokenizer))
         jobs = _with_encoder(jobs, work)
         _run("read and tokenize", read_and_tokenize_step, jobs, work.read, workers)
-        merged = merge(config, jobs)
-        open_jobs = [job for job in jobs if job.task.index in merged.judged]
+        decided = decide(config, jobs)
+        open_jobs = [job for job in jobs if job.task.index in decided.recorded]
         _run("publish", publish_step, open_jobs, work.tokens, workers)
     else:
         _run("read", read_step, jobs, work.read, workers)
-        merged = merge(config, jobs)
-        _train(config, jobs, merged, workers)
+        decided = decide(config, jobs)
+        _train(config, jobs, decided, workers)
         jobs = _with_encoder(jobs, work)
+        # The text was kept, so that this step does not notice when its source has changed.
+        refuse_changed(inputs, find_inputs(config.sources))
         _run("tokenize", tokenize_step, jobs, work.tokens, workers)
-    return finish_store(place, work, jobs, settings, merged)
+    return finish_store(place, work, jobs, settings, decided)
 
 
 def _put_once(work: Work, name: str, data: bytes) -> None:
@@ -172,7 +179,7 @@ def _run(
     open_jobs = [job for job in jobs if record(job.task.index) not in finished]
     done = len(jobs) - len(open_jobs)
     if done:
-        say(f"{label}: continuing, {done} of {len(jobs)} tasks were finished before")
+        log(f"{label}: continuing, {done} of {len(jobs)} tasks were finished before")
     if open_jobs:
         track(workers.run(step, open_jobs), len(jobs), done, label)
 
@@ -183,28 +190,28 @@ def _with_encoder(jobs: Sequence[TaskJob], work: Work) -> list[TaskJob]:
         step = max(1, len(jobs) // _TRIED_TASKS)
         sample = [text for job in jobs[::step][:_TRIED_TASKS] for text in some_texts(job, _TRIED_DOCUMENTS)]
         choice = choose_encoder(work.place.read(work.tokenizer), sample)
-        say(choice.line)
+        log(choice.line)
         work.put_json(work.encoder, {"name": choice.name})
     name = work.load_json(work.encoder)["name"]
     return [dataclasses.replace(job, encoder=name) for job in jobs]
 
 
-def _train(config: BuildConfig, jobs: Sequence[TaskJob], merged: Merged, workers: Workers) -> None:
+def _train(config: BuildConfig, jobs: Sequence[TaskJob], decided: Decided, workers: Workers) -> None:
     work = jobs[0].work
     if work.place.stat(work.tokenizer) is not None:
         return
-    chosen = [job for job in jobs if job.task.index in merged.sampled]
+    chosen = [job for job in jobs if job.task.index in decided.sampled]
     _run("sample", sample_step, chosen, work.sample, workers)
     statistics = CharacterStatistics()
     for job in chosen:
         record = work.load_json(work.sample(job.task.index))
         statistics.counts.update(record["counts"])
         statistics.inner.update(record["inner"])
-    say(f"vocabulary: training {config.tokenizer.vocab_size:,} entries")
+    log(f"vocabulary: training {config.tokenizer.vocab_size:,} entries")
     tokenizer = train_tokenizer(_sampled_texts(work, chosen), statistics, config.tokenizer)
     found = vocabulary_size(tokenizer)
     if found < config.tokenizer.vocab_size:
-        say(f"vocabulary: the text gives {found:,} entries, not {config.tokenizer.vocab_size:,}")
+        log(f"vocabulary: the text gives {found:,} entries, not {config.tokenizer.vocab_size:,}")
     work.place.put(work.tokenizer, tokenizer_json(tokenizer))
 
 

@@ -36,11 +36,11 @@ def finished_store(place: Place, settings: dict[str, Any], inputs: Sequence[Inpu
     """
     if place.stat(MANIFEST_NAME) is None:
         return None
-    manifest = load_manifest(place.url)
+    manifest = load_manifest(place)
     if manifest.settings != settings:
         raise UserError(
             f"{place.url} was built with other settings ({difference(manifest.settings, settings)}): "
-            "choose another out, or remove the store to build it anew; nothing was changed"
+            "choose another out, or remove the store to build it again; nothing was changed"
         )
     try:
         data = place.read(_FINISHED)
@@ -48,19 +48,30 @@ def finished_store(place: Place, settings: dict[str, Any], inputs: Sequence[Inpu
         # A copied store has no work folder; its settings list the inputs by name and size.
         return manifest
     identities = decode_record(
-        data, f"{place.url}/{_FINISHED}", dict, advice="choose another out, or remove the store to build it anew"
+        data, f"{place.url}/{_FINISHED}", dict, advice="choose another out, or remove the store to build it again"
     )
     for entry in inputs:
         if identities.get(f"{entry.source}:{entry.location}") != input_identity(entry):
             raise UserError(
                 f"{place.url} was built before {entry.location} changed: choose another out, or remove the store "
-                "to build it anew; nothing was changed"
+                "to build it again; nothing was changed"
             )
     return manifest
 
 
-def note_inputs(place: Place, inputs: Sequence[Input]) -> None:
-    """Remember what the inputs were; it counts once the store is finished."""
+def refuse_changed(before: Sequence[Input], now: Sequence[Input]) -> None:
+    """Raise UserError if the inputs are no longer what they were when the build started."""
+    if now != before:
+        changed = [entry.location for entry in now if entry not in before] or [
+            entry.location for entry in before if entry not in now
+        ]
+        raise UserError(
+            f"an input changed while it was being read ({', '.join(changed[:3])}): run again when nothing writes to it"
+        )
+
+
+def record_inputs(place: Place, inputs: Sequence[Input]) -> None:
+    """Record what the inputs were, for builds that find the store finished."""
     identities = {f"{entry.source}:{entry.location}": input_identity(entry) for entry in inputs}
     place.put(_FINISHED, encode_record(identities))
 
@@ -113,8 +124,8 @@ def _claim_prefix(place: Place, key: str, settings: dict[str, Any]) -> None:
     if other != key:
         changed = difference(known, settings) if known != settings else "an input changed"
         raise UserError(
-            f"{place.url} belongs to an unfinished build with other settings ({changed}): go on with those "
-            f"settings, choose another out, or delete all of {place.url} to start anew; nothing was changed"
+            f"{place.url} belongs to an unfinished build with other settings ({changed}): continue with those "
+            f"settings, choose another out, or delete all of {place.url} to start again; nothing was changed"
         )
 
 

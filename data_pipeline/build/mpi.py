@@ -11,8 +11,8 @@ from typing import Any
 from data_pipeline.errors import UserError
 from data_pipeline.extras import install
 
-# How launchers tell a process the size of its world and its place in it. SLURM_NTASKS won't do: a batch script
-# has it too, where nothing was launched.
+# The variables by which launchers give a process the size of its world and its rank. SLURM_NTASKS won't do: a batch
+# script has it too, where nothing was launched.
 _VARIABLES = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("PMI_SIZE", "PMI_RANK"),

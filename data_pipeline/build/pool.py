@@ -62,7 +62,7 @@ def start_workers(workers: int | None, tasks: int, ranks: Executor | None) -> It
         yield _InlineWorkers()
         return
     # A child forked from here would inherit the thread pools of Arrow and tokenizers in an unusable state. The fork
-    # server has imported all that a worker needs, while this process goes on, and has not used any of it.
+    # server has imported all that a worker needs, while this process continues, and has not used any of it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data_pipeline.cli", "data_pipeline.build.steps", "nanotoken"])
     forkserver.ensure_running()
@@ -117,6 +117,6 @@ def _enter_worker() -> None:
 
 
 def _die_with(parent: multiprocessing.process.BaseProcess) -> None:
-    # A killed parent can't end its pool, and an idle worker would wait for ever.
+    # A killed parent can't end its pool, and an idle worker would wait forever.
     parent.join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""A task's tokenized rows on their way into shards, and back out of shards that wait."""
+"""Writing a task's tokenized rows into shards, and reading them back from shards that are not final yet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from data_pipeline.build.records import Work
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import sha256_of
+from data_pipeline.places.open import local_copy
 from data_pipeline.store.manifest import SPLITS, ShardEntry
 from data_pipeline.store.shard import IdsType, ids_dtype, open_shard, write_shard
 
@@ -35,7 +36,8 @@ class ShardTokenizer:
 class TaskShards:
     """Collects one task's rows and writes them as one or more shards per split.
 
-    ``token_counts`` (vocabulary,) int64 counts the tokens of the train split. ``name`` says where a shard goes.
+    ``token_counts`` (vocabulary,) int64 counts the tokens of the train split. ``name`` turns the file name of a shard
+    into its name in the store's place.
     """
 
     def __init__(
@@ -143,13 +145,13 @@ def read_rows(
     """
     row = 0
     for name in names:
-        with work.opened(work.early_shard(name)) as path:
+        with local_copy(work.place, work.early_shard(name)) as path:
             shard = open_shard(path, fingerprint)
             stays = staying[row : row + len(shard.doc)]
             row += len(shard.doc)
             if len(stays) != len(shard.doc):
                 break
-            # A copy, so that nothing looks into the map of a file that goes away.
+            # A copy: the memory map ends with the file, which is deleted.
             yield np.array(shard.ids), np.diff(shard.offsets), np.array(shard.doc), stays
     if row != len(staying):
         raise UserError(

@@ -32,10 +32,10 @@ _WIDE = (
 
 
 class Cleaner:
-    """Cleans documents, and says which to drop, by one configuration.
+    """Cleans documents, and decides which to drop, by one configuration.
 
     Raises:
-        UserError: the language is not known, or the package that tells languages is missing.
+        UserError: the language is not known, or the package that recognizes languages is missing.
     """
 
     def __init__(self, config: CleanConfig) -> None:

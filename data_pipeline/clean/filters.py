@@ -51,7 +51,7 @@ def symbols(text: str) -> bool:
 def letters(text: str) -> bool:
     """Keep documents in which at least 80 % of the words hold a letter."""
     found = text.split()
-    # Most words are letters only, which isalpha tells without a search.
+    # Most words are letters only, which isalpha finds without a search.
     with_letter = sum(1 for word in found if word.isalpha() or _LETTER.search(word))
     return bool(found) and with_letter >= MIN_WORDS_WITH_LETTER * len(found)
 

@@ -1,4 +1,4 @@
-"""Telling a document's language, through py3langid."""
+"""Recognizing the language of a document, through py3langid."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ HEAD_CHARACTERS = 2000
 
 
 def language_test(code: str) -> Callable[[str], bool]:
-    """A function that says whether a text is in the language with this ISO 639-1 code.
+    """A function that returns whether a text is in the language with this ISO 639-1 code.
 
     Only the first :data:`HEAD_CHARACTERS` characters of a text are looked at.
 
     Raises:
-        UserError: py3langid is not installed, or it knows no language of this code.
+        UserError: py3langid is not installed, or does not know a language with this code.
     """
     with needs_extra("language", "py3langid", "clean.language", "leave it out"):
         import py3langid

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import say
+from data_pipeline.progress import log
 
 _TIMEOUT_S = 300
 _NETWORK = ("-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
@@ -110,7 +110,7 @@ def _download(wanted: Sequence[Package], folder: Path, options: Sequence[str]) -
 
 
 def _refresh_lists(folder: Path) -> list[str]:
-    say("corpus: fetching package lists")
+    log("corpus: fetching package lists")
     options: list[str] = []
     if os.geteuid() != 0:
         # The system's lists belong to root: keep lists of our own, for this call only.

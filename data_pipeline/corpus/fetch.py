@@ -22,7 +22,7 @@ from data_pipeline.corpus.debian import choose_packages, fetch_packages
 from data_pipeline.corpus.prose import dictionary_documents, page_paragraphs, wikitext_documents
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import sync_folder, write_bytes
-from data_pipeline.progress import say
+from data_pipeline.progress import log
 
 CORPUS_INFO = "corpus.json"
 PARTS = 8
@@ -43,7 +43,7 @@ class Document:
 
 
 def fetch_corpus(out: str | Path, max_mb: float) -> dict[str, Any]:
-    """Fetch at most ``max_mb`` MB of clean text into ``out`` and return what ``corpus.json`` says of it.
+    """Fetch at most ``max_mb`` MB of clean text into ``out`` and return the content of ``corpus.json``.
 
     A finished corpus of the same size is kept as it is.
 
@@ -55,7 +55,7 @@ def fetch_corpus(out: str | Path, max_mb: float) -> dict[str, Any]:
         raise UserError(f"--max-mb is {max_mb:g}: it must be above 0")
     info = _existing(folder, max_mb)
     if info is not None:
-        say(f"corpus: {folder} is there already ({_figures(info)}): nothing to do")
+        log(f"corpus: {folder} exists already ({_figures(info)}): nothing to do")
         return info
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -65,7 +65,7 @@ def fetch_corpus(out: str | Path, max_mb: float) -> dict[str, Any]:
         info = _write(result, documents, origin, max_mb)
         os.replace(result, folder)
     sync_folder(folder.parent)
-    say(f"corpus: {folder} from {origin} ({_figures(info)}) in {time.monotonic() - started:.0f} s")
+    log(f"corpus: {folder} from {origin} ({_figures(info)}) in {time.monotonic() - started:.0f} s")
     return info
 
 
@@ -95,15 +95,15 @@ def _existing(folder: Path, max_mb: float) -> dict[str, Any] | None:
 def _documents(work: Path, max_mb: float) -> tuple[str, list[Document]]:
     reasons: list[str] = []
     if hub_answers():
-        say(f"corpus: the hub answers, taking {_HUB_NAME} ({_HUB_CONFIG})")
+        log(f"corpus: the hub answers, taking {_HUB_NAME} ({_HUB_CONFIG})")
         try:
             return f"hub data set {_HUB_NAME}/{_HUB_CONFIG}", _limited(_from_hub(), max_mb)
         except UserError as error:
             reasons.append(str(error))
-            say(f"corpus: {error}")
+            log(f"corpus: {error}")
     else:
         reasons.append(f"the hub did not answer within {_PROBE_S:g} s, or is switched off")
-    say("corpus: no hub data set, taking documentation packages of the system")
+    log("corpus: no hub data set, taking documentation packages of the system")
     try:
         return _from_packages(work, max_mb)
     except UserError as error:
@@ -152,7 +152,7 @@ def _from_hub() -> Iterator[Document]:
 
 def _from_packages(work: Path, max_mb: float) -> tuple[str, list[Document]]:
     unpacked = fetch_packages(choose_packages(max_mb), work / "packages")
-    say(f"corpus: extracting text from {', '.join(unpacked)}")
+    log(f"corpus: extracting text from {', '.join(unpacked)}")
     documents: list[Document] = []
     processes = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:

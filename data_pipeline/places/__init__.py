@@ -1,1 +1,1 @@
-"""Folders and S3 buckets: a place's name goes in, its files come out, whole or not at all."""
+"""Folders and S3 buckets: the name of a place goes in, its files come out, whole or not at all."""

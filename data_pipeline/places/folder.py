@@ -1,4 +1,4 @@
-"""A folder as a place."""
+"""A local folder as a place."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ class FolderPlace:
 
     def read(self, name: str) -> bytes:
         path = self.local(name)
-        with _told("read", path):
+        with _reported("read", path):
             return path.read_bytes()
 
     def read_range(self, name: str, begin: int, end: int) -> bytes:
         path = self.local(name)
-        with _told("read", path), open(path, "rb") as file:
+        with _reported("read", path), open(path, "rb") as file:
             file.seek(begin)
             return file.read(max(0, end - begin))
 
     def fetch(self, name: str, target: Path) -> None:
         path = self.local(name)
-        with _told("read", path):
+        with _reported("read", path):
             source = open(path, "rb")  # noqa: SIM115 - closed below, where errors are about the target
-        with source, _told("write", target), open(target, "rb+") as sink:
+        with source, _reported("write", target), open(target, "rb+") as sink:
             # Small writes make small page-cache folios, and a reader of the mapped file holds whole ones.
             shutil.copyfileobj(source, sink, 1 << 16)
             sink.truncate()
 
     def put(self, name: str, data: bytes) -> None:
         path = self._made(name)
-        with _told("write", path):
+        with _reported("write", path):
             write_bytes(path, data)
 
     def put_file(self, name: str, source: Path) -> None:
         path = self._made(name)
-        with _told("write", path), replacing(path) as temporary:
+        with _reported("write", path), replacing(path) as temporary:
             shutil.copyfile(source, temporary)
 
     def put_new(self, name: str, data: bytes) -> bool:
         path = self._made(name)
         # Several threads may race for one name.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        with _told("write", path):
+        with _reported("write", path):
             try:
                 write_bytes(temporary, data)
                 # A link, unlike a rename, fails when the name is taken.
@@ -80,7 +80,7 @@ class FolderPlace:
 
     def stat(self, name: str) -> Entry | None:
         path = self.local(name)
-        with _told("read", path):
+        with _reported("read", path):
             try:
                 status = path.stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +93,7 @@ class FolderPlace:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder = prefix.rpartition("/")[0]
         found = []
-        for parent, _, names in os.walk(self.local(folder) if folder else self.path, onerror=_tell):
+        for parent, _, names in os.walk(self.local(folder) if folder else self.path, onerror=_report):
             for name in names:
                 relative = os.path.relpath(os.path.join(parent, name), self.path).replace(os.sep, "/")
                 if relative.startswith(prefix) and not (name.startswith(".") and name.endswith(".tmp")):
@@ -105,21 +105,21 @@ class FolderPlace:
 
     def delete(self, name: str) -> None:
         path = self.local(name)
-        with _told("delete", path):
+        with _reported("delete", path):
             if self.stat(name) is not None:
                 path.unlink(missing_ok=True)
 
     def _made(self, name: str) -> Path:
         """The file's path, in a folder that is there."""
         path = self.local(name)
-        with _told("write", path):
+        with _reported("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
 @contextmanager
-def _told(doing: str, path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal into a line for the user."""
+def _reported(doing: str, path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into a line for the user."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,7 @@ def _told(doing: str, path: Path) -> Iterator[None]:
         raise UserError(f"cannot {doing} {path}: {error.strerror}; check the path and its permissions") from error
 
 
-def _tell(error: OSError) -> None:
+def _report(error: OSError) -> None:
     # A folder that is not there holds no files; one that can't be read might.
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise UserError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error

@@ -1,4 +1,4 @@
-"""Names of places and of files in them."""
+"""Names of places and of the files in them: which are valid, and which are in an object store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from data_pipeline.errors import UserError
 
 S3_SCHEME = "s3://"
-
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 

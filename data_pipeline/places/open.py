@@ -1,4 +1,4 @@
-"""From what a user calls a place to the place."""
+"""Opening the place that a user names, and getting a local path of one of its files."""
 
 from __future__ import annotations
 

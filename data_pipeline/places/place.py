@@ -1,4 +1,4 @@
-"""Where files lie: a folder or an object store, behind one small interface.
+"""The interface to where files lie, a folder or an object store.
 
 A name is a relative path with ``/``; no name leaves its place. Whatever is put appears whole or not at all.
 """
@@ -14,11 +14,11 @@ from data_pipeline.errors import UserError
 
 
 class Unavailable(UserError):
-    """The place did not answer, or answered that it can't just now: worth trying again later."""
+    """The place did not answer, or is too busy now: a later try may succeed."""
 
 
 class Missing(UserError):
-    """There is no such file, though the place itself answers."""
+    """There is no such file; the place itself answers."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Place(Protocol):
 
     @property
     def url(self) -> str:
-        """What the user calls it; never holds a credential."""
+        """The name by which the user knows it; never holds a credential."""
         ...
 
     def local(self, name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""How often a store that did not answer is asked again, and who hears of it."""
+"""How often a request that failed is made again, how long to wait before, and where each retry is reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("electra_scale.s3")
 
 
 class Retries:
-    """Counts every retry of this process and tells each to ``listener`` in one line.
+    """Counts every retry of this process and reports each to ``listener`` in one line.
 
     The listener may be called from any thread; by default lines go to the logger ``electra_scale.s3`` as warnings.
     """
@@ -29,10 +29,11 @@ class Retries:
         self.count = 0
         self.listener: Callable[[str], None] = _log.warning
         self._lock = threading.Lock()
-        # Jitter must differ between processes, and must not draw from a generator that training is seeded with.
+        # Not the global generator, which a library's own jitter would use: training seeds it, on all ranks alike, so
+        # that waits would be the same everywhere and would change what is drawn afterwards.
         self._jitter = random.Random(os.urandom(16))
 
-    def told(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Count one retry and pass the line on."""
         with self._lock:
             self.count += 1

@@ -34,9 +34,9 @@ _WRITER = "electra-writer"
 
 
 class _Answer(Exception):
-    """An error code that the caller of a request is prepared for.
+    """An error code that the caller of a request handles itself.
 
-    ``unsure`` says that an earlier attempt failed without an answer, so that it may have done its work.
+    ``unsure``: an earlier attempt failed without an answer, so that it may have done its work.
     """
 
     def __init__(self, code: str, unsure: bool) -> None:
@@ -222,7 +222,7 @@ class S3Place:
         return head
 
     def _unmixed(self, name: str, once: Callable[[], T]) -> T:
-        """Do ``once``, again from its begin while the file is replaced underneath it."""
+        """Do ``once``, again from its start while the file is replaced during the reading."""
         attempts = connection().attempts
         for failures in range(1, attempts + 1):
             try:
@@ -230,12 +230,12 @@ class S3Place:
             except _Replaced:
                 line = f"{self.url}/{name} at {connection().endpoint} was replaced while it was being read"
                 if failures < attempts:
-                    retries.told(f"{line}: attempt {failures} of {attempts}, reading it again from its begin")
+                    retries.report(f"{line}: attempt {failures} of {attempts}, reading it again from its start")
                     retries.wait(failures)
-        raise Unavailable(f"{line}, {attempts} attempts: try again when nobody writes to it")
+        raise Unavailable(f"{line}, {attempts} attempts: try again when nothing writes to it")
 
     def _pour(self, name: str, begin: int, end: int, etag: str, sink: Callable[[bytes], object]) -> int:
-        """Pass bytes [begin, end) on as they come, going on where a cut body stopped; returns the position reached,
+        """Pass bytes [begin, end) on as they come, resuming where a cut body stopped; returns the position reached,
         which is less than ``end`` only at the file's end.
 
         Raises:
@@ -339,7 +339,7 @@ class S3Place:
                 if code in expected:
                     raise _Answer(code, unsure) from None
                 if not is_transient(error):
-                    # Causes are cut off: what a server or botocore says may hold a key or a signed text.
+                    # Causes are cut off: the words of a server or of botocore may hold a key or a signed text.
                     if head and code not in ("404", "NoSuchKey"):
                         code = self._spelled_out(name) or code
                     raise refusal(error, code, doing, where, self.bucket, link.endpoint) from None
@@ -347,12 +347,12 @@ class S3Place:
                 if failures == attempts:
                     raise unavailable(error, doing, where, link.endpoint, attempts) from None
                 line = unavailable(error, doing, where, link.endpoint, None)
-            retries.told(f"{line}: attempt {failures} of {attempts}, trying again")
+            retries.report(f"{line}: attempt {failures} of {attempts}, trying again")
             retries.wait(failures)
         raise AssertionError("unreachable: attempts is at least 1")
 
     def _spelled_out(self, name: str) -> str | None:
-        """The error's code for a file whose HEAD was refused: only an answer with a body tells which refusal it is."""
+        """The error's code for a file whose HEAD was refused: only an answer with a body holds it."""
         try:
             connection().client.get_object(Bucket=self.bucket, Key=self._key(name), Range="bytes=0-0")["Body"].close()
         except SDK_ERRORS as error:

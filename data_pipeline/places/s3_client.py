@@ -72,7 +72,7 @@ def _connect() -> Connection:
         logger.setLevel(logging.INFO)
     read = _seconds()
     config = Config(
-        # Retries are counted and told by the caller, so the number of attempts is one setting.
+        # Retries are counted and reported by the caller, so the number of attempts is one setting.
         retries={"total_max_attempts": 1, "mode": "standard"},
         connect_timeout=min(_CONNECT_SECONDS, read),
         read_timeout=read,
@@ -89,7 +89,7 @@ def _connect() -> Connection:
         style = asked.get("addressing_style") if isinstance(asked, dict) else None
         host = urlsplit(client.meta.endpoint_url).hostname or ""
         if style is None and not host.endswith(_AWS_HOSTS):
-            # A store of one's own seldom has a DNS name for each bucket.
+            # A server that is not Amazon's seldom has a DNS name for each bucket.
             client = session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
         configured = core.get_config_variable("max_attempts")
     except (BotoCoreError, ValueError) as error:

@@ -74,7 +74,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def unavailable(error: Exception, doing: str, where: str, endpoint: str, attempts: int | None) -> Unavailable:
-    """The line for a failure that may pass; ``attempts`` is None while there are tries left."""
+    """The line for a failure that may pass; ``attempts`` is None while there are attempts left."""
     if isinstance(error, _BODY_CUT):
         what = "the answer's body was cut short"
     elif isinstance(error, _CHECKSUM):
@@ -100,7 +100,7 @@ def unavailable(error: Exception, doing: str, where: str, endpoint: str, attempt
 
 
 def refusal(error: Exception, code: str, doing: str, where: str, bucket: str, endpoint: str) -> UserError:
-    """The line for a failure that stays until somebody changes something."""
+    """The line for a failure that lasts until a setting, a right or the store is changed."""
     line = f"cannot {doing} {where} at {endpoint}"
     status = _status(error)
     if isinstance(error, _NO_CREDENTIALS):

@@ -112,7 +112,7 @@ def _field_text(value: object, counts: ReadCounts) -> Iterator[str]:
 
 
 def _encodable(text: str) -> bool:
-    # JSON can spell half a surrogate pair, which is no character and has no UTF-8.
+    # JSON can spell half a surrogate pair, which is not a character and has no UTF-8.
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

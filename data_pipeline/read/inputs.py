@@ -1,4 +1,4 @@
-"""Which bytes a build reads, and their division into tasks that does not depend on workers."""
+"""Finding the inputs of a build: files, objects and data sets, in an order that does not change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Input:
     """One input of a source: a file, local or in an object store, or a data set's split.
 
     ``name`` and ``size`` (bytes; rows for a data set) go into the manifest; ``identity`` (full path and time of
-    change or ETag, or the data set's fingerprint) only tells whether an unfinished build may continue.
+    change or ETag, or the data set's fingerprint) decides whether an unfinished build may continue.
     """
 
     source: int
@@ -33,7 +33,7 @@ class Input:
 
 
 def compression_of(path: str) -> str | None:
-    """Name of the compression that a file's ending tells, or None."""
+    """Name of the compression that a file's ending stands for, or None."""
     return COMPRESSION.get(os.path.splitext(path)[1].lower())
 
 

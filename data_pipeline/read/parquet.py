@@ -32,7 +32,7 @@ def parquet_metadata(path: str, field: str) -> Any:
     """The metadata of a Parquet file that has a column ``field`` of strings.
 
     Raises:
-        UserError: no Parquet file, or no such column.
+        UserError: the file is not Parquet, or has no such column.
     """
     try:
         with open_parquet(path) as file:

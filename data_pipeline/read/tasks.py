@@ -1,4 +1,4 @@
-"""The division of inputs into tasks, which does not depend on workers."""
+"""Tasks: the inputs divided by their content alone, whatever the number of workers; and what reading one counts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from data_pipeline.read.hub import describe_dataset
 from data_pipeline.read.inputs import Input, compression_of
 from data_pipeline.read.parquet import parquet_metadata
 
+# How many compressed files share a task is decided before they are unpacked.
+TYPICAL_COMPRESSION = 3
+
 
 @dataclasses.dataclass
 class ReadCounts:
-    """What reading met; ``bytes_read`` counts uncompressed bytes: whole lines of text and JSON Lines.
+    """Counts of what was read; ``bytes_read`` is uncompressed bytes: whole lines of text and JSON Lines.
 
-    ``oversized`` counts lines and documents too long to be held; ``skipped`` a dump's pages that are no articles:
+    ``oversized`` counts lines and documents too long to be held; ``skipped`` a dump's pages that are not articles:
     other namespaces, redirects, empty ones.
     """
 
@@ -24,10 +27,6 @@ class ReadCounts:
     bad_lines: int = 0
     oversized: int = 0
     skipped: int = 0
-
-
-# How many compressed files share a task is decided before they are unpacked.
-TYPICAL_COMPRESSION = 3
 
 
 @dataclasses.dataclass(frozen=True)

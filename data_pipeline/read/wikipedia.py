@@ -23,7 +23,7 @@ def articles(file: BinaryIO, location: str, counts: ReadCounts) -> Iterator[str]
     bad lines.
 
     Raises:
-        UserError: the file is no XML dump or broken XML, or mwxml or mwparserfromhell is not installed.
+        UserError: the file is not an XML dump or its XML is broken, or mwxml or mwparserfromhell is not installed.
     """
     wikitext_parser()
     for title, text, hidden in _pages(file, location):
@@ -43,7 +43,7 @@ def articles(file: BinaryIO, location: str, counts: ReadCounts) -> Iterator[str]
 
 
 def _pages(file: BinaryIO, location: str) -> Iterator[tuple[str, str | None, frozenset[str]]]:
-    """Title and newest wikitext of every page, None where it is no article, and the namespaces of hidden links."""
+    """Title and newest wikitext of every page, None where it is not an article, and the namespaces of hidden links."""
     with needs_extra("wikipedia", "mwxml", "a source of kind wikipedia", "leave the source out"):
         from mwxml import Dump
         from mwxml.element_iterator import ElementIterator
@@ -61,9 +61,9 @@ def _pages(file: BinaryIO, location: str) -> Iterator[tuple[str, str | None, fro
             yield title, text if page.namespace == _ARTICLES and page.redirect is None else None, hidden
     # What mwxml raises over elements that are missing, misplaced, empty or no numbers where the format has them.
     except (ParseError, MalformedXML, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        where = f"after page {title!r}" if title is not None else "at its begin"
+        where = f"after page {title!r}" if title is not None else "at its start"
         raise UserError(
-            f"{location} is no readable MediaWiki XML dump ({where}: {error}): restore the file or leave it out"
+            f"{location} is not a readable MediaWiki XML dump ({where}: {error}): restore the file or leave it out"
         ) from error
 
 

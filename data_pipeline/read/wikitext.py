@@ -154,7 +154,7 @@ def _tag_texts(nodes: Any, node: Any, hidden: frozenset[str]) -> Iterator[str]:
     name = str(node.tag).strip().lower()
     if name in _REMOVED_TAGS:
         return
-    # List marks of wikitext stand at a line's begin already.
+    # List marks of wikitext stand at the start of a line already.
     breaks = name in _LINE_TAGS and node.wiki_markup is None
     if breaks:
         yield "\n"

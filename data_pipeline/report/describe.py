@@ -10,6 +10,7 @@ import numpy as np
 from data_pipeline.errors import UserError
 from data_pipeline.places.open import local_copy, open_place
 from data_pipeline.places.place import Place
+from data_pipeline.progress import counted
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.tokenize.tokenizer import load_tokenizer
@@ -26,8 +27,8 @@ def describe_store(store: str | Path, samples: int) -> Iterator[str]:
     """
     if samples < 0:
         raise UserError(f"--samples is {samples}: it must be at least 0")
-    manifest = load_manifest(store)
     place = open_place(store)
+    manifest = load_manifest(place)
     yield f"store        {place.url}"
     yield f"fingerprint  {manifest.fingerprint}"
     tokenizer = manifest.tokenizer
@@ -58,7 +59,7 @@ def _amount(shards: Sequence[ShardEntry]) -> str:
     rows, tokens = sum(shard.rows for shard in shards), sum(shard.tokens for shard in shards)
     megabytes = sum(shard.bytes for shard in shards) / 1e6
     return (
-        f"{len(shards)} shards, {rows:,} documents, {tokens:,} tokens "
+        f"{counted(len(shards), 'shard')}, {counted(rows, 'document')}, {counted(tokens, 'token')} "
         f"({tokens / max(1, rows):.0f} a document), {megabytes:.1f} MB"
     )
 
@@ -79,7 +80,7 @@ def _samples(place: Place, manifest: Manifest, samples: int) -> Iterator[str]:
             shard = open_shard(path, manifest.tokenizer.fingerprint, where)
             if local >= len(shard.doc):
                 raise UserError(
-                    f"{shards[index].name} has fewer rows than the manifest says: run `electra-data verify`"
+                    f"{shards[index].name} has fewer rows than the manifest lists: run `electra-data verify`"
                 )
             ids = shard.ids[shard.offsets[local] : shard.offsets[local + 1]]
             text = tokenizer.decode(ids[:_SAMPLE_TOKENS].tolist(), skip_special_tokens=False)

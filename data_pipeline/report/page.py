@@ -17,6 +17,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from data_pipeline.places.open import local_copy, open_place
 from data_pipeline.places.place import Place
+from data_pipeline.progress import counted
 from data_pipeline.report.describe import source_labels
 from data_pipeline.report.plots import check_plots, frequency_plot, length_plot, removed_plot
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
@@ -30,7 +31,7 @@ _MOST_SHARDS_SHOWN = 1000
 _PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _COVER_RANKS = (10, 100, 1000, 10_000, 100_000)
 _MOST_FREQUENT = 30
-# Counts that say what there is, not what was dropped.
+# Counts of what was read or is in the store; the others count what was dropped.
 _TOTALS = {
     "bytes_read",
     "characters",
@@ -78,8 +79,8 @@ def write_report(store: str | Path, out: Path) -> None:
             answer; ``out`` can't be written.
     """
     check_plots()
-    manifest = load_manifest(store)
     place = open_place(store)
+    manifest = load_manifest(place)
     lengths = _lengths(place, manifest)
     counts = load_token_counts(place, manifest)
     tokens = load_tokenizer(store).get_vocab(with_added_tokens=True)
@@ -217,7 +218,7 @@ def _removed_section(manifest: Manifest) -> str:
 
 
 def removed_counts(manifest: Manifest) -> dict[str, int]:
-    """The counts that say what was dropped, in the order in which a document meets the reasons."""
+    """The counts of what was dropped, in the order in which the reasons are tried on a document."""
     clean = manifest.settings.get("clean")
     filters = clean.get("filters") if isinstance(clean, dict) else None
     named = [f"filter_{name}" for name in filters] if isinstance(filters, list) else []
@@ -252,7 +253,7 @@ def _source_section(manifest: Manifest) -> str:
 
 def _settings_section(manifest: Manifest) -> str:
     text = json.dumps(manifest.settings, indent=2, sort_keys=True, ensure_ascii=False)
-    return f"<h2>Settings</h2>\n{_folded('What the build was told', f'<pre>{html.escape(text)}</pre>')}"
+    return f"<h2>Settings</h2>\n{_folded('Settings of the build', f'<pre>{html.escape(text)}</pre>')}"
 
 
 def _shard_section(manifest: Manifest) -> str:
@@ -264,7 +265,7 @@ def _shard_section(manifest: Manifest) -> str:
     left = len(manifest.shards) - len(shown)
     more = f"\n<p>... and {left:,} more; the manifest lists all.</p>" if left else ""
     head = ["shard", "split", "source", "documents", "tokens", "size"]
-    return f"<h2>Shards</h2>\n{_folded(f'{len(manifest.shards):,} shards', _table(head, rows) + more)}"
+    return f"<h2>Shards</h2>\n{_folded(counted(len(manifest.shards), 'shard'), _table(head, rows) + more)}"
 
 
 def _folded(summary: str, content: str) -> str:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 # Read well side by side, in grey print and by the colour-blind.
 BLUE, ORANGE = "#0b6aa6", "#d9730d"
 _BINS_PER_DOUBLING = 3
-# More points than this can't be told apart on a logarithmic axis.
+# More points than this can't be distinguished on a logarithmic axis.
 _CURVE_POINTS = 400
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "electra-scale",
     # Text stays text: smaller, and it can be searched and selected.
     "svg.fonttype": "none",
-    # A dollar sign in a name is no formula.
+    # A dollar sign in a name does not start a formula.
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

@@ -26,7 +26,7 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 @dataclass
 class _Finding:
-    """What reading one shard gave: faults, and how often each token occurs (None where that can't be said)."""
+    """What reading one shard gave: faults, and how often each token occurs (None where the shard can't be read)."""
 
     problems: list[str] = field(default_factory=list)
     counts: npt.NDArray[np.int64] | None = None
@@ -37,10 +37,10 @@ def verify_store(store: str | Path) -> list[str]:
     empty when it is sound. Shards of an object store are fetched one by one, and nothing of them is kept.
 
     Raises:
-        UserError: there is no readable manifest to compare with, or the object store does not answer.
+        UserError: the manifest to compare with is missing or damaged, or the object store does not answer.
     """
-    manifest = load_manifest(store)
     place = open_place(store)
+    manifest = load_manifest(place)
     problems = [line for entry in manifest.shards for line in _label_problems(entry, manifest)]
     for name, checksum in [
         *manifest.tokenizer.files.items(),
@@ -107,7 +107,7 @@ def _content_finding(path: Path, where: str, entry: ShardEntry, manifest: Manife
     problems = []
     size = path.stat().st_size
     if size != entry.bytes:
-        problems.append(f"{entry.name}: {size} bytes, the manifest says {entry.bytes}")
+        problems.append(f"{entry.name}: {size} bytes, the manifest lists {entry.bytes}")
     try:
         shard = open_shard(path, manifest.tokenizer.fingerprint, where)
     except UserError as error:
@@ -115,7 +115,7 @@ def _content_finding(path: Path, where: str, entry: ShardEntry, manifest: Manife
     if len(shard.doc) != entry.rows or len(shard.ids) != entry.tokens:
         problems.append(
             f"{entry.name}: {len(shard.doc)} rows and {len(shard.ids)} tokens, "
-            f"the manifest says {entry.rows} and {entry.tokens}"
+            f"the manifest lists {entry.rows} and {entry.tokens}"
         )
     vocab_size = manifest.tokenizer.vocab_size
     if len(shard.ids) and int(shard.ids.max()) >= vocab_size:
@@ -138,7 +138,7 @@ def _content_problems(place: Place, manifest: Manifest, totals: dict[str, npt.ND
         yield f"tokenizer/tokenizer.json: {error}"
         return
     if tokenizer_fingerprint(tokenizer) != manifest.tokenizer.fingerprint:
-        yield "tokenizer/tokenizer.json: its fingerprint is not the manifest's"
+        yield "tokenizer/tokenizer.json: its fingerprint is not that of the manifest"
     size = vocabulary_size(tokenizer)
     if size != manifest.tokenizer.vocab_size:
         yield f"tokenizer/tokenizer.json: {size} entries, not {manifest.tokenizer.vocab_size}"

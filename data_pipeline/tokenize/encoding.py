@@ -45,7 +45,7 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine to use, by its name for :func:`open_encoder`, and the line that says so and why."""
+    """The engine to use, by its name for :func:`open_encoder`, and the line that reports it and why."""
 
     name: str
     line: str

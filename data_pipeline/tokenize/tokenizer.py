@@ -71,7 +71,7 @@ def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
     """The tokenizer of the bytes of a ``tokenizer.json``, for whole documents; ``where`` names them in errors.
 
     Raises:
-        UserError: the bytes are no tokenizer, or one of the five special tokens is missing.
+        UserError: the bytes are not a tokenizer, or one of the five special tokens is missing.
     """
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))

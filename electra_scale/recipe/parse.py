@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import sys
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
+from data_pipeline.settings import as_mapping, check_keys, read_mapping
 from electra_scale.recipe.kinds import SEAMS, default_kind, settings_class
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.recipe.shipped import with_recipe_files
@@ -104,7 +103,8 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
         if isinstance(item, str):
             ready.append(item)
             continue
-        _check_mapping(item.path, item.content, _settings_of(Recipe, kinds), "", kinds)
+        chosen = {section: settings_class(section, kind) for section, kind in kinds.items()}
+        check_keys(item.content, Recipe, f"recipe {item.path}", chosen=chosen)
         ready += ["--config", yaml.safe_dump(item.content, default_flow_style=True, width=sys.maxsize).strip()]
         renamed |= item.renamed
     renamed |= {name for argument in arguments if (name := _renamed_option(argument)[1])}
@@ -151,12 +151,7 @@ def _given(arguments: list[str]) -> Iterator[str | _File]:
 
 
 def _read_file(path: Path) -> _File:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid YAML: {_one_line(str(error))}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path} must be a mapping of settings, it is {type(content).__name__}")
+    content = read_mapping(path, f"recipe {path}")
     renamed = set()
     for old, new in _MOVED.items():
         *parents, leaf = old.split(".")
@@ -169,8 +164,7 @@ def _read_file(path: Path) -> _File:
         value = holder.pop(leaf)
         section, *rest = new.split(".")
         value = {rest[0]: value} if rest else value
-        if not isinstance(value, dict):
-            raise UserError(f"recipe {path}: {old} must be a mapping of settings, it is {value!r}")
+        as_mapping(value, old, f"recipe {path}")
         both = set(content.get(section) or {}) & set(value)
         if both:
             raise UserError(f"recipe {path}: {section}.{min(both)} is there twice, once under its old name {old}")
@@ -225,42 +219,6 @@ def _renamed_option(option: str) -> tuple[str, str]:
 
 def _new_name(old: str) -> str:
     return next(new for name, new in _MOVED.items() if old == name)
-
-
-def _settings_of(of: type, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """Types of a section's settings by name."""
-    hints = typing.get_type_hints(of)
-    types = {part.name: hints[part.name] for part in dataclasses.fields(of)}
-    if of is Recipe:
-        types |= {section: settings_class(section, kind) for section, kind in kinds.items()}
-    return types
-
-
-def _check_mapping(
-    path: Path, content: dict[str, Any], known: Mapping[str, Any], prefix: str, kinds: Mapping[str, str]
-) -> None:
-    """Refuse a key that no setting has; names the nearest one."""
-    for key, value in content.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            advice = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
-            raise UserError(f"recipe {path}: unknown key {prefix}{key}; {advice}")
-        of = known[key]
-        named = typing.get_origin(of) is dict and dataclasses.is_dataclass(typing.get_args(of)[1])
-        if not dataclasses.is_dataclass(of) and not named:
-            continue
-        if not isinstance(value, dict):
-            raise UserError(f"recipe {path}: {prefix}{key} must be a mapping of settings, it is {value!r}")
-        if not named:
-            _check_mapping(path, value, _settings_of(typing.cast(type, of), kinds), f"{prefix}{key}.", kinds)
-            continue
-        one = _settings_of(typing.get_args(of)[1], kinds)
-        for name, settings in value.items():
-            if not isinstance(settings, dict):
-                raise UserError(
-                    f"recipe {path}: {prefix}{key}.{name} must be a mapping of settings, it is {settings!r}"
-                )
-            _check_mapping(path, settings, one, f"{prefix}{key}.{name}.", kinds)
 
 
 def _one_line(text: str) -> str:

@@ -85,12 +85,12 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(
         ".build/claim.json",
         ".build/finished.json",
     }
-    assert load_manifest(url) == load_manifest(given if one_pass else trained)
+    assert load_manifest(open_place(url)) == load_manifest(open_place(given if one_pass else trained))
     assert "already built" in build(config, "--workers=1")
 
 
 @pytest.mark.parametrize("one_pass", [False, True], ids=["trained", "given"])
-def test_a_killed_build_into_a_bucket_goes_on_from_any_machine(
+def test_a_killed_build_into_a_bucket_continues_on_any_machine(
     corpus: Path, trained: Path, given: Path, s3: str, tmp_path: Path, one_pass: bool
 ) -> None:
     url = f"{s3}/store"
@@ -124,10 +124,10 @@ def test_of_two_builds_with_other_settings_one_makes_the_store_and_one_is_refuse
         processes.append(
             subprocess.Popen(command(config, "--workers=1"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    printed = [process.communicate(timeout=120)[1] for process in processes]
     codes = [process.returncode for process in processes]
     assert sorted(codes) == [0, 2]
-    [refusal] = said[codes.index(2)].splitlines()
+    [refusal] = printed[codes.index(2)].splitlines()
     assert "held_out was" in refusal
     assert "other settings" in refusal
     winner = tmp_path / "alone"
@@ -143,8 +143,8 @@ def test_two_equal_builds_at_once_make_one_sound_store(
     config = write_config(corpus, tmp_path, f"{s3}/store", **vocabulary(trained))
     processes = [subprocess.Popen(command(config, "--workers=1"), stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        _, printed = process.communicate(timeout=120)
+        assert process.returncode == 0, printed
     assert bucket_bytes(open_place(f"{s3}/store")) == store_bytes(given)
 
 
@@ -207,9 +207,9 @@ def test_another_manifest_that_came_meanwhile_is_never_replaced(
     from data_pipeline.errors import UserError
     from data_pipeline.store.manifest import write_manifest
 
-    manifest = load_manifest(trained)
-    write_manifest(s3, manifest)
-    write_manifest(s3, manifest)
+    manifest = load_manifest(open_place(trained))
+    write_manifest(open_place(s3), manifest)
+    write_manifest(open_place(s3), manifest)
     with pytest.raises(UserError, match=r"got another manifest\.json"):
-        write_manifest(s3, dataclasses.replace(manifest, counts={}))
-    assert load_manifest(s3) == manifest
+        write_manifest(open_place(s3), dataclasses.replace(manifest, counts={}))
+    assert load_manifest(open_place(s3)) == manifest

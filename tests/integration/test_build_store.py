@@ -98,7 +98,7 @@ def test_ranks_of_mpi_give_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"clean": {"min_chars": 1_000_000}}, "no document is left"),
         ({"engine": "processes"}, "engine is processes but an MPI launcher"),
@@ -107,7 +107,7 @@ def test_ranks_of_mpi_give_the_same_bytes(
     ],
 )
 def test_an_error_on_any_rank_ends_all_with_one_line(
-    corpus: Path, tmp_path: Path, mpiexec: tuple[str, ...], change: dict[str, Any], said: str
+    corpus: Path, tmp_path: Path, mpiexec: tuple[str, ...], change: dict[str, Any], expected: str
 ) -> None:
     if "sources" in change:
         import gzip
@@ -121,7 +121,7 @@ def test_an_error_on_any_rank_ends_all_with_one_line(
     lines = [line for line in result.stderr.splitlines() if not line.startswith("read: ")]
     assert result.returncode == 2
     assert len(lines) == 1
-    assert said in lines[0]
+    assert expected in lines[0]
 
 
 def test_a_launch_without_mpi4py_is_one_line(corpus: Path, tmp_path: Path, mpiexec: tuple[str, ...]) -> None:
@@ -227,7 +227,7 @@ def test_no_worker_outlives_a_killed_build(corpus: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("workers", "one_pass"), [(1, False), (2, True)], ids=["trained", "given"])
-def test_a_full_disk_is_one_line_and_the_build_goes_on_when_there_is_space(
+def test_a_full_disk_is_one_line_and_the_build_continues_when_there_is_space(
     corpus: Path,
     given: dict[str, Any],
     reference: dict[str, bytes],

@@ -68,7 +68,7 @@ def test_a_missing_file_is_none_to_stat_and_missing_to_readers(place: Place, tmp
     assert list(place.list()) == []
     assert place.stat("a") is None
     place.put("folder/file", b"x")
-    # What other names have as a folder is no file, nor is a name below a file.
+    # The folder of other names is not a file, nor is there a file below a file.
     assert place.stat("folder") is None
     assert place.stat("folder/file/more") is None
     for read in (
@@ -227,7 +227,7 @@ def test_without_boto3_the_install_line_is_given() -> None:
     code = (
         "import sys; sys.modules['boto3'] = None\n"
         "from data_pipeline.errors import UserError\n"
-        "from data_pipeline.places.place import open_place\n"
+        "from data_pipeline.places.open import open_place\n"
         "try: open_place('s3://bucket')\n"
         "except UserError as error: print(error)"
     )

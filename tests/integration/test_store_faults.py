@@ -253,7 +253,7 @@ def test_an_upload_is_not_visible_before_it_is_whole(faulty_s3: FaultyProxy, big
 UPLOAD = """
 import sys
 from pathlib import Path
-from data_pipeline.places.place import open_place
+from data_pipeline.places.open import open_place
 open_place(sys.argv[1]).put_file("big", Path(sys.argv[2]))
 """
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from electra_scale.corruption import generator as training
 from electra_scale.model.architectures.bert import dropped_elements
 from electra_scale.model.cost import parameter_counts
 from electra_scale.plan.memory import Memory, device_memory
-from electra_scale.tasks import module as training
 from tests.support.fixtures.runs import ROOT
 from tests.support.fixtures.s3 import free_ports
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
-from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, loss_of, module_of, recipe_of
+from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module_of, recipe_of
 
 RANKS = 2
 
@@ -37,7 +37,6 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
 ) -> None:
     recipe = recipe_of(name)
     module, batch = module_of(recipe).to(dtype), batch_of(recipe)
-    counts = counts_of(batch)
     in_pass = 0
     real = training.vocabulary_pass
 

@@ -41,7 +41,7 @@ def test_a_file_that_exists_wins(elsewhere: Path) -> None:
 def test_the_command_line_takes_names_and_later_ones_win(form: str) -> None:
     arguments = " ".join(form.format(name) for name in ("base", "faithful")).split()
     recipe, _ = parse_recipe(recipe_parser("test"), [*arguments, "--seed", "3"])
-    assert (recipe.model.discriminator.hidden, recipe.objective.start_after, recipe.seed) == (768, 100, 3)
+    assert (recipe.model.discriminator.hidden, recipe.corruption.start_after, recipe.seed) == (768, 100, 3)
 
 
 @pytest.mark.parametrize("name", shipped_names("recipes", ".yaml"))

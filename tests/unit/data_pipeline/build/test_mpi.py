@@ -1,4 +1,4 @@
-"""A launch by MPI is told from the environment alone, and nothing else is taken for one."""
+"""A launch by MPI is recognized by the environment alone, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from data_pipeline.build.mpi import Launch, launched
         ({"PMI_SIZE": "many", "PMI_RANK": "0"}, None),
     ],
 )
-def test_a_launch_is_told_from_the_environment(environment: dict[str, str], expected: Launch | None) -> None:
+def test_a_launch_is_recognized_by_the_environment(environment: dict[str, str], expected: Launch | None) -> None:
     assert launched(environment) == expected
 
 

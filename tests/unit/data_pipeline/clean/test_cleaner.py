@@ -96,7 +96,7 @@ def test_the_content_hash_is_that_of_the_text() -> None:
 PROSE = "It was the best of times, and it was the worst of times; that is what people have said to the others. " * 5
 
 
-def test_a_cleaner_says_why_a_document_is_dropped() -> None:
+def test_a_cleaner_returns_why_a_document_is_dropped() -> None:
     pytest.importorskip("py3langid")
     config = CleanConfig(min_chars=3, max_chars=5000, filters=["symbols", "words"], language="en")
     cleaner = Cleaner(config)
@@ -113,7 +113,7 @@ def test_a_cleaner_says_why_a_document_is_dropped() -> None:
         ("# # #", "filter_symbols"),  # the first filter of the list decides
         (german, "language"),
     ):
-        text, told = cleaner.clean(raw)
-        assert told == reason
+        text, found = cleaner.clean(raw)
+        assert found == reason
         assert text == clean_text(raw, config)
     assert Cleaner(CleanConfig()).reasons == ("too_short", "too_long")

@@ -1,4 +1,4 @@
-"""Documents in another language are told from those wanted."""
+"""Documents in another language are recognized."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENGLISH = "The children went down to the river in the morning and came back with
 GERMAN = "Die Kinder gingen am Morgen zum Fluss hinunter und kamen mit mehr Fischen zurück, als sie tragen konnten. "
 
 
-def test_the_begin_of_a_text_decides() -> None:
+def test_the_start_of_a_text_decides() -> None:
     english, german = language_test("en"), language_test("de")
     assert english(ENGLISH)
     assert not german(ENGLISH)

@@ -1,4 +1,4 @@
-"""The demo corpus is prose, says where it came from, and is fetched once."""
+"""The demo corpus is prose, lists where it came from, and is fetched once."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_no_more_packages_are_fetched_than_needed() -> None:
     assert len(choose_packages(1000)) == len(PACKAGES)
 
 
-def test_a_system_without_apt_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_apt_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="not a Debian-like system"):
         fetch_packages(PACKAGES, tmp_path)
@@ -147,7 +147,7 @@ def test_a_corpus_has_every_paragraph_once_and_is_reused(packages: Path, capsys:
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     capsys.readouterr()
     assert main(["corpus", str(out), "--max-mb", "1"]) == 0
-    assert "there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with pytest.raises(UserError, match="made with --max-mb 1, not 2"):
         fetch_corpus(out, 2.0)

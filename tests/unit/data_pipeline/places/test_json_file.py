@@ -1,4 +1,4 @@
-"""A record is read as it was written, or refused in one line that says whether it is damaged or of another release."""
+"""A record is read as it was written, or refused in one line, as damaged or as of another version."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_an_s3_url_is_a_bucket_and_a_prefix(url: str, bucket: str, prefix: str) 
 @pytest.mark.parametrize(
     "url", ["s3://", "s3:///prefix", "s3://b ucket/x", "s3://bucket:80/x", "s3://bucket/../x", "s3://bucket/a//b"]
 )
-def test_a_bad_s3_url_is_told_with_its_form(url: str) -> None:
+def test_a_bad_s3_url_is_refused_with_the_right_form(url: str) -> None:
     with pytest.raises(UserError, match="give s3://bucket/prefix") as error:
         open_place(url)
     assert url in str(error.value)
@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_full_disk_is_told_by_the_name_of_the_full_one(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_file_that_was_being_written(tmp_path: Path) -> None:
     place = FolderPlace(tmp_path)
     place.put("a", b"x" * 10)
     full = tmp_path / "full"
@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_by_the_name_of_the_full_one(tmp_path: Path) -> None
         place.fetch("a", full)
 
 
-def test_where_a_file_stands_for_a_folder_one_line_says_so(tmp_path: Path) -> None:
+def test_where_a_file_stands_for_a_folder_the_error_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     place = FolderPlace(tmp_path / "file")
     for write in (place.put, place.put_new):

@@ -45,12 +45,12 @@ def read_or_told(path: Path, kind: Any, **more: Any) -> list[str] | None:
     try:
         found, counts = read(path, kind, **more)
     except UserError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
-    if told:
-        assert str(path) in told
-        assert "\n" not in told
+        message = ""
+    if message:
+        assert str(path) in message
+        assert "\n" not in message
         return None
     assert counts.documents_read == len(found)
     for text in found:
@@ -154,7 +154,7 @@ def test_a_truncated_or_flipped_archive_never_passes_for_whole(
     flipped[bit // 8] ^= 1 << bit % 8
     path.write_bytes(flipped)
     found = read_or_told(path, "jsonl")
-    # A flip may hit a name or a time in the header, which carry nothing; otherwise checksums tell.
+    # A flip may hit a name or a time in the header, which carry nothing; any other damage fails a checksum.
     assert found is None or len(found) == 40
 
 
@@ -169,7 +169,7 @@ PARQUET = parquet_bytes(text=[f"Document {number} of a few" for number in range(
 
 @settings(max_examples=250, deadline=None)
 @given(flips=st.lists(st.integers(0, len(PARQUET) * 8 - 1), min_size=1, max_size=6), cut=st.integers(0, 400))
-def test_a_damaged_parquet_file_is_told_or_read(
+def test_a_damaged_parquet_file_is_refused_or_read(
     tmp_path_factory: pytest.TempPathFactory, flips: list[int], cut: int
 ) -> None:
     damaged = bytearray(PARQUET)
@@ -182,7 +182,7 @@ def test_a_damaged_parquet_file_is_told_or_read(
     assert read_or_told(path, "parquet") is None
 
 
-def test_a_parquet_string_that_is_no_utf8_costs_itself_only(tmp_path: Path) -> None:
+def test_a_parquet_string_that_is_not_utf8_costs_itself_only(tmp_path: Path) -> None:
     strings = pa.array([b"good", b"bad \xff", b"fine", None], pa.binary())
     invalid = pa.Array.from_buffers(pa.string(), 4, strings.buffers())
     path = tmp_path / "a.parquet"
@@ -191,7 +191,7 @@ def test_a_parquet_string_that_is_no_utf8_costs_itself_only(tmp_path: Path) -> N
     assert (found, counts.bad_lines) == (["good", "fine"], 2)
 
 
-def test_parquet_without_text_is_told(tmp_path: Path) -> None:
+def test_parquet_without_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for columns in ({"body": ["a"]}, {"text": [1]}, {"text": [["a"]]}, {"text": [b"a"]}, {"text": [None]}):
         path.write_bytes(parquet_bytes(**columns))
@@ -212,7 +212,7 @@ DUMP = (HEAD + page("One", "Text of [[one]]." * 5) + page("Two", "{{x}} Text of 
         st.binary(max_size=20), st.sampled_from([b"<page>", b"</page>", b"&x;", b"<!--", b"]]>", b"<text>"])
     ),
 )
-def test_a_damaged_dump_is_told_or_read(
+def test_a_damaged_dump_is_refused_or_read(
     tmp_path_factory: pytest.TempPathFactory, place: int, length: int, inserted: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("dump") / "a.xml"

@@ -186,7 +186,7 @@ def test_a_range_is_fetched_once_in_blocks_and_little_behind_it(
     assert len(distant.ranges) < 2 + 10_000_000 / (8 << 20) + 16
 
 
-def test_a_file_that_shrinks_or_vanishes_is_told_in_a_line(distant: DistantFolder) -> None:
+def test_a_file_that_shrinks_or_vanishes_is_one_line(distant: DistantFolder) -> None:
     distant.put("a.txt", b"line\n" * 1000)
     source = SourceConfig(documents="line", paths=["s3://bucket/a.txt"])
     tasks = plan_tasks([source], find_inputs([source]), 1 << 20)

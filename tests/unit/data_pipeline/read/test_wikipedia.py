@@ -1,4 +1,4 @@
-"""Articles of a Wikipedia dump come out as readable text, and what is no article is counted."""
+"""Articles of a Wikipedia dump come out as readable text, and what is not an article is counted."""
 
 from __future__ import annotations
 
@@ -189,10 +189,10 @@ def test_of_several_revisions_the_last_one_counts(tmp_path: Path) -> None:
         HEAD + page("A", "a &#0; b").replace("&amp;", "&") + TAIL,
     ],
 )
-def test_broken_xml_is_told_in_one_line(tmp_path: Path, data: str) -> None:
+def test_broken_xml_is_refused_in_one_line(tmp_path: Path, data: str) -> None:
     path = tmp_path / "a.xml"
     path.write_text(data)
-    with pytest.raises(UserError, match=f"{re.escape(str(path))} is no readable MediaWiki XML dump"):
+    with pytest.raises(UserError, match=f"{re.escape(str(path))} is not a readable MediaWiki XML dump"):
         read(path)
 
 

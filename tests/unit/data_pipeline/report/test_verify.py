@@ -1,4 +1,4 @@
-"""Verify and inspect say the same of a store in a folder and in a bucket, and name what is wrong."""
+"""Verify and inspect report the same of a store in a folder and in a bucket, and name what is wrong."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def place(publish: Publish, store: Path) -> Place:
 
 def rewrite(store: Path, **changes: Any) -> Manifest:
     """Change entries of a manifest and make its fingerprint fit again."""
-    manifest = dataclasses.replace(load_manifest(store), **changes)
+    manifest = dataclasses.replace(load_manifest(open_place(store)), **changes)
     fingerprint = manifest_fingerprint(manifest.tokenizer.fingerprint, manifest.settings, manifest.shards)
     manifest = dataclasses.replace(manifest, fingerprint=fingerprint)
     (store / "manifest.json").unlink()
-    write_manifest(store, manifest)
+    write_manifest(open_place(store), manifest)
     return manifest
 
 
@@ -70,7 +70,7 @@ def test_a_sound_store_has_no_faults_and_leaves_no_copies(
 
 
 def test_every_fault_is_found_and_named(place: Place) -> None:
-    manifest = load_manifest(place.url)
+    manifest = load_manifest(place)
     first, second, third = manifest.shards[0].name, manifest.shards[-1].name, manifest.shards[1].name
     data = bytearray(place.read(first))
     data[len(data) // 2] ^= 1
@@ -92,20 +92,20 @@ def test_every_fault_is_found_and_named(place: Place) -> None:
 
 
 def test_a_manifest_that_disagrees_with_its_files_is_a_fault(publish: Publish, store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     shard = manifest.shards[0]
     wrong = dataclasses.replace(shard, rows=shard.rows + 1, bytes=shard.bytes - 1, source="other")
     rewrite(store, shards=[wrong, *manifest.shards[1:]])
     assert verify_store(publish(store).url) == [
         f"{shard.name}: its source 'other' is not among those of the build's settings",
-        f"{shard.name}: {shard.bytes} bytes, the manifest says {shard.bytes - 1}",
+        f"{shard.name}: {shard.bytes} bytes, the manifest lists {shard.bytes - 1}",
         f"{shard.name}: {shard.rows} rows and {shard.tokens} tokens, "
-        f"the manifest says {shard.rows + 1} and {shard.tokens}",
+        f"the manifest lists {shard.rows + 1} and {shard.tokens}",
     ]
 
 
 def test_counts_that_the_shards_do_not_bear_out_are_faults(publish: Publish, store: Path) -> None:
-    counts = load_manifest(store).counts
+    counts = load_manifest(open_place(store)).counts
     wrong = counts | {"tokens": counts["tokens"] + 1, "documents_heldout": 0, "unknown_tokens": 77}
     rewrite(store, counts=wrong)
     assert [line.split(" is ")[0] for line in verify_store(publish(store).url)] == [
@@ -116,7 +116,7 @@ def test_counts_that_the_shards_do_not_bear_out_are_faults(publish: Publish, sto
 
 
 def test_token_counts_that_the_shards_do_not_bear_out_are_a_fault(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     counts = np.load(store / "token_counts.npy")
     counts[7] += 1
     sink = io.BytesIO()
@@ -134,7 +134,7 @@ def _sha256(data: bytes) -> str:
 
 
 def test_the_tokenizer_of_a_bucket_is_that_of_the_folder(place: Place, store: Path) -> None:
-    assert tokenizer_fingerprint(load_tokenizer(place.url)) == load_manifest(store).tokenizer.fingerprint
+    assert tokenizer_fingerprint(load_tokenizer(place.url)) == load_manifest(open_place(store)).tokenizer.fingerprint
     place.delete("tokenizer/tokenizer.json")
     with pytest.raises(UserError, match=r"has no tokenizer/tokenizer\.json: an unfinished build or not a store"):
         load_tokenizer(place.url)
@@ -144,7 +144,7 @@ def test_a_description_is_the_same_wherever_the_store_lies(place: Place, store: 
     described = list(describe_store(place.url, 3))
     assert described[0] == f"store        {place.url}"
     assert described[1:] == list(describe_store(store, 3))[1:]
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     rows, tokens = manifest.counts["documents"], manifest.counts["tokens"]
     shown = "\n".join(described)
     assert f"  main (train): {len(manifest.split('train'))} shards, {rows:,} documents, {tokens:,} tokens" in shown
@@ -153,7 +153,7 @@ def test_a_description_is_the_same_wherever_the_store_lies(place: Place, store: 
         assert f"\n  {name} " in shown
 
 
-def test_sources_are_told_apart(tmp_path: Path, jsonl: Path) -> None:
+def test_sources_are_listed_one_by_one(tmp_path: Path, jsonl: Path) -> None:
     (tmp_path / "more.txt").write_text("A river and a stone.\n\nA bridge and a garden.\n")
     build_store(
         make_config(
@@ -165,12 +165,12 @@ def test_sources_are_told_apart(tmp_path: Path, jsonl: Path) -> None:
     )
     described = "\n".join(describe_store(tmp_path / "store", 0))
     assert "\n  stories (train): " in described
-    assert "\n  lines (train): 1 shards, 2 documents, " in described
+    assert "\n  lines (train): 1 shard, 2 documents, " in described
     assert "sample" not in described
     assert verify_store(tmp_path / "store") == []
 
 
-def test_no_store_and_a_wrong_number_of_samples_are_told(place: Place, s3: str, tmp_path: Path) -> None:
+def test_no_store_and_a_wrong_number_of_samples_are_one_line(place: Place, s3: str, tmp_path: Path) -> None:
     for url in (f"{s3}/nothing", str(tmp_path / "nowhere"), str(tmp_path)):
         for look in (verify_store, lambda url: list(describe_store(url, 1))):
             with pytest.raises(UserError, match=r"no store at|unfinished build or not a store"):
@@ -179,7 +179,7 @@ def test_no_store_and_a_wrong_number_of_samples_are_told(place: Place, s3: str, 
         list(describe_store(place.url, -1))
 
 
-def test_a_server_that_does_not_answer_is_no_fault_of_the_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_not_a_fault_of_the_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("ELECTRA_SCALE_S3_ATTEMPTS", "1")
     with pytest.raises(Unavailable):

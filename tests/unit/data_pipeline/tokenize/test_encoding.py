@@ -1,4 +1,4 @@
-"""The quick engine is used only where its ids are those of tokenizers, and a line says which one runs."""
+"""The quick engine is used only where its ids are those of tokenizers, and a line reports which one runs."""
 
 from __future__ import annotations
 
