@@ -21,7 +21,7 @@ _LOOK_SECONDS = 5.0
 """Between two moments at which ranks that wait for a copy hear of each other."""
 
 
-class Checkpointing:
+class Checkpointer:
     """One rank's part of it; every rank calls every method alike. ``say`` takes a line for people, from any thread."""
 
     def __init__(self, run: RunFolder, settings: CheckpointConfig, world: World, say: Callable[[str], None]) -> None:

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError, UserError
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import generator_key
-from electra_scale.data.patience import DataError
 from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.metrics import generator_metrics, joint_metrics
 from electra_scale.recipe.phases import PhasePlan, learning_rate
@@ -27,9 +26,9 @@ from electra_scale.tasks.sums import Flattener, combine
 from electra_scale.train.checkpoint.state import RunState
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World
-from electra_scale.train.feed import Steps
+from electra_scale.train.feed import MicroBatches
 from electra_scale.train.lifecycle.stop import StopRequests
-from electra_scale.train.lifecycle.watchdog import Whereabouts
+from electra_scale.train.lifecycle.watchdog import Position
 
 STEP_WINDOW = 100
 """Steps over which disc_loss_variance/step_window is taken."""
@@ -57,7 +56,7 @@ class GlobalSteps:
         loader: Loader,
         state: RunState,
         stop: StopRequests,
-        where: Whereabouts,
+        where: Position,
         last_good: Callable[[], str],
     ) -> None:
         self.recipe = recipe
@@ -71,12 +70,14 @@ class GlobalSteps:
         self._first = True
         self.skipped_in_row = state.skipped_in_row
 
-    def run(self, step: int, steps: Steps, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool) -> StepResult:
+    def run(
+        self, step: int, steps: MicroBatches, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool
+    ) -> StepResult:
         """One step on all ranks.
 
         Raises:
             Stopped: a stop was asked for; nothing of the step has been done.
-            DataError: a rank could not read its data.
+            OneRankError: a rank could not read its data.
             UserError: too many steps in a row were not finite.
         """
         self.where.at("waiting for its data", step + 1, patient=True)
@@ -168,7 +169,7 @@ class GlobalSteps:
                 "data, then go on with --resume auto"
             )
 
-    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, joint_step: int) -> None:
+    def _draw_ahead(self, step: int, steps: MicroBatches, module: PretrainModule, joint_step: int) -> None:
         def draw(number: int, batch: Batch) -> Ahead:
             self._seed_dropout(step, number, "look-ahead dropout")
             return module.look_ahead(batch.to(self.world.device))
@@ -204,7 +205,7 @@ class GlobalSteps:
         }
         return metrics, tuple(seconds)
 
-    def _global_counts(self, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
+    def _global_counts(self, batches: list[Batch], failure: OneRankError | None) -> GlobalCounts:
         """Counts over all ranks; every rank hears here of a stop and of one that has no batch, so that none waits."""
         masked = sum(len(batch.masked) for batch in batches)
         tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
@@ -213,7 +214,7 @@ class GlobalSteps:
         self.stop.raise_if_asked(counts[3:].tolist(), self.world.size)
         counts = counts.float()
         if counts[2] > 0:
-            raise failure or DataError("another rank could not read its data; its own line and log.txt say why")
+            raise failure or OneRankError("another rank could not read its data; its own line and log.txt say why")
         counts = counts.clamp(min=1)
         return GlobalCounts(counts[0], counts[1])
 

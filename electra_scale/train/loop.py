@@ -16,7 +16,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.retries import retries
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.patience import OneRankError, Patience
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.data.run_data import run_loader
 from electra_scale.data.store import Store, special_tokens
@@ -142,7 +142,7 @@ class Run:
             self._to_the_end_or_a_stop()
             self.where.at("waiting for the last copy", self.done)
             self.checkpoints.wait_for_copy(self.where.again)
-        except DataError as error:
+        except OneRankError as error:
             self._data_line(f"ending: {error}")
             raise
         finally:

@@ -227,7 +227,7 @@ CONVERT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from deepspeed.checkpoint import ds_to_universal
-from electra_scale.train import universal
+from electra_scale.train.engine import universal
 save, left = ds_to_universal._save_checkpoint, [int(sys.argv[2])]
 def killed(path, content):
     left[0] -= 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from electra_scale.data.patience import DataError
+from data_pipeline.errors import OneRankError
 
 _OF_TORCH_SAVE = ("inline_container", "iostream error")
 """What torch.save makes of a full disk, in a RuntimeError: where it writes, and where it closes a small file."""
@@ -14,7 +14,7 @@ _OF_TORCH_SAVE = ("inline_container", "iostream error")
 
 @contextmanager
 def writing(checkpoint: Path) -> Iterator[None]:
-    """Raise DataError, with what to do, where a file of the checkpoint can't be written."""
+    """Raise OneRankError, with what to do, where a file of the checkpoint can't be written."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -22,7 +22,7 @@ def writing(checkpoint: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OF_TORCH_SAVE):
             raise
         reason = str(error).partition("\n")[0]
-        raise DataError(
+        raise OneRankError(
             f"cannot write checkpoint {checkpoint} ({reason}); free some space on its disk, then go on with "
             "--resume auto"
         ) from error

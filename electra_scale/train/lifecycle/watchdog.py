@@ -30,7 +30,7 @@ class _Place:
     allowed: float
 
 
-class Whereabouts:
+class Position:
     """Where this rank is; the training thread posts it, and the watchdog reads it.
 
     ``limit`` seconds without progress are taken for a hang; ``patience`` more while a rank waits for its data.
@@ -77,7 +77,7 @@ class Watchdog:
     ``report`` gets the sentence before the process ends with code 1.
     """
 
-    def __init__(self, where: Whereabouts, world: World, hosts: list[str], report: Callable[[str], None]) -> None:
+    def __init__(self, where: Position, world: World, hosts: list[str], report: Callable[[str], None]) -> None:
         self._where = where
         self._world = world
         self._hosts = hosts
