@@ -6,11 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from data_pipeline.errors import UserError
 from data_pipeline.places.names import is_object_store, split_s3_url
-from data_pipeline.settings import _as_mapping, _check_keys, nearest
+from data_pipeline.settings import as_mapping, nearest, read_settings
 from data_pipeline.store.shard import IdsType
 
 SourceKind = Literal["text", "jsonl", "parquet", "datasets", "wikipedia"]
@@ -217,43 +215,27 @@ def _check_source(source: SourceConfig, key: str) -> None:
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Parse the YAML file of a build and refuse keys that nobody reads.
+    """Parse the YAML file of a build and refuse what the command line's parser would take without a word.
 
     Raises:
-        UserError: the file is missing or no YAML mapping, or a key is unknown (naming the nearest valid one).
+        UserError: the file cannot be read, a key is unknown (the message names the nearest valid one), or a value
+            has the wrong shape.
     """
-    try:
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"no configuration file {path}: check the path after --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read configuration file {path}: {error}") from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold keys and values such as `out: store`, not {type(raw).__name__}")
-    _check_keys(raw, BuildConfig, "", str(path))
-    for name, section in (("tokenizer", TokenizerConfig), ("clean", CleanConfig)):
-        if name in raw:
-            _check_keys(_as_mapping(raw[name], name, str(path)), section, f"{name}.", str(path))
-    if "filters" in raw.get("clean", {}):
-        _check_strings(raw["clean"]["filters"], "clean.filters", "[words, stop_words]", str(path))
-    for label, weight in _as_mapping(raw.get("mixture", {}), "mixture", str(path)).items():
+    where = f"configuration {path}"
+    content = read_settings(path, BuildConfig, where)
+    if "filters" in content.get("clean", {}):
+        _check_strings(content["clean"]["filters"], "clean.filters", "[words, stop_words]", where)
+    for index, source in enumerate(content.get("sources", [])):
+        _check_strings(source.get("paths", []), f"sources[{index}].paths", "[corpus/*.txt]", where)
+    for label, weight in as_mapping(content.get("mixture", {}), "mixture", where).items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"{path}: mixture.{label} must be a number, such as mixture: {{main: 1.0}}, not {weight!r}")
-    sources = raw.get("sources", [])
-    if not isinstance(sources, list):
-        raise UserError(f"{path}: sources must be a list (lines that start with a dash)")
-    for index, source in enumerate(sources):
-        key = f"sources[{index}]"
-        _check_keys(_as_mapping(source, key, str(path)), SourceConfig, f"{key}.", str(path))
-        _check_strings(source.get("paths", []), f"{key}.paths", "[corpus/*.txt]", str(path))
-    return raw
+            raise UserError(
+                f"{where}: mixture.{label} must be a number, such as mixture: {{main: 1.0}}, not {weight!r}"
+            )
+    return content
 
 
-def _check_strings(value: object, key: str, example: str, path: str) -> None:
+def _check_strings(value: object, key: str, example: str, where: str) -> None:
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         name = key.rsplit(".", 1)[-1]
-        raise UserError(f"{path}: {key} must be a list of strings, such as {name}: {example}, not {value!r}")
+        raise UserError(f"{where}: {key} must be a list of strings, such as {name}: {example}, not {value!r}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.places.atomic import sha256_of
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import (
     MANIFEST_VERSION,
     FileEntry,
@@ -34,7 +35,7 @@ def generate(folder: Path, total_bytes: float) -> Manifest:
     shards_wanted = max(1, round(total_bytes / SHARD_BYTES))
     settings = {"generated": shards_wanted}
     if (folder / "manifest.json").exists():
-        manifest = load_manifest(folder)
+        manifest = load_manifest(open_place(folder))
         if manifest.settings == settings:
             return manifest
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,5 +70,5 @@ def generate(folder: Path, total_bytes: float) -> Manifest:
             "token_counts.npy", hashlib.sha256((folder / "token_counts.npy").read_bytes()).hexdigest()
         ),
     )
-    write_manifest(folder, manifest)
+    write_manifest(open_place(folder), manifest)
     return manifest

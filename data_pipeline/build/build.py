@@ -11,7 +11,8 @@ from typing import Any
 
 import tokenizers
 
-from data_pipeline.build.claim import claimed, finished_store, input_identity, note_inputs
+from data_pipeline.build.claim import claimed, finished_store, input_identity, note_inputs, refuse_changed
+from data_pipeline.build.decisions import Decided, decide
 from data_pipeline.build.finish import clear_work, finish_store
 from data_pipeline.build.pool import Workers, check_engine, start_workers
 from data_pipeline.build.records import Work
@@ -24,7 +25,6 @@ from data_pipeline.build.steps import (
     some_texts,
     tokenize_step,
 )
-from data_pipeline.build.verdicts import Merged, merge
 from data_pipeline.config import BuildConfig, check_config
 from data_pipeline.errors import UserError
 from data_pipeline.places.names import is_object_store
@@ -89,7 +89,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
         ]
         note_inputs(place, inputs)
         try:
-            manifest = _run_steps(config, place, settings, jobs, workers)
+            manifest = _run_steps(config, place, settings, inputs, jobs, workers)
         except Missing:
             # An equal build on another machine may have finished the store and cleared the records.
             finished = finished_store(place, settings, inputs)
@@ -136,7 +136,12 @@ def _build_key(settings: dict[str, Any], inputs: Sequence[Input]) -> str:
 
 
 def _run_steps(
-    config: BuildConfig, place: Place, settings: dict[str, Any], jobs: Sequence[TaskJob], workers: Workers
+    config: BuildConfig,
+    place: Place,
+    settings: dict[str, Any],
+    inputs: Sequence[Input],
+    jobs: Sequence[TaskJob],
+    workers: Workers,
 ) -> Manifest:
     work = jobs[0].work
     if config.tokenizer.path:
@@ -144,16 +149,18 @@ def _run_steps(
         _put_once(work, work.tokenizer, tokenizer_json(tokenizer))
         jobs = _with_encoder(jobs, work)
         _run("read and tokenize", read_and_tokenize_step, jobs, work.read, workers)
-        merged = merge(config, jobs)
-        open_jobs = [job for job in jobs if job.task.index in merged.judged]
+        decided = decide(config, jobs)
+        open_jobs = [job for job in jobs if job.task.index in decided.recorded]
         _run("publish", publish_step, open_jobs, work.tokens, workers)
     else:
         _run("read", read_step, jobs, work.read, workers)
-        merged = merge(config, jobs)
-        _train(config, jobs, merged, workers)
+        decided = decide(config, jobs)
+        _train(config, jobs, decided, workers)
         jobs = _with_encoder(jobs, work)
+        # The text was kept, so that this step does not notice when its source has changed.
+        refuse_changed(inputs, find_inputs(config.sources))
         _run("tokenize", tokenize_step, jobs, work.tokens, workers)
-    return finish_store(place, work, jobs, settings, merged)
+    return finish_store(place, work, jobs, settings, decided)
 
 
 def _put_once(work: Work, name: str, data: bytes) -> None:
@@ -189,11 +196,11 @@ def _with_encoder(jobs: Sequence[TaskJob], work: Work) -> list[TaskJob]:
     return [dataclasses.replace(job, encoder=name) for job in jobs]
 
 
-def _train(config: BuildConfig, jobs: Sequence[TaskJob], merged: Merged, workers: Workers) -> None:
+def _train(config: BuildConfig, jobs: Sequence[TaskJob], decided: Decided, workers: Workers) -> None:
     work = jobs[0].work
     if work.place.stat(work.tokenizer) is not None:
         return
-    chosen = [job for job in jobs if job.task.index in merged.sampled]
+    chosen = [job for job in jobs if job.task.index in decided.sampled]
     _run("sample", sample_step, chosen, work.sample, workers)
     statistics = CharacterStatistics()
     for job in chosen:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from data_pipeline.build.decisions import Decided
 from data_pipeline.build.records import Work
 from data_pipeline.build.steps import TaskJob
-from data_pipeline.build.verdicts import Merged
 from data_pipeline.places.atomic import sync_folder
 from data_pipeline.places.place import Place
 from data_pipeline.store.manifest import (
@@ -27,7 +27,7 @@ from data_pipeline.store.manifest import (
     manifest_fingerprint,
     write_manifest,
 )
-from data_pipeline.store.token_counts import _put_token_counts
+from data_pipeline.store.token_counts import put_token_counts
 from data_pipeline.tokenize.tokenizer import save_tokenizer, vocabulary_size
 
 _SHARD_NAME = re.compile(r"(train|heldout)-\d{6,}-\d{2,}\.arrow")
@@ -35,7 +35,7 @@ _DELETES_AT_ONCE = 16
 
 
 def finish_store(
-    place: Place, work: Work, jobs: Sequence[TaskJob], settings: dict[str, Any], merged: Merged
+    place: Place, work: Work, jobs: Sequence[TaskJob], settings: dict[str, Any], decided: Decided
 ) -> Manifest:
     """Bring the shards into the store and describe it; the manifest comes last.
 
@@ -47,10 +47,10 @@ def finish_store(
     shards: list[ShardEntry] = []
     # Names of shards and where they are, for those that wait in the work folder.
     waiting: dict[str, str] = {}
-    counts = {"unknown_tokens": 0, "without_tokens": 0, **merged.counts}
+    counts = {"unknown_tokens": 0, "without_tokens": 0, **decided.counts}
     for job in jobs:
         task = job.task.index
-        final = task in merged.judged
+        final = task in decided.recorded
         record = work.load_record(work.tokens(task) if final else work.read(task))
         entries = [ShardEntry(**entry) for entry in record.info["shards"]]
         shards.extend(entries)
@@ -72,9 +72,9 @@ def finish_store(
         shards=shards,
         counts=dict(sorted(counts.items())),
         settings=settings,
-        token_counts=_put_token_counts(place, token_counts),
+        token_counts=put_token_counts(place, token_counts),
     )
-    write_manifest(place.url, manifest)
+    write_manifest(place, manifest)
     return manifest
 
 

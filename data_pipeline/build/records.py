@@ -56,8 +56,8 @@ class Work:
         return f"{WORK_FOLDER}/{self.key}/"
 
     @property
-    def merged(self) -> str:
-        """What the serial step decided, as JSON; it exists once all verdicts do."""
+    def decided(self) -> str:
+        """What the serial step decided, as JSON; it exists once all decisions are recorded."""
         return f"{self.prefix}merged.json"
 
     @property
@@ -74,8 +74,12 @@ class Work:
         """Record of a task's reading."""
         return f"{self.prefix}read-{task:06d}.npz"
 
-    def verdict(self, task: int) -> str:
-        """Record of a task's verdicts, one byte per document, see ``merge``."""
+    def text(self, task: int) -> str:
+        """A task's cleaned text, kept for the steps after reading."""
+        return f"{self.prefix}text-{task:06d}.arrow"
+
+    def decisions(self, task: int) -> str:
+        """Record of the decisions on a task's documents, one byte each, see :mod:`data_pipeline.deduplicate.choose`."""
         return f"{self.prefix}verdict-{task:06d}.npz"
 
     def sample(self, task: int) -> str:
@@ -117,19 +121,6 @@ class Work:
     def load_json(self, name: str) -> Any:
         """Read a JSON file."""
         return json.loads(self.place.read(name))
-
-    @contextmanager
-    def opened(self, name: str) -> Iterator[Path]:
-        """A local path of a shard: the file itself, or a copy for as long as the context lasts."""
-        local = self.place.local(name)
-        if local is not None:
-            yield local
-            return
-        with tempfile.TemporaryDirectory(prefix="electra-data-") as folder:
-            copy = Path(folder) / Path(name).name
-            copy.touch()
-            self.place.fetch(name, copy)
-            yield copy
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:

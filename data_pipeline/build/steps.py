@@ -6,15 +6,19 @@ whose shards aren't final yet.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from data_pipeline.build.kept_text import damaged, read_texts, write_texts
 from data_pipeline.build.records import Work
 from data_pipeline.build.task_shards import ShardTokenizer, Split, TaskShards, read_rows
 from data_pipeline.clean.cleaner import Cleaner
@@ -22,8 +26,8 @@ from data_pipeline.clean.identity import HASH_BYTES, content_hash, hash_halves, 
 from data_pipeline.config import CleanConfig, SourceConfig
 from data_pipeline.deduplicate.choose import KEPT, SAMPLED
 from data_pipeline.errors import UserError
-from data_pipeline.read.documents import ReadCounts, read_task
-from data_pipeline.read.tasks import Task
+from data_pipeline.read.documents import read_task
+from data_pipeline.read.tasks import ReadCounts, Task
 from data_pipeline.store.shard import IdsType
 from data_pipeline.tokenize.encoding import TextEncoder, open_encoder
 from data_pipeline.tokenize.tokenizer import UNK, tokenizer_fingerprint, vocabulary_size
@@ -137,48 +141,73 @@ def _near_keys(similarity: float | None) -> Callable[[str], npt.NDArray[np.uint6
 
 
 def read_step(job: TaskJob) -> None:
-    """Read and clean a task's documents; record hashes, sizes and counts.
+    """Read and clean a task's documents; keep their text in a folder; record hashes, sizes and counts.
 
     Raises:
         UserError: an input can't be read.
     """
+    work, task = job.work, job.task.index
     reader = _Reader(job)
-    for document in reader.documents():
-        reader.note(document)
-    job.work.put_record(job.work.read(job.task.index), reader.arrays(), reader.info())
+
+    def texts() -> Iterator[bytes]:
+        for document in reader.documents():
+            reader.note(document)
+            yield document.data
+
+    if _kept_text(job) is None:
+        collections.deque(texts(), maxlen=0)
+    else:
+        with work.written(work.text(task)) as path:
+            write_texts(path, texts())
+    work.put_record(work.read(task), reader.arrays(), reader.info())
 
 
-def _judged(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
-    """Cleaned text, verdict and hash of each document, read again and compared with the record."""
+def _kept_text(job: TaskJob) -> Path | None:
+    """Where the cleaned text of a task is kept; None in an object store, where it would be sent to and fro."""
+    return job.work.place.local(job.work.text(job.task.index))
+
+
+def _cleaned(job: TaskJob) -> Iterator[tuple[str, bytes]]:
+    """Text and content hash of a task's cleaned documents, from what the first pass kept or else read again."""
+    kept = _kept_text(job)
+    if kept is not None and kept.exists():
+        for data in read_texts(kept):
+            yield data.decode("utf-8"), content_hash(data)
+    else:
+        for text, _, digest in _Reader(job).documents():
+            yield text, digest
+
+
+def _decided(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
+    """Cleaned text, decision and hash of each document, compared with the record of the first pass."""
     recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
-    verdicts = _verdicts(job)
+    decisions = _decisions(job)
     row = 0
-    for text, _, digest in _Reader(job).documents():
+    for text, digest in _cleaned(job):
         if row >= len(recorded) or digest != recorded[row].tobytes():
             raise _changed(job)
-        yield text, int(verdicts[row]), digest
+        yield text, int(decisions[row]), digest
         row += 1
     if row != len(recorded):
         raise _changed(job)
 
 
-def _verdicts(job: TaskJob) -> npt.NDArray[np.uint8]:
-    return job.work.load_record(job.work.verdict(job.task.index)).arrays["verdicts"]
+def _decisions(job: TaskJob) -> npt.NDArray[np.uint8]:
+    return job.work.load_record(job.work.decisions(job.task.index)).arrays["verdicts"]
 
 
 def _changed(job: TaskJob) -> UserError:
+    kept = _kept_text(job)
+    if kept is not None and kept.exists():
+        return damaged(kept)
     names = ", ".join(piece.location for piece in job.task.pieces[:3])
-    return UserError(f"an input changed while it was being read ({names}): run again when it is at rest")
+    return UserError(f"an input changed while it was being read ({names}): run again when nothing writes to it")
 
 
 def some_texts(job: TaskJob, count: int) -> list[str]:
-    """The beginnings of the first few cleaned documents of a task, to try an encoder on."""
-    found: list[str] = []
-    for text, _, _ in _Reader(job).documents():
-        found.append(text[:_TRIED_CHARACTERS])
-        if len(found) >= count:
-            break
-    return found
+    """The beginnings of the first ``count`` cleaned documents of a task, to try an encoder on."""
+    documents = itertools.islice(_Reader(job).documents(), count)
+    return [document.text[:_TRIED_CHARACTERS] for document in documents]
 
 
 def sample_step(job: TaskJob) -> None:
@@ -190,8 +219,8 @@ def sample_step(job: TaskJob) -> None:
     statistics = CharacterStatistics()
     words: set[str] = set()
     texts: list[str] = []
-    for text, verdict, _ in _judged(job):
-        if verdict & SAMPLED:
+    for text, decision, _ in _decided(job):
+        if decision & SAMPLED:
             texts.append(normalized(text, job.lowercase))
             statistics.add(texts[-1], words)
     statistics.find_inner(words)
@@ -205,10 +234,14 @@ def tokenize_step(job: TaskJob) -> None:
     Raises:
         UserError: an input changed since it was first read, or the disk is full.
     """
-    kept = ((text, digest) for text, verdict, digest in _judged(job) if verdict & KEPT)
+    kept = ((text, digest) for text, decision, digest in _decided(job) if decision & KEPT)
     shards, lengths = _tokenize(job, kept, job.work.final_shard)
     info = {**shards.info(), "without_tokens": int((lengths == 0).sum())}
     job.work.put_record(job.work.tokens(job.task.index), {"token_counts": shards.token_counts}, info)
+    text = _kept_text(job)
+    if text is not None:
+        # Text goes as shards come, so that together they need little more space than the store.
+        text.unlink(missing_ok=True)
 
 
 def read_and_tokenize_step(job: TaskJob) -> None:
@@ -250,7 +283,7 @@ def publish_step(job: TaskJob) -> None:
     rows = record.arrays["lengths"] > 0
     _, keys = hash_halves(record.arrays["hashes"])
     aside = held_out_mask(keys, job.held_out)
-    kept = (_verdicts(job) & KEPT) != 0
+    kept = (_decisions(job) & KEPT) != 0
     shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, tokenizer, work.final_shard)
     splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", rows & ~aside), ("heldout", rows & aside))
     for split, chosen in splits:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from data_pipeline.build.records import Work
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import sha256_of
+from data_pipeline.places.open import local_copy
 from data_pipeline.store.manifest import SPLITS, ShardEntry
 from data_pipeline.store.shard import IdsType, ids_dtype, open_shard, write_shard
 
@@ -143,7 +144,7 @@ def read_rows(
     """
     row = 0
     for name in names:
-        with work.opened(work.early_shard(name)) as path:
+        with local_copy(work.place, work.early_shard(name)) as path:
             shard = open_shard(path, fingerprint)
             stays = staying[row : row + len(shard.doc)]
             row += len(shard.doc)

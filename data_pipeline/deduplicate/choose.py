@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data_pipeline.clean.identity import hash_halves, held_out_mask
 
-# Verdict bits, one byte per document that survived cleaning.
+# Decision bits, one byte per document that survived cleaning.
 KEPT = 1
 HELD_OUT = 2
 SAMPLED = 4
@@ -54,10 +54,10 @@ def first_occurrences(*columns: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]
     return first
 
 
-def judge(
+def choose_documents(
     tasks: Tasks,
     counts: Sequence[int],
-    verdicts: npt.NDArray[np.uint8],
+    decisions: npt.NDArray[np.uint8],
     *,
     deduplicate: bool,
     near_keys: int,
@@ -66,7 +66,7 @@ def judge(
     seed: int,
     memory: int,
 ) -> int:
-    """Fill in one verdict byte per document over all tasks in canonical order; the number of passes made.
+    """Fill in one decision byte per document over all tasks in canonical order; the number of passes made.
 
     The result does not depend on ``memory``. NEAR marks documents that are dropped as near duplicates; of
     the others, KEPT ones stay.
@@ -74,7 +74,7 @@ def judge(
     Args:
         tasks: called once per pass, yields the tasks' documents in canonical order.
         counts: documents per task.
-        verdicts: (documents,) uint8, zeros, filled in place; may be a memory map.
+        decisions: (documents,) uint8, zeros, filled in place; may be a memory map.
         near_keys: K of the near-duplicate keys; 0 to keep near duplicates.
         held_out: share of documents for the split heldout.
         sample_bytes: about how many bytes of train text to mark for training a vocabulary; 0 for none.
@@ -82,11 +82,11 @@ def judge(
         memory: bytes to hold at once, beside one task's documents.
     """
     starts = np.cumsum([0, *counts])
-    passes = _exact(tasks, starts, verdicts, deduplicate, held_out, memory)
+    passes = _exact(tasks, starts, decisions, deduplicate, held_out, memory)
     if near_keys:
-        passes += _near(tasks, starts, verdicts, near_keys, memory)
+        passes += _near(tasks, starts, decisions, near_keys, memory)
     if sample_bytes:
-        passes += _sample(tasks, starts, verdicts, sample_bytes, seed, memory)
+        passes += _sample(tasks, starts, decisions, sample_bytes, seed, memory)
     return passes
 
 
@@ -137,13 +137,13 @@ class _Repeats:
 def _exact(
     tasks: Tasks,
     starts: npt.NDArray[np.int64],
-    verdicts: npt.NDArray[np.uint8],
+    decisions: npt.NDArray[np.uint8],
     deduplicate: bool,
     held_out: float,
     memory: int,
 ) -> int:
     def drop(positions: npt.NDArray[np.int64]) -> None:
-        verdicts[positions] = 0
+        decisions[positions] = 0
 
     parts = _parts(int(starts[-1]), memory) if deduplicate else 1
     for part in range(parts):
@@ -152,7 +152,7 @@ def _exact(
             ids, keys = hash_halves(documents.hashes)
             here = np.flatnonzero(_in_part(ids, part, parts))
             aside = held_out_mask(keys[here], held_out)
-            verdicts[start + here] = (KEPT + aside * HELD_OUT).astype(np.uint8)
+            decisions[start + here] = (KEPT + aside * HELD_OUT).astype(np.uint8)
             if deduplicate:
                 repeats.add(start + here, keys[here], ids[here])
         repeats.settle()
@@ -160,17 +160,17 @@ def _exact(
 
 
 def _near(
-    tasks: Tasks, starts: npt.NDArray[np.int64], verdicts: npt.NDArray[np.uint8], near_keys: int, memory: int
+    tasks: Tasks, starts: npt.NDArray[np.int64], decisions: npt.NDArray[np.uint8], near_keys: int, memory: int
 ) -> int:
     def mark(positions: npt.NDArray[np.int64]) -> None:
         # A near duplicate still counts as the first of its other keys, so it stays KEPT until the end.
-        verdicts[positions] |= NEAR
+        decisions[positions] |= NEAR
 
     parts = _parts(int(starts[-1]) * near_keys, memory)
     for part in range(parts):
         repeats = [_Repeats(1, memory // near_keys, mark) for _ in range(near_keys)]
         for start, documents in zip(starts[:-1], tasks(), strict=True):
-            kept = np.flatnonzero(verdicts[start : start + len(documents.sizes)] & KEPT)
+            kept = np.flatnonzero(decisions[start : start + len(documents.sizes)] & KEPT)
             if not len(kept):
                 # A task without documents has no keys at all.
                 continue
@@ -181,15 +181,15 @@ def _near(
         for seen in repeats:
             seen.settle()
     for start, end in itertools.pairwise(starts):
-        judged = verdicts[start:end]
-        judged[(judged & NEAR) != 0] = NEAR
+        bits = decisions[start:end]
+        bits[(bits & NEAR) != 0] = NEAR
     return parts
 
 
 def _sample(
     tasks: Tasks,
     starts: npt.NDArray[np.int64],
-    verdicts: npt.NDArray[np.uint8],
+    decisions: npt.NDArray[np.uint8],
     sample_bytes: int,
     seed: int,
     memory: int,
@@ -202,7 +202,7 @@ def _sample(
 
     def candidates() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.uint64], npt.NDArray[np.int64]]]:
         for start, documents in zip(starts[:-1], tasks(), strict=True):
-            here = np.flatnonzero((verdicts[start : start + len(documents.sizes)] & (KEPT | HELD_OUT)) == KEPT)
+            here = np.flatnonzero((decisions[start : start + len(documents.sizes)] & (KEPT | HELD_OUT)) == KEPT)
             ids, _ = hash_halves(documents.hashes[here])
             yield start + here, _scramble(ids, seed), documents.sizes[here]
 
@@ -215,10 +215,10 @@ def _sample(
     boundary = _Boundary(left, max(1024, memory // _ROW_BYTES))
     for positions, priorities, sizes in candidates():
         bins = _bin(priorities)
-        verdicts[positions[bins < last]] |= SAMPLED
+        decisions[positions[bins < last]] |= SAMPLED
         here = bins == last
         boundary.add(positions[here], priorities[here], sizes[here])
-    verdicts[boundary.settle()] |= SAMPLED
+    decisions[boundary.settle()] |= SAMPLED
     return 2
 
 

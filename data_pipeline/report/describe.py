@@ -26,8 +26,8 @@ def describe_store(store: str | Path, samples: int) -> Iterator[str]:
     """
     if samples < 0:
         raise UserError(f"--samples is {samples}: it must be at least 0")
-    manifest = load_manifest(store)
     place = open_place(store)
+    manifest = load_manifest(place)
     yield f"store        {place.url}"
     yield f"fingerprint  {manifest.fingerprint}"
     tokenizer = manifest.tokenizer

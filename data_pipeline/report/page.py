@@ -78,8 +78,8 @@ def write_report(store: str | Path, out: Path) -> None:
             answer; ``out`` can't be written.
     """
     check_plots()
-    manifest = load_manifest(store)
     place = open_place(store)
+    manifest = load_manifest(place)
     lengths = _lengths(place, manifest)
     counts = load_token_counts(place, manifest)
     tokens = load_tokenizer(store).get_vocab(with_added_tokens=True)

@@ -39,8 +39,8 @@ def verify_store(store: str | Path) -> list[str]:
     Raises:
         UserError: there is no readable manifest to compare with, or the object store does not answer.
     """
-    manifest = load_manifest(store)
     place = open_place(store)
+    manifest = load_manifest(place)
     problems = [line for entry in manifest.shards for line in _label_problems(entry, manifest)]
     for name, checksum in [
         *manifest.tokenizer.files.items(),

@@ -7,13 +7,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.names import is_object_store
-from data_pipeline.places.open import open_place
-from data_pipeline.places.place import Missing
+from data_pipeline.places.folder import FolderPlace
+from data_pipeline.places.place import Missing, Place
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 2
@@ -110,15 +109,14 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return text.encode() + b"\n"
 
 
-def write_manifest(store: str | Path, manifest: Manifest) -> None:
+def write_manifest(place: Place, manifest: Manifest) -> None:
     """Write ``manifest.json`` atomically; the last thing that a build does.
 
     Raises:
         UserError: an object store has another manifest there already.
     """
-    place = open_place(store)
     data = manifest_bytes(manifest)
-    if not is_object_store(place.url):
+    if isinstance(place, FolderPlace):
         place.put(MANIFEST_NAME, data)
     elif not place.put_new(MANIFEST_NAME, data) and place.read(MANIFEST_NAME) != data:
         raise UserError(
@@ -127,17 +125,16 @@ def write_manifest(store: str | Path, manifest: Manifest) -> None:
         )
 
 
-def load_manifest(store: str | Path) -> Manifest:
-    """Read and check the manifest of a store, a folder or ``s3://bucket/prefix``.
+def load_manifest(place: Place) -> Manifest:
+    """Read and check the manifest of the store in a place.
 
     Raises:
         UserError: the store is missing, unfinished or does not answer, is not a store, or its manifest is
             unreadable, of another version, of wrong types, names files outside the store, or disagrees with
             its own fingerprint.
     """
-    place = open_place(store)
     where = f"{place.url.rstrip('/')}/{MANIFEST_NAME}"
-    if not is_object_store(place.url) and not Path(place.url).is_dir():
+    if isinstance(place, FolderPlace) and not place.path.is_dir():
         raise UserError(f"no store at {place.url}: the folder does not exist; build one with `electra-data build`")
     try:
         data = place.read(MANIFEST_NAME)

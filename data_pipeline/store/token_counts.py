@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.place import Place
-from data_pipeline.store.manifest import (
-    FileEntry,
-    Manifest,
-)
+from data_pipeline.store.manifest import FileEntry, Manifest
+
+TOKEN_COUNTS_NAME = "token_counts.npy"
 
 # Room for the header of a one-dimensional array, many times over.
 _MOST_HEADER_BYTES = 1024
@@ -23,7 +22,8 @@ def load_token_counts(place: Place, manifest: Manifest) -> npt.NDArray[np.int64]
     """(vocab_size,) occurrences of each token id in the split train.
 
     Raises:
-        UserError: the file is missing or unreadable, or not an int64 array of that shape.
+        UserError: the file is missing or unreadable, not an int64 array of that shape, or not the one that the
+            manifest lists.
     """
     size = manifest.tokenizer.vocab_size
     name = manifest.token_counts.name
@@ -41,13 +41,17 @@ def load_token_counts(place: Place, manifest: Manifest) -> npt.NDArray[np.int64]
     begin = file.tell()
     if shape != (size,) or dtype != np.dtype("<i8") or len(data) - begin != 8 * size:
         raise UserError(f"{where} does not hold {size:,} int64 values: restore it or build the store again")
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest.token_counts.sha256:
+        raise UserError(
+            f"{where} has SHA-256 {found}, the manifest says {manifest.token_counts.sha256}: "
+            "restore it or build the store again"
+        )
     return np.frombuffer(data, "<i8", offset=begin).astype(np.int64)
 
 
-TOKEN_COUNTS_NAME = "token_counts.npy"
-
-
-def _put_token_counts(place: Place, token_counts: np.ndarray) -> FileEntry:
+def put_token_counts(place: Place, token_counts: npt.NDArray[np.int64]) -> FileEntry:
+    """Write the counts (vocab_size,) of a store, and describe the file for its manifest."""
     buffer = io.BytesIO()
     np.save(buffer, token_counts)
     place.put(TOKEN_COUNTS_NAME, buffer.getvalue())

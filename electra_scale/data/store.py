@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import io
 import math
 import mmap
 import os
@@ -23,9 +22,9 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.open import open_place
-from data_pipeline.places.place import Missing
-from data_pipeline.store.manifest import MANIFEST_NAME, Manifest, ShardEntry, load_manifest, parse_manifest
+from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import Shard, read_shard
+from data_pipeline.store.token_counts import load_token_counts
 from data_pipeline.tokenize.tokenizer import CLS, MASK, PAD, SEP, TOKENIZER_FOLDER, load_tokenizer
 from electra_scale.data.cache import Cache
 from electra_scale.data.rows import SpecialTokens
@@ -46,7 +45,7 @@ class Store:
         self.place = open_place(url)
         self.url = self.place.url
         folder = self.place.path if isinstance(self.place, FolderPlace) else None
-        self.manifest: Manifest = load_manifest(folder) if folder else self._remote_manifest()
+        self.manifest: Manifest = load_manifest(self.place)
         self.cache: Cache | None = None
         if folder is None or cache.folder is not None:
             self.cache = Cache(cache_folder(cache), int(cache.limit_gb * 1e9))
@@ -64,12 +63,7 @@ class Store:
 
     def token_counts(self) -> NDArray[np.int64]:
         """How often each token (V,) occurs in the train split."""
-        entry = self.manifest.token_counts
-        try:
-            counts: NDArray[np.int64] = np.load(io.BytesIO(self._checked(entry.name, entry.sha256)))
-        except ValueError as error:
-            raise UserError(f"{entry.name} of {self.url} is not an array of counts: build the store again") from error
-        return counts
+        return load_token_counts(self.place, self.manifest)
 
     def documents(self, split: str, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first documents of a split, up to about ``most_tokens``: flat ids (N,) and offsets (documents + 1)."""
@@ -130,15 +124,6 @@ class Store:
             raise UserError(f"shard {path} is missing: restore it or build the store again") from None
         except OSError as error:
             raise UserError(f"cannot open shard {path}: {error.strerror}; check the file's permissions") from error
-
-    def _remote_manifest(self) -> Manifest:
-        try:
-            data = self.place.read(MANIFEST_NAME)
-        except Missing:
-            raise UserError(
-                f"{self.url} has no {MANIFEST_NAME}: an unfinished build or not a store; run `electra-data build` again"
-            ) from None
-        return parse_manifest(data, f"{self.url}/{MANIFEST_NAME}")
 
     def _remote_tokenizer(self) -> Path:
         """The tokenizer's files in the cache folder, whole or not at all."""

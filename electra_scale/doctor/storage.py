@@ -42,10 +42,10 @@ class StoreReading:
 def read_store(url: str, node: int, nodes: int, short: bool) -> StoreReading:
     """Read the manifest and, unless ``short``, shards: other ones on each node, as in training."""
     try:
-        manifest = load_manifest(url)
+        place = open_place(url)
+        manifest = load_manifest(place)
         if short or not manifest.shards:
             return StoreReading(manifest.fingerprint)
-        place = open_place(url)
         begin = node * len(manifest.shards) // nodes
         read, began = 0, time.perf_counter()
         for shard in [*manifest.shards[begin:], *manifest.shards[:begin]]:

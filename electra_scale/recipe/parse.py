@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
+from data_pipeline.settings import read_settings
 from electra_scale.recipe.recipe import Recipe
 
 
@@ -57,27 +55,7 @@ def check_keys(path: Path) -> None:
     """Refuse a recipe file that can't be read or has a key that no setting has; names the nearest one."""
     if not path.is_file():
         raise UserError(f"recipe {path} does not exist; the shipped ones are in recipes/")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid YAML: {_one_line(str(error))}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path} must be a mapping of settings, it is {type(content).__name__}")
-    _check_mapping(path, content, Recipe, "")
-
-
-def _check_mapping(path: Path, content: dict[str, Any], of: type, prefix: str) -> None:
-    hints = typing.get_type_hints(of)
-    known = {part.name: hints[part.name] for part in dataclasses.fields(of)}
-    for key, value in content.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            advice = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
-            raise UserError(f"recipe {path}: unknown key {prefix}{key}; {advice}")
-        if dataclasses.is_dataclass(known[key]):
-            if not isinstance(value, dict):
-                raise UserError(f"recipe {path}: {prefix}{key} must be a mapping of settings, it is {value!r}")
-            _check_mapping(path, value, typing.cast(type, known[key]), f"{prefix}{key}.")
+    read_settings(path, Recipe, f"recipe {path}")
 
 
 def _config_paths(arguments: list[str]) -> list[Path]:

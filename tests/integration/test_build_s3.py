@@ -85,7 +85,7 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(
         ".build/claim.json",
         ".build/finished.json",
     }
-    assert load_manifest(url) == load_manifest(given if one_pass else trained)
+    assert load_manifest(open_place(url)) == load_manifest(open_place(given if one_pass else trained))
     assert "already built" in build(config, "--workers=1")
 
 
@@ -207,9 +207,9 @@ def test_another_manifest_that_came_meanwhile_is_never_replaced(
     from data_pipeline.errors import UserError
     from data_pipeline.store.manifest import write_manifest
 
-    manifest = load_manifest(trained)
-    write_manifest(s3, manifest)
-    write_manifest(s3, manifest)
+    manifest = load_manifest(open_place(trained))
+    write_manifest(open_place(s3), manifest)
+    write_manifest(open_place(s3), manifest)
     with pytest.raises(UserError, match=r"got another manifest\.json"):
-        write_manifest(s3, dataclasses.replace(manifest, counts={}))
-    assert load_manifest(s3) == manifest
+        write_manifest(open_place(s3), dataclasses.replace(manifest, counts={}))
+    assert load_manifest(open_place(s3)) == manifest

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.places.atomic import sha256_of
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import (
     FileEntry,
     Manifest,
@@ -49,7 +50,7 @@ def write_store(folder: Path, shards: int, documents: int, mean: float, seed: in
     counts = FileEntry("token_counts.npy", hashlib.sha256((folder / "token_counts.npy").read_bytes()).hexdigest())
     fingerprint = manifest_fingerprint(tokenizer.fingerprint, {}, entries)
     entry = TokenizerEntry(tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.files)
-    write_manifest(folder, Manifest(2, fingerprint, entry, entries, {}, {}, counts))
+    write_manifest(open_place(folder), Manifest(2, fingerprint, entry, entries, {}, {}, counts))
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from data_pipeline.errors import UserError
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import manifest_fingerprint, write_manifest
 from data_pipeline.store.shard import open_shard
 from electra_scale.data.split import Split
@@ -32,7 +33,7 @@ def rewrite(path: Path, shards: list[Any]) -> None:
     """A manifest that agrees with itself, whatever the files hold."""
     manifest = Store(path).manifest
     fingerprint = manifest_fingerprint(manifest.tokenizer.fingerprint, manifest.settings, shards)
-    write_manifest(path, dataclasses.replace(manifest, shards=shards, fingerprint=fingerprint))
+    write_manifest(open_place(path), dataclasses.replace(manifest, shards=shards, fingerprint=fingerprint))
 
 
 def test_special_tokens_are_the_tokenizers(store_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from data_pipeline.cli import main
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
 
 
@@ -37,11 +38,11 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_build_inspect_and_verify(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = str(tmp_path / "made")
     assert main(["build", "--config", str(file), "--tokenizer.vocab_size", "150"]) == 0
-    assert load_manifest(store).tokenizer.vocab_size == 150
+    assert load_manifest(open_place(store)).tokenizer.vocab_size == 150
     capsys.readouterr()
     assert main(["inspect", store, "--samples", "2"]) == 0
     shown = capsys.readouterr().out
-    assert load_manifest(store).fingerprint in shown
+    assert load_manifest(open_place(store)).fingerprint in shown
     assert "sample 2" in shown
     assert "story" in shown
     assert main(["verify", store]) == 0
@@ -50,9 +51,9 @@ def test_build_inspect_and_verify(file: Path, tmp_path: Path, capsys: pytest.Cap
 def test_an_unknown_key_is_named_with_the_nearest_one(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = file.read_text()
     for old, new, expected in (
-        ("held_out", "heldout", f"unknown key 'heldout' in {file}: did you mean 'held_out'?"),
-        ("vocab_size", "vocabsize", f"unknown key 'tokenizer.vocabsize' in {file}: did you mean 'vocab_size'?"),
-        ("kind", "knd", f"unknown key 'sources[0].knd' in {file}: did you mean 'kind'?"),
+        ("held_out", "heldout", f"{file}: unknown key heldout; did you mean held_out?"),
+        ("vocab_size", "vocabsize", f"{file}: unknown key tokenizer.vocabsize; did you mean tokenizer.vocab_size?"),
+        ("kind", "knd", f"{file}: unknown key sources[0].knd; did you mean sources[0].kind?"),
     ):
         file.write_text(text.replace(old, new))
         assert expected in error_line(capsys, "build", "--config", str(file))
@@ -61,7 +62,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(file: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--held_outt", "0.1"], "unknown option --held_outt: did you mean '--held_out'?"),
+        (["--held_outt", "0.1"], "unknown option --held_outt: did you mean --held_out?"),
         (["--held_out", "abc"], "held_out"),
         (["--held_out", "1.5"], "held_out is 1.5: it must be at least 0 and below 1"),
         (["--workers", "0"], "workers is 0: it must be at least 1"),
@@ -77,7 +78,7 @@ def test_wrong_values_are_refused_in_one_line(
 
 def test_wrong_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "build.yaml"
-    assert "no configuration file" in error_line(capsys, "build", "--config", str(path))
+    assert f"{path} does not exist" in error_line(capsys, "build", "--config", str(path))
     for text, expected in (
         ("- a", "must hold keys and values"),
         ("a: [", "is not valid YAML"),
@@ -106,7 +107,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_verify_names_the_shard_with_a_flipped_byte(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = load_manifest(store).shards[1].name
+    name = load_manifest(open_place(store)).shards[1].name
     data = bytearray((store / name).read_bytes())
     data[len(data) // 2] ^= 1
     (store / name).write_bytes(data)

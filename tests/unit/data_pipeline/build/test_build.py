@@ -17,19 +17,19 @@ from data_pipeline.clean.cleaner import Cleaner
 from data_pipeline.clean.identity import content_hash
 from data_pipeline.config import BuildConfig, CleanConfig, SourceConfig, TokenizerConfig
 from data_pipeline.errors import UserError
+from data_pipeline.places.open import open_place
 from data_pipeline.report.verify import verify_store
 from data_pipeline.store.manifest import load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.tokenize.tokenizer import load_tokenizer
-
-from .conftest import make_config, store_bytes
+from tests.unit.data_pipeline.conftest import make_config, store_bytes
 
 MakeConfig = Callable[..., BuildConfig]
 
 
 def documents(store: Path) -> dict[int, list[int]]:
     found = {}
-    for entry in load_manifest(store).shards:
+    for entry in load_manifest(open_place(store)).shards:
         shard = open_shard(store / entry.name)
         for row, doc in enumerate(shard.doc.tolist()):
             found[doc] = shard.ids[shard.offsets[row] : shard.offsets[row + 1]].tolist()
@@ -44,7 +44,7 @@ def test_every_document_arrives_under_its_id_with_the_tokenizers_ids(store: Path
     tokenizer = load_tokenizer(store)
     expected = {doc_id(text): tokenizer.encode(text, add_special_tokens=False).ids for text in texts}
     assert documents(store) == expected
-    counts = load_manifest(store).counts
+    counts = load_manifest(open_place(store)).counts
     assert counts["documents"] + counts["documents_heldout"] == counts["documents_read"] == len(texts)
     assert counts["tokens"] + counts["tokens_heldout"] == sum(map(len, expected.values()))
     assert 5 <= counts["documents_heldout"] <= 40
@@ -52,7 +52,7 @@ def test_every_document_arrives_under_its_id_with_the_tokenizers_ids(store: Path
 
 
 def test_token_counts_are_those_of_the_train_split(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     counts = np.load(store / "token_counts.npy")
     assert counts.dtype == np.int64
     assert counts.shape == (manifest.tokenizer.vocab_size,)
@@ -133,7 +133,7 @@ def test_changed_inputs_are_refused(config: MakeConfig, jsonl: Path) -> None:
 
 
 def test_workers_and_place_are_not_settings(config: MakeConfig, store: Path) -> None:
-    settings = load_manifest(store).settings
+    settings = load_manifest(open_place(store)).settings
     assert not {"workers", "out", "engine"} & settings.keys()
     assert str(store.parent) not in json.dumps(settings)
 
@@ -278,7 +278,7 @@ def test_a_vocabulary_beyond_uint16_is_refused_before_anything_is_written(config
 
 def test_ids_type_decides_the_width(config: MakeConfig, tmp_path: Path) -> None:
     build_store(config("wide", ids_type="uint32"))
-    name = load_manifest(tmp_path / "wide").shards[0].name
+    name = load_manifest(open_place(tmp_path / "wide")).shards[0].name
     assert open_shard(tmp_path / "wide" / name).ids.dtype == np.uint32
 
 
@@ -287,7 +287,7 @@ def test_a_large_task_is_spread_over_shards(
 ) -> None:
     monkeypatch.setattr("data_pipeline.build.task_shards.MAX_SHARD_TOKENS", 500)
     build_store(config("spread"))
-    shards = load_manifest(tmp_path / "spread").shards
+    shards = load_manifest(open_place(tmp_path / "spread")).shards
     assert any(shard.name.endswith("-01.arrow") for shard in shards)
     assert documents(tmp_path / "spread") == documents(store)
     assert verify_store(tmp_path / "spread") == []
@@ -306,12 +306,12 @@ def test_literal_special_tokens_in_a_text_stay_plain_text(tmp_path: Path) -> Non
 def test_an_input_that_changes_between_the_steps_is_refused(
     config: MakeConfig, jsonl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge = build_module.merge
+    decide = build_module.decide
 
-    def change_then_merge(*arguments: Any) -> Any:
+    def change_then_decide(*arguments: Any) -> Any:
         jsonl.write_bytes(jsonl.read_bytes().replace(b"number", b"NUMBER"))
-        return merge(*arguments)
+        return decide(*arguments)
 
-    monkeypatch.setattr(build_module, "merge", change_then_merge)
+    monkeypatch.setattr(build_module, "decide", change_then_decide)
     with pytest.raises(UserError, match="an input changed while it was being read"):
         build_store(config())

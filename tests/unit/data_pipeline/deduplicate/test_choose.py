@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.clean.identity import hash_halves
-from data_pipeline.deduplicate import choose as merge
-from data_pipeline.deduplicate.choose import HELD_OUT, KEPT, NEAR, SAMPLED, TaskDocuments, first_occurrences, judge
+from data_pipeline.deduplicate import choose
+from data_pipeline.deduplicate.choose import (
+    HELD_OUT,
+    KEPT,
+    NEAR,
+    SAMPLED,
+    TaskDocuments,
+    choose_documents,
+    first_occurrences,
+)
 
 # A document of these tests: which text it has, and its near-duplicate keys.
 Document = tuple[int, tuple[int, int]]
@@ -44,45 +52,45 @@ def obvious(
 ) -> list[int]:
     documents = [document for task in tasks for document in task]
     seen: set[int] = set()
-    verdicts = []
+    decisions = []
     for text, _ in documents:
         stays = not deduplicate or text not in seen
         seen.add(text)
         aside = int.from_bytes(content_hash(text)[8:], "little") < held_out * 2**64
-        verdicts.append((KEPT | (HELD_OUT if aside else 0)) if stays else 0)
+        decisions.append((KEPT | (HELD_OUT if aside else 0)) if stays else 0)
     if near:
         known: list[set[int]] = [set() for _ in range(NEAR_KEYS)]
         for row, (_, keys) in enumerate(documents):
-            if verdicts[row]:
+            if decisions[row]:
                 if any(key in known[column] for column, key in enumerate(keys)):
-                    verdicts[row] = NEAR
+                    decisions[row] = NEAR
                 for column, key in enumerate(keys):
                     known[column].add(key)
-    train = [row for row, verdict in enumerate(verdicts) if verdict == KEPT]
+    train = [row for row, decision in enumerate(decisions) if decision == KEPT]
     ids = np.array([int.from_bytes(content_hash(documents[row][0])[:8], "little") for row in train], np.uint64)
-    priorities = merge._scramble(ids, 7).tolist()
+    priorities = choose._scramble(ids, 7).tolist()
     taken = 0
     for _, row in sorted(zip(priorities, train, strict=True)):
         if taken >= sample_bytes:
             break
-        verdicts[row] |= SAMPLED
+        decisions[row] |= SAMPLED
         taken += size_of(documents[row][0])
-    return verdicts
+    return decisions
 
 
-def judged(
+def decided(
     tasks: list[list[Document]], deduplicate: bool, near: bool, held_out: float, sample_bytes: int, memory: int
 ) -> tuple[list[int], int]:
     counts = [len(task) for task in tasks]
-    verdicts = np.zeros(sum(counts), np.uint8)
+    decisions = np.zeros(sum(counts), np.uint8)
 
     def each() -> Iterator[TaskDocuments]:
         return map(task_documents, tasks)
 
-    passes = judge(
+    passes = choose_documents(
         each,
         counts,
-        verdicts,
+        decisions,
         deduplicate=deduplicate,
         near_keys=NEAR_KEYS if near else 0,
         held_out=held_out,
@@ -90,7 +98,7 @@ def judged(
         seed=7,
         memory=memory,
     )
-    return verdicts.tolist(), passes
+    return decisions.tolist(), passes
 
 
 corpora = st.lists(
@@ -107,10 +115,10 @@ corpora = st.lists(
     sample_bytes=st.integers(0, 200),
     memory=st.sampled_from([300, 1500, 1 << 30]),
 )
-def test_verdicts_agree_with_an_obvious_loop_for_any_memory(
+def test_decisions_agree_with_an_obvious_loop_for_any_memory(
     tasks: list[list[Document]], deduplicate: bool, near: bool, held_out: float, sample_bytes: int, memory: int
 ) -> None:
-    found, _ = judged(tasks, deduplicate, near, held_out, sample_bytes, memory)
+    found, _ = decided(tasks, deduplicate, near, held_out, sample_bytes, memory)
     assert found == obvious(tasks, deduplicate, near, held_out, sample_bytes)
 
 
@@ -121,8 +129,8 @@ def test_less_memory_takes_more_passes_and_many_equal_documents_take_none() -> N
         [(text if n % 2 else 1, (text, n)) for n, text in enumerate(texts[begin : begin + 500])]
         for begin in range(0, len(texts), 500)
     ]
-    ample, few = judged(tasks, True, True, 0.1, 9000, 1 << 30)
-    tight, many = judged(tasks, True, True, 0.1, 9000, 20_000)
+    ample, few = decided(tasks, True, True, 0.1, 9000, 1 << 30)
+    tight, many = decided(tasks, True, True, 0.1, 9000, 20_000)
     assert tight == ample == obvious(tasks, True, True, 0.1, 9000)
     assert few == 4
     assert many > 50
@@ -150,11 +158,11 @@ def test_the_training_sample_is_bounded_and_seeded() -> None:
     ]
 
     def sample(seed: int) -> list[int]:
-        verdicts = np.zeros(300, np.uint8)
-        judge(
+        decisions = np.zeros(300, np.uint8)
+        choose_documents(
             lambda: iter(tasks),
             [100] * 3,
-            verdicts,
+            decisions,
             deduplicate=True,
             near_keys=0,
             held_out=0.5,
@@ -162,8 +170,8 @@ def test_the_training_sample_is_bounded_and_seeded() -> None:
             seed=seed,
             memory=1000,
         )
-        assert not ((verdicts & SAMPLED != 0) & (verdicts & HELD_OUT != 0)).any()
-        return np.flatnonzero(verdicts & SAMPLED).tolist()
+        assert not ((decisions & SAMPLED != 0) & (decisions & HELD_OUT != 0)).any()
+        return np.flatnonzero(decisions & SAMPLED).tolist()
 
     assert len(sample(0)) == 20
     assert sample(0) == sample(0) != sample(1)

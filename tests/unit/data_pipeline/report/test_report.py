@@ -71,7 +71,7 @@ def _number(cell: str) -> float:
 
 
 def test_the_page_tells_the_numbers_of_the_store(store: Path, tmp_path: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     page = page_of(store, tmp_path / "report.html")
     lengths = [open_shard(store / entry.name) for entry in manifest.split("train")]
     exact = np.concatenate([np.diff(shard.offsets) for shard in lengths])
@@ -101,7 +101,8 @@ def test_the_page_tells_the_numbers_of_the_store(store: Path, tmp_path: Path) ->
 
 
 def test_fertility_is_told_where_the_counts_allow_it(store: Path, tmp_path: Path) -> None:
-    counts = {name: value for name, value in load_manifest(store).counts.items() if name not in ("words", "characters")}
+    counts = dict(load_manifest(open_place(store)).counts)
+    del counts["words"], counts["characters"]
     rewrite(store, counts=counts)
     assert "tokens per word" not in page_of(store, tmp_path / "a.html").text
     rewrite(store, counts=counts | {"words": 2 * counts["tokens"], "characters": 7 * counts["tokens"]})
@@ -111,7 +112,7 @@ def test_fertility_is_told_where_the_counts_allow_it(store: Path, tmp_path: Path
 
 
 def test_what_was_removed_is_told_in_the_order_a_document_meets_it(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     clean = manifest.settings["clean"] | {"filters": ["words", "symbols"]}
     names = [
         "without_tokens",
@@ -163,7 +164,7 @@ def test_names_cannot_smuggle_markup_into_the_page(store: Path, tmp_path: Path) 
     text = "</pre><script>alert('1')</script><b a=\"$\\frac{1}$\">&amp;"
     folder = tmp_path / "<script>alert(2)"
     store.rename(folder)
-    rewrite(folder, **_hostile(load_manifest(folder), text))
+    rewrite(folder, **_hostile(load_manifest(open_place(folder)), text))
     page = page_of(folder, tmp_path / "report.html")
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     raw = (tmp_path / "report.html").read_text("utf-8")

@@ -50,11 +50,11 @@ def place(publish: Publish, store: Path) -> Place:
 
 def rewrite(store: Path, **changes: Any) -> Manifest:
     """Change entries of a manifest and make its fingerprint fit again."""
-    manifest = dataclasses.replace(load_manifest(store), **changes)
+    manifest = dataclasses.replace(load_manifest(open_place(store)), **changes)
     fingerprint = manifest_fingerprint(manifest.tokenizer.fingerprint, manifest.settings, manifest.shards)
     manifest = dataclasses.replace(manifest, fingerprint=fingerprint)
     (store / "manifest.json").unlink()
-    write_manifest(store, manifest)
+    write_manifest(open_place(store), manifest)
     return manifest
 
 
@@ -70,7 +70,7 @@ def test_a_sound_store_has_no_faults_and_leaves_no_copies(
 
 
 def test_every_fault_is_found_and_named(place: Place) -> None:
-    manifest = load_manifest(place.url)
+    manifest = load_manifest(place)
     first, second, third = manifest.shards[0].name, manifest.shards[-1].name, manifest.shards[1].name
     data = bytearray(place.read(first))
     data[len(data) // 2] ^= 1
@@ -92,7 +92,7 @@ def test_every_fault_is_found_and_named(place: Place) -> None:
 
 
 def test_a_manifest_that_disagrees_with_its_files_is_a_fault(publish: Publish, store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     shard = manifest.shards[0]
     wrong = dataclasses.replace(shard, rows=shard.rows + 1, bytes=shard.bytes - 1, source="other")
     rewrite(store, shards=[wrong, *manifest.shards[1:]])
@@ -105,7 +105,7 @@ def test_a_manifest_that_disagrees_with_its_files_is_a_fault(publish: Publish, s
 
 
 def test_counts_that_the_shards_do_not_bear_out_are_faults(publish: Publish, store: Path) -> None:
-    counts = load_manifest(store).counts
+    counts = load_manifest(open_place(store)).counts
     wrong = counts | {"tokens": counts["tokens"] + 1, "documents_heldout": 0, "unknown_tokens": 77}
     rewrite(store, counts=wrong)
     assert [line.split(" is ")[0] for line in verify_store(publish(store).url)] == [
@@ -116,7 +116,7 @@ def test_counts_that_the_shards_do_not_bear_out_are_faults(publish: Publish, sto
 
 
 def test_token_counts_that_the_shards_do_not_bear_out_are_a_fault(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     counts = np.load(store / "token_counts.npy")
     counts[7] += 1
     sink = io.BytesIO()
@@ -134,7 +134,7 @@ def _sha256(data: bytes) -> str:
 
 
 def test_the_tokenizer_of_a_bucket_is_that_of_the_folder(place: Place, store: Path) -> None:
-    assert tokenizer_fingerprint(load_tokenizer(place.url)) == load_manifest(store).tokenizer.fingerprint
+    assert tokenizer_fingerprint(load_tokenizer(place.url)) == load_manifest(open_place(store)).tokenizer.fingerprint
     place.delete("tokenizer/tokenizer.json")
     with pytest.raises(UserError, match=r"has no tokenizer/tokenizer\.json: an unfinished build or not a store"):
         load_tokenizer(place.url)
@@ -144,7 +144,7 @@ def test_a_description_is_the_same_wherever_the_store_lies(place: Place, store: 
     described = list(describe_store(place.url, 3))
     assert described[0] == f"store        {place.url}"
     assert described[1:] == list(describe_store(store, 3))[1:]
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     rows, tokens = manifest.counts["documents"], manifest.counts["tokens"]
     shown = "\n".join(described)
     assert f"  main (train): {len(manifest.split('train'))} shards, {rows:,} documents, {tokens:,} tokens" in shown

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
 from data_pipeline.store.shard import open_shard
 
@@ -33,7 +34,7 @@ def read_store() -> Reader:
 def test_the_pages_reader_gives_every_document(read_store: Reader, store: Path, split: str) -> None:
     found = list(read_store(store, split))
     wanted = []
-    for entry in load_manifest(store).split(split):
+    for entry in load_manifest(open_place(store)).split(split):
         shard = open_shard(store / entry.name)
         rows = zip(shard.doc, shard.offsets[:-1], shard.offsets[1:], strict=True)
         wanted += [(entry.source, int(doc), shard.ids[begin:end].tolist()) for doc, begin, end in rows]

@@ -207,7 +207,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_verify_names_a_hostile_shard_whose_checksum_fits(store: Path, tmp_path: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     first = manifest.shards[0]
     for data in hostile_shards().values():
         (store / first.name).write_bytes(data)
@@ -263,10 +263,10 @@ _JSON = st.recursive(
 def _look_at_everything(store: Path) -> None:
     """Each reader gives its answer or one line."""
     for look in (
-        load_manifest,
+        lambda url: load_manifest(open_place(url)),
         verify_store,
         lambda url: list(describe_store(url, 2)),
-        lambda url: load_token_counts(open_place(url), load_manifest(url)),
+        lambda url: load_token_counts(open_place(url), load_manifest(open_place(url))),
     ):
         try:
             look(store)
@@ -284,7 +284,8 @@ def test_any_value_anywhere_in_a_manifest_gives_an_answer_or_a_line(
     if refit:
         try:
             shards = [
-                dataclasses.replace(load_manifest(session_store).shards[0], sha256=s["sha256"]) for s in raw["shards"]
+                dataclasses.replace(load_manifest(open_place(session_store)).shards[0], sha256=s["sha256"])
+                for s in raw["shards"]
             ]
             raw["fingerprint"] = manifest_fingerprint(raw["tokenizer"]["fingerprint"], raw["settings"], shards)
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -303,12 +304,12 @@ def test_no_name_in_a_manifest_leaves_the_store(store: Path, name: object) -> No
         _set(raw, path, name)
         (store / "manifest.json").write_text(json.dumps(raw))
         with pytest.raises(UserError, match="plain file name inside the store"):
-            load_manifest(store)
+            load_manifest(open_place(store))
     raw = json.loads(sound)
     raw["tokenizer"]["files"] = {str(name): "0" * 64}
     (store / "manifest.json").write_text(json.dumps(raw))
     with pytest.raises(UserError, match="tokenizer/NAME inside the store"):
-        load_manifest(store)
+        load_manifest(open_place(store))
 
 
 @pytest.mark.parametrize(
@@ -328,14 +329,14 @@ def test_settings_that_are_no_plain_json_are_refused(store: Path, settings_text:
     raw["settings"] = "HERE"
     (store / "manifest.json").write_text(json.dumps(raw).replace('"HERE"', settings_text))
     with pytest.raises(UserError, match=r"manifest\.json"):
-        load_manifest(store)
+        load_manifest(open_place(store))
 
 
 def test_a_manifest_that_names_a_file_twice_is_refused(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     twin = dataclasses.replace(manifest.shards[1], name=manifest.shards[0].name)
     with pytest.raises(UserError, match="lists a shard twice"):
-        rewrite(store, shards=[manifest.shards[0], twin]) and load_manifest(store)
+        rewrite(store, shards=[manifest.shards[0], twin]) and load_manifest(open_place(store))
 
 
 @_QUICK
@@ -348,7 +349,7 @@ def test_a_damaged_manifest_gives_one_line(store: Path, position: int, value: in
         for hostile in (bytes(data), sound[: cut % len(sound)]):
             (store / "manifest.json").write_bytes(hostile)
             try:
-                load_manifest(store)
+                load_manifest(open_place(store))
             except UserError as error:
                 _one_line(error)
     finally:
@@ -392,14 +393,14 @@ def test_a_tokenizer_with_an_absurd_id_asks_for_no_memory(store: Path) -> None:
     raw = json.loads(path.read_bytes())
     raw["model"]["vocab"]["absurd"] = (1 << 32) - 1
     path.write_text(json.dumps(raw))
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     files = manifest.tokenizer.files | {"tokenizer/tokenizer.json": _sha256(path.read_bytes())}
     rewrite(store, tokenizer=dataclasses.replace(manifest.tokenizer, files=files))
     assert any("4294967296 entries, not 200" in line for line in verify_store(store))
 
 
 def test_a_shard_that_is_a_folder_gives_one_line(store: Path) -> None:
-    name = load_manifest(store).split("train")[0].name
+    name = load_manifest(open_place(store)).split("train")[0].name
     (store / name).unlink()
     (store / name).mkdir()
     assert verify_store(store) == [f"{name}: cannot be read (Is a directory)"]

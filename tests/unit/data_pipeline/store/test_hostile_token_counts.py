@@ -67,7 +67,9 @@ def test_hostile_token_counts_give_one_line(store: Path, kind: str) -> None:
     (store / "token_counts.npy").write_bytes(data)
     manifest = rewrite(
         store,
-        token_counts=dataclasses.replace(load_manifest(store).token_counts, sha256=hashlib.sha256(data).hexdigest()),
+        token_counts=dataclasses.replace(
+            load_manifest(open_place(store)).token_counts, sha256=hashlib.sha256(data).hexdigest()
+        ),
     )
     with pytest.raises(UserError, match=r"token_counts\.npy") as caught:
         load_token_counts(open_place(store), manifest)

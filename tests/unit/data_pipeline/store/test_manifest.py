@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 
 from data_pipeline.errors import UserError
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest, manifest_fingerprint, write_manifest
 
 
 def test_a_manifest_is_read_back_as_written(store: Path, tmp_path: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     again = tmp_path / "again"
     again.mkdir()
-    write_manifest(again, manifest)
-    assert load_manifest(again) == manifest
+    write_manifest(open_place(again), manifest)
+    assert load_manifest(open_place(again)) == manifest
     assert (again / "manifest.json").read_bytes() == (store / "manifest.json").read_bytes()
 
 
 def test_splits_keep_canonical_order(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     for split in ("train", "heldout"):
         names = [shard.name for shard in manifest.split(split)]
         assert names
@@ -34,9 +35,9 @@ def test_splits_keep_canonical_order(store: Path) -> None:
 
 def test_a_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        load_manifest(tmp_path / "nowhere")
+        load_manifest(open_place(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="unfinished build or not a store"):
-        load_manifest(tmp_path)
+        load_manifest(open_place(tmp_path))
 
 
 def _spoil(store: Path, path: str, value: Any) -> None:
@@ -55,18 +56,18 @@ def _spoil(store: Path, path: str, value: Any) -> None:
 def test_shard_names_cannot_leave_the_store(store: Path, name: object) -> None:
     _spoil(store, "shards/0/name", name)
     with pytest.raises(UserError, match="plain file name inside the store"):
-        load_manifest(store)
+        load_manifest(open_place(store))
     _spoil(store, "shards/0/name", "train-000000-00.arrow")
     _spoil(store, "token_counts/name", name)
     with pytest.raises(UserError, match="plain file name inside the store"):
-        load_manifest(store)
+        load_manifest(open_place(store))
 
 
 @pytest.mark.parametrize("name", ["../x", "tokenizer/../x", "/tokenizer/x", "tokenizer", "x", "tokenizer//x"])
 def test_tokenizer_paths_stay_in_their_folder(store: Path, name: str) -> None:
     _spoil(store, "tokenizer/files", {name: "0" * 64})
     with pytest.raises(UserError, match="tokenizer/NAME inside the store"):
-        load_manifest(store)
+        load_manifest(open_place(store))
 
 
 @pytest.mark.parametrize(
@@ -88,18 +89,18 @@ def test_tokenizer_paths_stay_in_their_folder(store: Path, name: str) -> None:
 def test_wrong_values_are_refused_by_name(store: Path, path: str, value: object, message: str) -> None:
     _spoil(store, path, value)
     with pytest.raises(UserError, match=message):
-        load_manifest(store)
+        load_manifest(open_place(store))
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b"null"])
 def test_unreadable_manifests_are_refused(store: Path, data: bytes) -> None:
     (store / "manifest.json").write_bytes(data)
     with pytest.raises(UserError, match="manifest"):
-        load_manifest(store)
+        load_manifest(open_place(store))
 
 
 def test_the_fingerprint_covers_tokenizer_settings_and_shard_order(store: Path) -> None:
-    manifest: Manifest = load_manifest(store)
+    manifest: Manifest = load_manifest(open_place(store))
     shards: list[ShardEntry] = manifest.shards
     fingerprints = {
         manifest_fingerprint("0" * 64, manifest.settings, shards),

@@ -16,6 +16,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 from data_pipeline.build.build import build_store
 from data_pipeline.config import BuildConfig, TokenizerConfig
 from data_pipeline.errors import UserError
+from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
 from data_pipeline.tokenize.tokenizer import (
     SPECIAL_TOKENS,
@@ -59,11 +60,11 @@ def test_a_trained_vocabulary_is_full_and_starts_with_the_special_tokens(store: 
     lines = (store / "tokenizer" / "vocab.txt").read_text("utf-8").splitlines()
     assert lines[:5] == list(SPECIAL_TOKENS)
     assert len(lines) == len(set(lines)) == 200
-    assert load_manifest(store).tokenizer.vocab_size == 200
+    assert load_manifest(open_place(store)).tokenizer.vocab_size == 200
 
 
 def test_the_stores_fingerprint_is_that_of_its_tokenizer(store: Path) -> None:
-    manifest = load_manifest(store)
+    manifest = load_manifest(open_place(store))
     assert tokenizer_fingerprint(load_tokenizer(store)) == manifest.tokenizer.fingerprint
     assert manifest.tokenizer.files["tokenizer/tokenizer.json"] == manifest.tokenizer.fingerprint
 

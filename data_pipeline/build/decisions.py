@@ -1,4 +1,4 @@
-"""The serial step of a build: all read records in, counts and one record of verdicts per task out."""
+"""The serial step of a build: all read records go in, counts and one record of decisions per task come out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from data_pipeline.build.records import Record, Work
 from data_pipeline.build.steps import TaskJob
 from data_pipeline.config import BuildConfig
-from data_pipeline.deduplicate.choose import HELD_OUT, KEPT, NEAR, SAMPLED, TaskDocuments, judge
+from data_pipeline.deduplicate.choose import HELD_OUT, KEPT, NEAR, SAMPLED, TaskDocuments, choose_documents
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import disk_full
 from data_pipeline.progress import say
@@ -27,29 +27,30 @@ _FETCHED_AHEAD = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Merged:
-    """What the serial step decided. ``counts`` go into the manifest; ``judged`` are the tasks with a record of
-    verdicts, ``sampled`` those with text to train the vocabulary on."""
+class Decided:
+    """What the serial step decided. ``counts`` go into the manifest; ``recorded`` are the tasks with a record of
+    decisions, ``sampled`` those with text to train the vocabulary on."""
 
     counts: dict[str, int]
-    judged: frozenset[int]
+    recorded: frozenset[int]
     sampled: frozenset[int]
 
 
-def merge(config: BuildConfig, jobs: Sequence[TaskJob]) -> Merged:
-    """Judge every document and record the verdicts of the tasks that need them, or find that done.
+def decide(config: BuildConfig, jobs: Sequence[TaskJob]) -> Decided:
+    """Decide on every document and record the decisions of the tasks that need them, or find that done.
 
     Raises:
         UserError: no document is left, or none for the train split.
     """
     work = jobs[0].work
-    if work.place.stat(work.merged) is None:
-        _judge_all(config, jobs, work)
-    found = work.load_json(work.merged)
-    return Merged(found["counts"], frozenset(found["judged"]), frozenset(found["sampled"]))
+    if work.place.stat(work.decided) is None:
+        _decide_all(config, jobs, work)
+    # Its keys, like the names of the records, are those of builds that an earlier release began.
+    found = work.load_json(work.decided)
+    return Decided(found["counts"], frozenset(found["judged"]), frozenset(found["sampled"]))
 
 
-def _judge_all(config: BuildConfig, jobs: Sequence[TaskJob], work: Work) -> None:
+def _decide_all(config: BuildConfig, jobs: Sequence[TaskJob], work: Work) -> None:
     counts: collections.Counter[str] = collections.Counter()
     documents: list[int] = []
     near_keys = 0
@@ -65,11 +66,11 @@ def _judge_all(config: BuildConfig, jobs: Sequence[TaskJob], work: Work) -> None
 
     sample_bytes = 0 if config.tokenizer.path else config.tokenizer.sample_bytes
     fewest = 1 + (near_keys > 0) + 2 * (sample_bytes > 0)
-    with _scratch(sum(documents)) as verdicts:
-        passes = judge(
+    with _scratch(sum(documents)) as decisions:
+        passes = choose_documents(
             tasks,
             documents,
-            verdicts,
+            decisions,
             deduplicate=config.clean.deduplicate,
             near_keys=near_keys,
             held_out=config.held_out,
@@ -79,18 +80,18 @@ def _judge_all(config: BuildConfig, jobs: Sequence[TaskJob], work: Work) -> None
         )
         if passes > fewest:
             say(f"de-duplicate: {sum(documents):,} documents in {passes} passes over the records, as memory allows")
-        _record_verdicts(config, jobs, work, verdicts, documents, counts)
+        _record_decisions(config, jobs, work, decisions, documents, counts)
 
 
-def _record_verdicts(
+def _record_decisions(
     config: BuildConfig,
     jobs: Sequence[TaskJob],
     work: Work,
-    verdicts: npt.NDArray[np.uint8],
+    decisions: npt.NDArray[np.uint8],
     documents: Sequence[int],
     counts: collections.Counter[str],
 ) -> None:
-    judged: list[int] = []
+    recorded: list[int] = []
     sampled: list[int] = []
     train = 0
     starts = np.cumsum([0, *documents])
@@ -98,7 +99,7 @@ def _record_verdicts(
         puts = []
         for job, record, start in zip(jobs, _records(work, jobs), starts[:-1], strict=True):
             task, arrays = job.task.index, record.arrays
-            here = np.array(verdicts[start : start + len(arrays["sizes"])])
+            here = np.array(decisions[start : start + len(arrays["sizes"])])
             kept = (here & KEPT) != 0
             trained_on = kept & ((here & HELD_OUT) == 0)
             train += int(trained_on.sum())
@@ -117,22 +118,22 @@ def _record_verdicts(
             else:
                 needed = True
             if needed:
-                judged.append(task)
-                puts.append(threads.submit(work.put_record, work.verdict(task), {"verdicts": here}, {}))
+                recorded.append(task)
+                puts.append(threads.submit(work.put_record, work.decisions(task), {"verdicts": here}, {}))
             while len(puts) > _FETCHED_AHEAD:
                 puts.pop(0).result()
         for put in puts:
             put.result()
     kept_documents = counts.pop("kept", 0)
     if not kept_documents:
-        told = ", ".join(f"{name} {value:,}" for name, value in counts.items())
-        raise UserError(f"no document is left to build from ({told}): check sources and clean")
+        listed = ", ".join(f"{name} {value:,}" for name, value in counts.items())
+        raise UserError(f"no document is left to build from ({listed}): check sources and clean")
     if not train:
         raise UserError(
             f"all {kept_documents} documents fall into the held-out split (held_out {config.held_out}): "
             "lower held_out, set it to 0, or give more documents"
         )
-    work.put_json(work.merged, {"counts": dict(counts), "judged": judged, "sampled": sampled})
+    work.put_json(work.decided, {"counts": dict(counts), "judged": recorded, "sampled": sampled})
 
 
 def _records(work: Work, jobs: Sequence[TaskJob]) -> Iterator[Record]:
