@@ -128,8 +128,8 @@ def test_two_ranks_then_one_then_four_train_what_two_ranks_train(
     assert line.startswith(f"checkpoint {checkpoint.tag_of(damaged)} cannot be used (the checksum of zero_pp_rank_0_")
     assert line.endswith(f"kept as damaged-{checkpoint.tag_of(damaged)}; the one before is taken")
     assert line in (tmp_path / "run/log.txt").read_text()
-    assert f"going on from step {damaged - 3}:" in result.stdout
-    assert "was written by 1 ranks and is converted for 4" in result.stdout
+    assert f"resuming from step {damaged - 3}:" in result.stdout
+    assert "was written by 1 rank and is converted for 4" in result.stdout
 
     wanted, found = global_batches(straight / "record"), global_batches(tmp_path / "record")
     assert set(found) == set(wanted) == set(range(STEPS))

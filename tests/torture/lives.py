@@ -282,7 +282,7 @@ class Lives:
         """Whether what a kill has left shows that it came at its moment."""
         if kill.moment == "evaluation":
             state = self.view.newest()
-            return state is not None and state.owed is not None
+            return state is not None and state.pending is not None
         if kill.ending not in ("SIGKILL to one rank", "SIGKILL to all"):
             return True
         if kill.moment == "save":
@@ -310,7 +310,7 @@ class Lives:
         state = self.view.newest()
         if state is not None:
             assert state.world_size == RANKS, context
-            sure = state.step - (state.owed is not None)
+            sure = state.step - (state.pending is not None)
             assert rows[:sure] == self.straight[:sure], context
         if began is not None and kill.ranks == RANKS:
             # Each multiple of the interval that a step lies beyond was saved.
@@ -319,7 +319,7 @@ class Lives:
             assert life.code == 0, context
             assert state is not None
             # Asked in time it loses nothing, here and in the bucket.
-            assert kept == len(rows) + (state.owed is not None), context
+            assert kept == len(rows) + (state.pending is not None), context
             assert self.view.remote.tags()[-1] == self._newest_tag(), context
             assert f"stopped at step {kept}, which is saved" in said, context
 

@@ -14,7 +14,7 @@ from electra_scale.train.checkpoint.remote_run import RemoteRun
 from electra_scale.train.checkpoint.state import STATE, RunState
 from electra_scale.train.engine import universal
 
-_BEGAN = re.compile(r"^(?:going on from step (\d+)|starting): ", re.MULTILINE)
+_BEGAN = re.compile(r"^(?:resuming from step (\d+)|starting): ", re.MULTILINE)
 
 
 class RunView:

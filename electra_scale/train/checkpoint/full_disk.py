@@ -1,4 +1,4 @@
-"""What a run says when the disk does not take a checkpoint."""
+"""The error of a run whose disk has no room for a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def writing(checkpoint: Path) -> Iterator[None]:
             raise
         reason = str(error).partition("\n")[0]
         raise OneRankError(
-            f"cannot write checkpoint {checkpoint} ({reason}); free some space on its disk, then go on with "
+            f"cannot write checkpoint {checkpoint} ({reason}); free some space on its disk, then resume with "
             "--resume auto"
         ) from error

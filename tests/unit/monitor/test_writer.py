@@ -221,7 +221,7 @@ def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
     progress = Progress(100, 40, writer)
     progress.advance(50)
     progress.report("joint", VALUES)
-    progress.say("held-out at step 50")
+    progress.log("held-out at step 50")
     progress.close()
     shown = terminal.getvalue()
     assert "50/100" in shown
@@ -234,7 +234,7 @@ def test_what_is_said_reaches_people_and_the_log(
     tmp_path: Path, writer: RunWriter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = Progress(100, 0, writer)
-    progress.say("weights start from there")
+    progress.log("weights start from there")
     progress.close()
     writer.flush()
     assert "weights start from there" in capsys.readouterr().out

@@ -189,7 +189,7 @@ def test_a_place_that_does_not_answer_stops_a_run_only_where_there_is_nothing_el
     save(run, 10)
     said: list[str] = []
     assert newest_whole(run, down, Alone(), said.append) is not None
-    assert said == [f"going on without a look at {tmp_path / 'remote'}: no answer"]
+    assert said == [f"resuming without checking {tmp_path / 'remote'} for newer checkpoints: no answer"]
 
 
 def test_a_copy_that_was_cut_short_is_no_copy_and_goes_with_the_next(run: RunFolder, tmp_path: Path) -> None:
