@@ -1,4 +1,4 @@
-"""What can be seen of a run from outside: its folder, its copy in a bucket, and what a life has said."""
+"""What can be seen of a run from outside: its folder, its copy in a bucket, and what an attempt has printed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunView:
         return checkpoint.step_of(tags[-1]) if tags else 0
 
     def next_start(self) -> int:
-        """The step from which the next life has to go on."""
+        """The step from which the next attempt has to resume."""
         return max([self.newest_step(), *map(checkpoint.step_of, self.remote.tags())])
 
     def unfinished(self) -> list[Path]:
@@ -87,7 +87,7 @@ class RunView:
 
 
 def began_at(said: str) -> int | None:
-    """The step from which a life says that it goes on; None before it says so."""
+    """The step from which an attempt reports that it resumes; None before it says so."""
     found = _BEGAN.search(said)
     return int(found[1] or 0) if found else None
 
