@@ -15,7 +15,7 @@ from typing import TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.atomic import disk_full, write_bytes
 
 JOINT_TAGS = (
     "loss/total",
@@ -117,9 +117,8 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); free some space on its disk, then resume with --resume auto"
-        ) from error
+        cure = "free some space on its disk" if disk_full(error) else "check the path and its permissions"
+        raise UserError(f"cannot write {path} ({error.strerror}); {cure}, then resume with --resume auto") from error
 
 
 def keep_rows(path: Path, last_step: int) -> None:

@@ -48,8 +48,8 @@ class Outcome:
     def line(self, number: int) -> str:
         began = "before it resumed" if self.began is None else f"from step {self.began}"
         return (
-            f"attempt {number}: {began} to {self.rows}, {self.kill.line()} ({'hit' if self.hit else 'missed'}); the next "
-            f"starts from {self.kept} [{self.seconds:.1f} s]"
+            f"attempt {number}: {began} to {self.rows}, {self.kill.line()} ({'hit' if self.hit else 'missed'}); the "
+            f"next one starts from {self.kept} [{self.seconds:.1f} s]"
         )
 
 
