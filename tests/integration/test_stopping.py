@@ -1,4 +1,4 @@
-"""A run that is asked to stop, or whose numbers are bad, goes on as if nothing had happened."""
+"""A run that is asked to stop, or whose numbers are bad, resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_stop_file_and_a_signal_to_one_rank_save_and_end_with_code_0(
         assert reason in status.reason
         state = newest(folder / "checkpoints")
         assert state is not None
-        # A stop during an evaluation leaves the row of its step to the next life.
+        # A stop during an evaluation leaves the row of its step to the next start.
         assert reached < status.step == len(rows(folder)) + (state.pending is not None)
         reached = status.step
     capsys.readouterr()

@@ -86,9 +86,9 @@ class RunView:
         return [f"{tag}: {found}" for tag in tags if (found := checksums.problem(self.checkpoints / tag))]
 
 
-def began_at(said: str) -> int | None:
-    """The step from which an attempt reports that it resumes; None before it says so."""
-    found = _BEGAN.search(said)
+def began_at(output: str) -> int | None:
+    """The step from which an attempt reports that it resumes; None before that."""
+    found = _BEGAN.search(output)
     return int(found[1] or 0) if found else None
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and what each says about the run."""
+"""Which checkpoints a run has, and the state of the run that each of them holds."""
 
 from __future__ import annotations
 

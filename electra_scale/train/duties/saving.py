@@ -80,7 +80,7 @@ class Saving(Duty):
         started = time.monotonic()
         self.state = self._state(done, plan, pending)
         self.position.at("saving a checkpoint", done, long=True)
-        # Rows and checkpoint must tell the same after a kill.
+        # Rows and checkpoint must fit together after a kill.
         self.reporter.flush()
         self.checkpoints.save(engine, self.state)
         if self.time_slice is not None:
@@ -88,7 +88,7 @@ class Saving(Duty):
         self.reporter.status("running", done)
 
     def _rewrite_state(self, plan: PhasePlan, pending: dict[str, float] | None = None) -> None:
-        # The checkpoint is there, only what it says of the pending row is old.
+        # The checkpoint is there, only its record of the pending row is out of date.
         self.state = self._state(self.state.step, plan, pending)
         if self.world.main:
             checkpoint.rewrite_state(self.checkpoints.folder, self.state)

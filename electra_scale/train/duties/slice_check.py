@@ -13,7 +13,7 @@ from electra_scale.train.lifecycle.time_slice import TimeSlice
 class SliceCheck(Duty):
     """Checks the time slice, with the slowest rank's seconds, so that all ranks decide alike.
 
-    A resumed run is checked at its start: its checkpoint says how long a step has taken on average, with evaluations
+    A resumed run is checked at its start: its checkpoint has how long a step took on average, with evaluations
     and saves. Then this start's own steps count, and after its first save that too.
 
     Args:

@@ -1,4 +1,4 @@
-"""A checkpoint that the disk does not take is told in one line, whichever file it is."""
+"""A checkpoint that the disk does not take is reported in one line, whichever file it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, here and in its remote copy, and what is copied there."""
+"""Which checkpoint a run resumes from, here and in its remote copy, and what is copied there."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def spoil(folder: Path) -> None:
 
 
 def upload(run: RunFolder, remote: RemoteRun, from_step: int = 0, **settings: int) -> list[str]:
-    """Copy what there is, as a run does at its end; what was said."""
-    said: list[str] = []
-    Uploader(run, remote, CheckpointConfig(**settings), from_step, said.append).close()
-    return said
+    """Copy what there is, as a run does at its end; the lines it logged."""
+    logged: list[str] = []
+    Uploader(run, remote, CheckpointConfig(**settings), from_step, logged.append).close()
+    return logged
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_set_aside(run: RunFolder) -> None:
@@ -82,19 +82,19 @@ def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_set_aside(run
         save(run, step)
     spoil(run.checkpoints / tag_of(40))
     (run.checkpoints / tag_of(30) / "weights.pt").unlink()
-    said: list[str] = []
-    state = newest_whole(run, None, ALONE, said.append)
+    logged: list[str] = []
+    state = newest_whole(run, None, ALONE, logged.append)
     assert state is not None
     assert state.step == 20
     assert checkpoint.complete_tags(run.checkpoints) == [tag_of(10), tag_of(20)]
     assert (run.checkpoints / f"damaged-{tag_of(40)}/run_state.json").is_file()
     assert (run.checkpoints / "latest").read_text().strip() == tag_of(20)
-    assert [line.split(" (")[0] for line in said] == [
+    assert [line.split(" (")[0] for line in logged] == [
         f"checkpoint {tag_of(40)} cannot be used",
         f"checkpoint {tag_of(30)} cannot be used",
     ]
-    assert newest_whole(run, None, ALONE, said.append) == state
-    assert len(said) == 2
+    assert newest_whole(run, None, ALONE, logged.append) == state
+    assert len(logged) == 2
 
 
 def test_where_all_are_damaged_nothing_is_touched(run: RunFolder) -> None:
@@ -136,16 +136,16 @@ def test_a_damaged_copy_is_passed_over_and_a_damaged_original_fetched_again(run:
         save(run, step)
         upload(run, remote)
     spoil(run.checkpoints / tag_of(20))
-    said: list[str] = []
-    state = newest_whole(run, remote, ALONE, said.append)
+    logged: list[str] = []
+    state = newest_whole(run, remote, ALONE, logged.append)
     assert state is not None
     assert state.step == 20
-    assert any("damaged" in line for line in said)
-    assert "was fetched from" in said[-1]
+    assert any("damaged" in line for line in logged)
+    assert "was fetched from" in logged[-1]
     spoil(run.checkpoints / tag_of(20))
     assert isinstance(remote.place, FolderPlace)
     spoil(remote.place.path / "checkpoints" / tag_of(20))
-    state = newest_whole(run, remote, ALONE, said.append)
+    state = newest_whole(run, remote, ALONE, logged.append)
     assert state is not None
     assert state.step == 10
     assert checkpoint.complete_tags(run.checkpoints) == [tag_of(10)]
@@ -175,9 +175,9 @@ def test_a_place_that_does_not_answer_stops_a_run_only_where_there_is_nothing_el
     with pytest.raises(UserError, match=r"cannot see whether .* has a copy of this run: no answer"):
         newest_whole(run, down, ALONE, print)
     save(run, 10)
-    said: list[str] = []
-    assert newest_whole(run, down, ALONE, said.append) is not None
-    assert said == [f"resuming without checking {tmp_path / 'remote'} for newer checkpoints: no answer"]
+    logged: list[str] = []
+    assert newest_whole(run, down, ALONE, logged.append) is not None
+    assert logged == [f"resuming without checking {tmp_path / 'remote'} for newer checkpoints: no answer"]
 
 
 def test_a_copy_that_was_cut_short_is_no_copy_and_goes_with_the_next(run: RunFolder, tmp_path: Path) -> None:
@@ -229,9 +229,9 @@ def test_training_goes_on_while_an_upload_lasts_and_what_it_reads_is_not_pruned(
             super().put_file(name, source)
 
     remote = RemoteRun(Slow(tmp_path / "remote"))
-    said: list[str] = []
+    logged: list[str] = []
     save(run, 10)
-    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, said.append)
+    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, logged.append)
     assert begun.wait(60)
     for step in (20, 30):
         folder = run.checkpoints / tag_of(step)
@@ -243,7 +243,7 @@ def test_training_goes_on_while_an_upload_lasts_and_what_it_reads_is_not_pruned(
     uploader.close()
     # 20 was over before its turn came.
     assert remote.tags() == [tag_of(30)]
-    assert said == []
+    assert logged == []
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_copied_is_no_failure(run: RunFolder, tmp_path: Path) -> None:
@@ -255,12 +255,12 @@ def test_a_checkpoint_that_vanishes_while_it_is_copied_is_no_failure(run: RunFol
 
     remote = RemoteRun(Vanishing(tmp_path / "remote"))
     save(run, 10)
-    said: list[str] = []
-    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, said.append)
+    logged: list[str] = []
+    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, logged.append)
     uploader.close()
-    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, said.append)
+    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, logged.append)
     uploader.close()
-    assert said == []
+    assert logged == []
     assert remote.tags() == [tag_of(20)]
 
 

@@ -70,7 +70,7 @@ def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
 
 
 def test_the_state_file_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed at any write of ``finish``, a run goes on from the checkpoint before it or from the whole new one."""
+    """Killed at any write of ``finish``, a run resumes from the checkpoint before it or from the whole new one."""
     save(tmp_path, 10)
     path = unfinished(tmp_path, 20)
     written: list[str] = []
