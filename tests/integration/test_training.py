@@ -17,13 +17,13 @@ from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.electra import Electra
-from electra_scale.monitor.writer import JOINT_TAGS
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.phases import learning_rate, phases
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import end, launched, plain, ranks, rows, run, start
+from tests.support.fixtures.tags import JOINT_TAGS
 
 RecipeFile = Callable[..., Path]
 
