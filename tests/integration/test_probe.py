@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from electra_scale.cli import main
+from tests.support.fixtures.metric_tags import PROBE_TAGS
 from tests.support.fixtures.runs import RECIPE, launched, rows, run
-from tests.support.fixtures.tags import PROBE_TAGS
 
 SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_draws"]
 

@@ -22,8 +22,8 @@ from electra_scale.recipe.phases import learning_rate, phases
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
 from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.metric_tags import JOINT_TAGS
 from tests.support.fixtures.runs import end, launched, plain, ranks, rows, run, start
-from tests.support.fixtures.tags import JOINT_TAGS
 
 RecipeFile = Callable[..., Path]
 

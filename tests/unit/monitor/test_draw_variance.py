@@ -18,7 +18,7 @@ from electra_scale.monitor.draw_variance import (
     probe_metrics,
     within_rank_correlation,
 )
-from tests.support.fixtures.tags import PROBE_TAGS
+from tests.support.fixtures.metric_tags import PROBE_TAGS
 
 
 def redrawn(seed: int, samples: int = 40, positions: int = 5, draws: int = 8, scale: float = 0.5) -> Redrawn:
