@@ -106,6 +106,7 @@ class Run:
             self.checkpoints,
             self.global_steps,
             self.loader,
+            self.store.manifest.tokenizer.fingerprint,
             self.start,
             self.reporter,
             self.position,
@@ -232,7 +233,7 @@ class Run:
         self.reporter.log(
             headline(self.recipe, self.world, self.micro, self.accumulation, self.start.step, self.loader.samples)
         )
-        for line in cache_lines(self.loader, self.world, self.recipe.data.prefetch_shards):
+        for line in cache_lines(self.store, self.loader, self.world, self.recipe.data.prefetch_shards):
             self.reporter.log(line)
 
     def _feed(self, first: int, plan: PhasePlan) -> Prefetcher[list[Batch]]:

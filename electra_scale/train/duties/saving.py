@@ -34,6 +34,7 @@ class Saving(Duty):
         checkpoints: Checkpointer,
         global_steps: GlobalSteps,
         loader: Loader,
+        tokenizer: str,
         state: RunState,
         reporter: Reporter,
         position: Position,
@@ -44,6 +45,7 @@ class Saving(Duty):
         self.checkpoints = checkpoints
         self.global_steps = global_steps
         self.loader = loader
+        self.tokenizer = tokenizer
         self.state = state
         self.reporter = reporter
         self.position = position
@@ -99,7 +101,7 @@ class Saving(Duty):
             step=done,
             phase=plan.name,
             world_size=self.world.size,
-            tokenizer=self.loader.split.store.manifest.tokenizer.fingerprint,
+            tokenizer=self.tokenizer,
             loader=self.loader.state(done).to_dict(),
             discriminator_losses=list(steps.discriminator_losses),
             seconds=time.monotonic() - self._started,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from electra_scale.data.loader import Loader
+from electra_scale.data.store import Store
 from electra_scale.monitor.progress import Progress
 from electra_scale.monitor.writer import RunWriter
 from electra_scale.recipe.recipe import Recipe
@@ -105,9 +106,8 @@ def headline(recipe: Recipe, world: World, micro: int, accumulation: int, step: 
     )
 
 
-def cache_lines(loader: Loader, world: World, prefetch_shards: int) -> list[str]:
+def cache_lines(store: Store, loader: Loader, world: World, prefetch_shards: int) -> list[str]:
     """Where shards are cached, and a warning if the cache is too small; nothing for a store without a cache."""
-    store = loader.split.store
     cache = store.cache
     if cache is None:
         return []
