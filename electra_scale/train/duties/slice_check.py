@@ -26,12 +26,12 @@ class SliceCheck(Duty):
         self.every = every
         self.seconds_per_step = state.seconds / state.step if state.step else 0.0
         self.world = world
-        self._begun = False
+        self._started = False
 
     def begin_phase(self) -> None:
-        if self.seconds_per_step and not self._begun:
+        started, self._started = self._started, True
+        if self.seconds_per_step and not started:
             self._check()
-        self._begun = True
 
     def after_step(self, step: StepDone) -> None:
         if not step.completes_row and self.time_slice.stepped():
