@@ -1,4 +1,4 @@
-"""The exception whose message is written for the user."""
+"""The exceptions that a user is meant to read."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class OneRankError(UserError):
+    """A UserError that one rank of a run meets, while the others know nothing of it: that rank reports it itself."""

@@ -6,8 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from data_pipeline.errors import UserError
-from electra_scale.data.patience import DataError
+from data_pipeline.errors import OneRankError, UserError
 from electra_scale.recipe.parse import parse_recipe, pretrain_parser
 from electra_scale.train.lifecycle.stop import StopRequests
 from electra_scale.train.lifecycle.time_slice import TimeSlice
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         # Other errors come to every rank alike.
-        if rank == "0" or isinstance(error, DataError):
+        if rank == "0" or isinstance(error, OneRankError):
             where = "" if rank == "0" else f"rank {rank}: "
             print(f"electra-scale: error: {where}{error}", file=sys.stderr, flush=True)
         return 2

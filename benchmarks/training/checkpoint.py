@@ -34,7 +34,7 @@ from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import RunState, complete_tags, tag_of
-from electra_scale.train.checkpointer import Checkpointing
+from electra_scale.train.checkpointer import Checkpointer
 from electra_scale.train.engine import universal
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World, join_world, leave_world
@@ -93,9 +93,9 @@ def train_a_step(engine: Engine, recipe: Recipe, vocabulary: int) -> None:
     engine.step(recipe.optimizer.learning_rate)
 
 
-def checkpointing(args: argparse.Namespace, world: World, upload: str | None) -> Checkpointing:
+def checkpointer_of(args: argparse.Namespace, world: World, upload: str | None) -> Checkpointer:
     folder = RunFolder(args.work / "run")
-    return Checkpointing(folder, CheckpointConfig(keep=2, upload=upload), world, lambda line: print(line, flush=True))
+    return Checkpointer(folder, CheckpointConfig(keep=2, upload=upload), world, lambda line: print(line, flush=True))
 
 
 def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, Any]:
@@ -105,14 +105,14 @@ def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dic
     seconds: dict[str, list[float]] = {name: [] for name in ("save", "checksums", "save_uploading")}
     number = 0
 
-    def save(by: Checkpointing) -> float:
+    def save(by: Checkpointer) -> float:
         nonlocal number
         number += 1
         state = RunState(number, "joint", world.size, "none", {})
         world.barrier()
         return timed(lambda: by.save(engine, state))
 
-    plain = checkpointing(args, world, None)
+    plain = checkpointer_of(args, world, None)
     # The first save loads code that later ones have.
     save(plain)
     for _ in range(args.saves):
@@ -120,7 +120,7 @@ def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dic
         folder = plain.folder / tag_of(number)
         mine = engine._written(folder)
         seconds["checksums"].append(timed(partial(checksums.sums_of, folder, mine)))
-    copied = checkpointing(args, world, args.upload or str(args.work / "copy"))
+    copied = checkpointer_of(args, world, args.upload or str(args.work / "copy"))
     copied.begin(0)
     for _ in range(args.saves):
         seconds["save_uploading"].append(save(copied))

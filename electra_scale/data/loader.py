@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError, UserError
 from data_pipeline.places.retries import retries
 from electra_scale.data.masking import masks
 from electra_scale.data.mixture import Mixture
 from electra_scale.data.noise import uniforms_at
 from electra_scale.data.order import Order
-from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.patience import Patience
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.data.rows import gather
 from electra_scale.data.split import Split
@@ -137,17 +137,17 @@ class Loader:
         """Rows ``first`` to ``first + count`` of global step ``step``; a rank asks for its own slice only.
 
         Raises:
-            DataError: the store gave no answer for too long, or holds what can't be read.
+            OneRankError: the store gave no answer for too long, or holds what can't be read.
         """
         return self.rows(self._positions(step, step + 1, first, count), mask_share)
 
     def rows(self, positions: NDArray[np.int64], mask_share: float) -> Batch:
-        """The rows at ``positions`` (B,) of the run. Raises DataError, see :meth:`batch`."""
+        """The rows at ``positions`` (B,) of the run. Raises OneRankError, see :meth:`batch`."""
         places = self.order.places(positions)
         try:
             ids, segment = self.patience.insist(lambda: gather(places, self.split.open, self.split.sequence_length))
         except UserError as error:
-            raise DataError(str(error)) from error
+            raise OneRankError(str(error)) from error
         self.split.rows_were_read(len(positions))
         chosen, shown = masks(
             ids, segment, self._special, self.seed, places.epoch, places.sample, mask_share, self.mask_token_share

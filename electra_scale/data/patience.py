@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError
 from data_pipeline.places.place import Unavailable
 
 T = TypeVar("T")
@@ -17,10 +17,6 @@ _FIRST_SECONDS = 1.0
 
 
 _LONGEST_SECONDS = 30.0
-
-
-class DataError(UserError):
-    """A UserError of one rank's data, of which the other ranks know nothing."""
 
 
 class Patience:
@@ -67,10 +63,10 @@ class Patience:
         self.say(f"the store answers again after {minutes:.3g} min")
 
     def check(self) -> None:
-        """Raise DataError with the reason if the store has failed to answer for too long."""
+        """Raise OneRankError with the reason if the store has failed to answer for too long."""
         with self._lock:
             if self._began is not None and time.monotonic() - self._began >= 60 * self.minutes:
-                raise DataError(
+                raise OneRankError(
                     f"giving up after {self.minutes:g} min (data.give_up_minutes, {self._tries} tries): "
                     f"{self._reason}; go on with --resume auto when the store answers again"
                 )

@@ -14,9 +14,9 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError, UserError
 from data_pipeline.places.place import Unavailable
-from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.patience import Patience
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Prefetcher(Generic[T]):
         """The batch of the next step. Waits only where it needs a shard that is not there yet.
 
         Raises:
-            DataError: the store gave up, or holds what can't be read, or ``give_way`` said that waiting is no use.
+            OneRankError: the store gave up, or holds what can't be read, or ``give_way`` said that waiting is no use.
         """
         if not self._threads:
             return self._assemble(step, step + 1)[0]
@@ -99,7 +99,7 @@ class Prefetcher(Generic[T]):
                     break
                 self._patience.check()
                 if give_way():
-                    raise DataError(f"the data of step {step + 1} was not there in time")
+                    raise OneRankError(f"the data of step {step + 1} was not there in time")
                 self._changed.wait(1.0)
             else:
                 return self._done.pop(step)
@@ -174,7 +174,7 @@ class Prefetcher(Generic[T]):
                 self._changed.notify_all()
             return
         except UserError as error:
-            raise DataError(str(error)) from error
+            raise OneRankError(str(error)) from error
         with self._changed:
             failed = self._waiting.pop(shard)[1] > 0
             if shard in self._last_need:

@@ -1,4 +1,4 @@
-"""Rates between two logged steps."""
+"""The speed of training between two logged steps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval."""
-        self._began = time.monotonic()
+        """Start a new interval."""
+        self._started = time.monotonic()
         self.steps = 0
         self.waited = 0.0
 
@@ -29,7 +29,7 @@ class Meter:
 
         An interval in which no step was counted repeats the values before it.
         """
-        elapsed = time.monotonic() - self._began
+        elapsed = time.monotonic() - self._started
         if self.steps and elapsed > 0:
             rate = self.steps * self._tokens / elapsed
             self._last = {

@@ -19,14 +19,15 @@ class Progress:
         self._total = total
         self._step = start
         # Set with the first step, so that what comes before it does not count as speed.
-        self._began = 0.0
+        self._first_step_at = 0.0
         self._start = start
-        self._spoke = float("-inf")
+        self._last_print = float("-inf")
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def advance(self, step: int) -> None:
-        if not self._began:
-            self._start, self._began = step, time.monotonic()
+        """A step has been made."""
+        if not self._first_step_at:
+            self._start, self._first_step_at = step, time.monotonic()
         self._step = step
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
@@ -44,11 +45,11 @@ class Progress:
             self._bar.set_postfix_str(
                 " ".join(f"{label}={values[name]:{form}}" for name, label, form in _SHOWN[:4] if name in values)
             )
-        elif time.monotonic() - self._spoke >= 10:
-            self._spoke = time.monotonic()
+        elif time.monotonic() - self._last_print >= 10:
+            self._last_print = time.monotonic()
             print(text, flush=True)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for people, in the terminal and in the log file."""
         self._writer.line(text)
         if self._bar is not None:
@@ -57,6 +58,7 @@ class Progress:
             print(text, flush=True)
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -64,7 +66,7 @@ class Progress:
         done = self._step - self._start
         if done <= 0:
             return None
-        return (time.monotonic() - self._began) / done * (self._total - self._step)
+        return (time.monotonic() - self._first_step_at) / done * (self._total - self._step)
 
 
 _SHOWN = (

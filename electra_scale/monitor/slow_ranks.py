@@ -1,4 +1,4 @@
-"""The step time of each rank, and a sentence when one of them holds all others up."""
+"""The step time of each rank, and a sentence when one rank slows all others down."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ SLOW = 1.5
 """Times the median of the other ranks. Steps of equal work on equal machines differ by a tenth or so."""
 
 IN_A_ROW = 5
-"""Logged steps: a single one may meet anything."""
+"""Logged steps: a single slow one means nothing."""
 
 LEAST_SECONDS = 0.02
-"""Difference below which nobody cares, and which a busy kernel makes by itself."""
+"""Differences below this are ignored: a busy kernel makes them by itself."""
 
 EACH = 64
-"""Ranks up to which each has a tag of its own."""
+"""Most ranks that have a tag each."""
 
 
 def rank_metrics(seconds: Sequence[float]) -> dict[str, float]:
-    """Tags for the seconds of each rank: one a rank, or of many least, median, largest and whose that is."""
+    """Tags for the seconds of each rank: one a rank; of many the least, the median, the largest and its rank."""
     if len(seconds) <= EACH:
         return {f"speed/rank_seconds/{rank}": value for rank, value in enumerate(seconds)}
     largest = max(seconds)

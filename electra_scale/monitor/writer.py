@@ -15,29 +15,29 @@ from typing import TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.atomic import disk_full, write_bytes
 
 
 class RunWriter:
-    """Writes what one rank of a run reports.
+    """Writes the rows and the log of a run, on one rank.
 
-    A run that goes on from step n first drops the rows after it, so that no step is there twice; TensorBoard gets a
-    new event file that tells it to do the same.
+    A run that resumes from step n first drops the rows after it, so that no step is there twice; TensorBoard gets a
+    new event file that has it do the same.
     """
 
     def __init__(self, folder: Path, from_step: int) -> None:
         self._folder = folder
         self._rows_path = folder / "metrics.jsonl"
-        with _told(folder):
+        with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
             keep_rows(self._rows_path, from_step)
             self._rows: TextIO = self._rows_path.open("a", buffering=1)
             self._log: TextIO = (folder / "log.txt").open("a", buffering=1)
             self._board = SummaryWriter(
                 log_dir=str(folder / "tensorboard"),
-                # From step 0 too: a first life may have ended before its first checkpoint.
+                # From step 0 too: an earlier start may have ended before its first checkpoint.
                 purge_step=from_step + 1,
-                # Two lives of a run on one host within a second must not share a file.
+                # Two starts of a run on one host within a second must not share a file.
                 filename_suffix=f".{os.getpid()}",
             )
 
@@ -45,7 +45,7 @@ class RunWriter:
         """One row; non-finite values stay visible as null in the file. Raises UserError if the disk is full."""
         row: dict[str, object] = {"step": step, "phase": phase}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with _told(self._rows_path):
+        with _reported(self._rows_path):
             self._rows.write(json.dumps(row) + "\n")
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -57,30 +57,29 @@ class RunWriter:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def flush(self) -> None:
-        """Put everything on disk; called with each checkpoint, so that both tell the same story."""
-        with _told(self._folder):
+        """Put everything on disk; called with each checkpoint, so that both hold the same steps."""
+        with _reported(self._folder):
             for file in (self._rows, self._log):
                 file.flush()
                 os.fsync(file.fileno())
             self._board.flush()
 
     def close(self) -> None:
-        """Let go of the files. What the run goes on from was flushed with its last checkpoint."""
+        """Close the files. What the run resumes from was flushed with its last checkpoint."""
         for close in (self._rows.close, self._log.close, self._board.close):
-            # The run may be ending because of the disk: its own error says more than this one.
+            # The run may be ending because of the disk, and the first error says more than this one.
             with contextlib.suppress(OSError):
                 close()
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say what to do where the disk does not take what a run reports."""
+def _reported(path: Path) -> Iterator[None]:
+    """Raise UserError, with what to do, where the disk does not take what a run writes."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); free some space on its disk, then go on with --resume auto"
-        ) from error
+        cure = "free some space on its disk" if disk_full(error) else "check the path and its permissions"
+        raise UserError(f"cannot write {path} ({error.strerror}); {cure}, then resume with --resume auto") from error
 
 
 def keep_rows(path: Path, last_step: int) -> None:

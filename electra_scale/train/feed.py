@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from data_pipeline.errors import OneRankError
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.data.loader import Batch
-from electra_scale.data.patience import DataError
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.monitor.meter import Meter
 
 
-class Steps:
-    """What this rank works on, step after step. ``meter`` is told how long it had to wait.
+class MicroBatches:
+    """What this rank works on, step after step.
 
-    Waiting for a batch ends where ``give_way`` says so; what is drawn ahead is waited for in any case.
+    Args:
+        feed: delivers the micro-batches of each step.
+        meter: gets the time that this rank waited for them.
+        give_way: where it returns True, waiting for a batch ends. What is drawn ahead is waited for in any case.
     """
 
     def __init__(
@@ -28,8 +31,8 @@ class Steps:
         self._ahead: list[Ahead] = []
         self._ahead_of = -1
 
-    def take(self, step: int) -> tuple[list[Batch], list[Ahead | None], DataError | None]:
-        """The micro-batches of a step, what was drawn ahead for each, and why there are none if there are none."""
+    def take(self, step: int) -> tuple[list[Batch], list[Ahead | None], OneRankError | None]:
+        """The micro-batches of a step, what was drawn ahead for each, and the error if there are none."""
         batches, failure = self._batches(step, self._give_way)
         ahead: list[Ahead | None] = [*self.drawn_for(step)] or [None] * len(batches)
         return batches, ahead, failure
@@ -42,13 +45,13 @@ class Steps:
         """Draw the replacements of the next step, ``step``, by number and micro-batch."""
         batches, failure = self._batches(step)
         if failure is not None:
-            # The step itself meets the same failure, and tells the other ranks.
+            # The step itself meets the same failure, and reports it to the other ranks.
             return
         self._next = (step, batches)
         self._ahead, self._ahead_of = [draw(number, batch) for number, batch in enumerate(batches)], step
 
     def restore(self, step: int, load: Callable[[list[Batch]], list[Ahead]]) -> None:
-        """Go on with what a checkpoint holds of the draws for ``step``; ``load`` gets no batches where there are none.
+        """Resume with the draws for ``step`` that a checkpoint holds; ``load`` gets no batches where there are none.
 
         Whatever this rank's data does, ``load`` is called, since other ranks may call it too.
         """
@@ -57,14 +60,16 @@ class Steps:
         if failure is None:
             self._next = (step, batches)
 
-    def _batches(self, step: int, give_way: Callable[[], bool] = lambda: False) -> tuple[list[Batch], DataError | None]:
+    def _batches(
+        self, step: int, give_way: Callable[[], bool] = lambda: False
+    ) -> tuple[list[Batch], OneRankError | None]:
         if self._next is not None and self._next[0] == step:
             (_, batches), self._next = self._next, None
             return batches, None
-        waited = time.monotonic()
+        started = time.monotonic()
         try:
             return self._feed.take(step, give_way), None
-        except DataError as error:
+        except OneRankError as error:
             return [], error
         finally:
-            self._meter.waited += time.monotonic() - waited
+            self._meter.waited += time.monotonic() - started

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError, UserError
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import generator_key
-from electra_scale.data.patience import DataError
 from electra_scale.model.layout import Layout
 from electra_scale.monitor.meter import Meter
 from electra_scale.recipe.phases import PhasePlan, learning_rate
@@ -28,9 +27,9 @@ from electra_scale.tasks.sums import Flattener, combine, logged_value
 from electra_scale.train.checkpoint.state import RunState
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World
-from electra_scale.train.feed import Steps
+from electra_scale.train.feed import MicroBatches
 from electra_scale.train.lifecycle.stop import StopRequests
-from electra_scale.train.lifecycle.watchdog import Whereabouts
+from electra_scale.train.lifecycle.watchdog import Position
 
 STEP_WINDOW = 100
 """Steps over which disc_loss_variance/step_window is taken."""
@@ -61,7 +60,7 @@ class GlobalSteps:
         loader: Loader,
         state: RunState,
         stop: StopRequests,
-        where: Whereabouts,
+        where: Position,
         last_good: Callable[[], str],
     ) -> None:
         self.recipe = recipe
@@ -76,12 +75,14 @@ class GlobalSteps:
         self._exact: dict[str, float] = {}
         self.skipped_in_row = state.skipped_in_row
 
-    def run(self, step: int, steps: Steps, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool) -> StepResult:
+    def run(
+        self, step: int, steps: MicroBatches, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool
+    ) -> StepResult:
         """One step on all ranks.
 
         Raises:
             Stopped: a stop was asked for; nothing of the step has been done.
-            DataError: a rank could not read its data.
+            OneRankError: a rank could not read its data.
             UserError: too many steps in a row were not finite.
         """
         self.where.at("waiting for its data", step + 1, patient=True)
@@ -178,7 +179,7 @@ class GlobalSteps:
                 "data, then go on with --resume auto"
             )
 
-    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, plan: PhasePlan) -> None:
+    def _draw_ahead(self, step: int, steps: MicroBatches, module: PretrainModule, plan: PhasePlan) -> None:
         clock = self._clock(step, plan)
 
         def draw(number: int, batch: Batch) -> Ahead:
@@ -217,7 +218,9 @@ class GlobalSteps:
         }
         return metrics, tuple(seconds)
 
-    def _global_counts(self, module: PretrainModule, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
+    def _global_counts(
+        self, module: PretrainModule, batches: list[Batch], failure: OneRankError | None
+    ) -> GlobalCounts:
         """Counts over all ranks; every rank hears here of a stop and of one that has no batch, so that none waits."""
         names = module.count_names
         own = [sum(module.count(name, batch) for batch in batches) for name in names]
@@ -227,7 +230,7 @@ class GlobalSteps:
         votes, counted = rest[: -len(names)], rest[-len(names) :]
         self.stop.raise_if_asked(votes, self.world.size)
         if failures > 0:
-            raise failure or DataError("another rank could not read its data; its own line and log.txt say why")
+            raise failure or OneRankError("another rank could not read its data; its own line and log.txt say why")
         self._exact = dict(zip(names, counted, strict=True))
         return dict(zip(names, summed[-len(names) :].float().clamp(min=1).unbind(), strict=True))
 

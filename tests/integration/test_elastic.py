@@ -1,4 +1,4 @@
-"""A run that is killed goes on: on other numbers of ranks, past a damaged checkpoint, from its copy in a bucket."""
+"""A run that is killed resumes: on other numbers of ranks, past a damaged checkpoint, from its copy in a bucket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.fixtures.s3 import free_ports
 
 STEPS = 18
 SLOWLY = ("--logging.evaluate_every", "1", "--logging.evaluate_samples", "256")
-"""For lives that are killed: evaluations change no weight, and leave time to kill before the end."""
+"""For starts that are killed: evaluations change no weight, and leave time to kill before the end."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def straight(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def global_batches(record: Path) -> dict[int, set[tuple[str, ...]]]:
-    """For each step, the different global batches (digests of their rows, in order) that any life of a run trained."""
+    """For each step, the different global batches (digests of their rows, in order) that any start of a run trained."""
     parts: dict[tuple[str, int], dict[tuple[int, int], list[str]]] = defaultdict(dict)
     size = {}
     for file in record.glob("*.jsonl"):
@@ -70,18 +70,18 @@ def global_batches(record: Path) -> dict[int, set[tuple[str, ...]]]:
             if not text.endswith("\n"):
                 continue
             line = json.loads(text)
-            # Ranks of one life are of one size; each life has another.
+            # Ranks of one start are of one size; each start has another.
             key = (str(line["size"]), line["step"])
             parts[key][line["rank"], line["micro"]] = line["rows"]
             size[key] = line["size"]
     found: dict[int, set[tuple[str, ...]]] = defaultdict(set)
-    for (life, step), pieces in parts.items():
+    for (size_of_start, step), pieces in parts.items():
         batch = tuple(digest for place in sorted(pieces) for digest in pieces[place])
-        # A killed life may have begun a step that not all of its ranks have begun.
+        # A killed start may have begun a step that not all of its ranks have begun.
         if len(batch) == RECIPE["batch"]["global_batch"]:
             found[step].add(batch)
         else:
-            assert life in ("2", "1")
+            assert size_of_start in ("2", "1")
     return found
 
 
@@ -120,7 +120,7 @@ def test_two_ranks_then_one_then_four_train_what_two_ranks_train(
     assert "was written by 2 ranks and is converted for 1" in said
     damaged = newest_step(tmp_path)
     assert 9 <= damaged < STEPS
-    # The last life has to go on from the checkpoint before the newest.
+    # The last start has to resume from the checkpoint before the newest.
     flip(tmp_path / "run/checkpoints" / checkpoint.tag_of(damaged))
     result = run(recorded(4, recipe, tmp_path), tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -128,8 +128,8 @@ def test_two_ranks_then_one_then_four_train_what_two_ranks_train(
     assert line.startswith(f"checkpoint {checkpoint.tag_of(damaged)} cannot be used (the checksum of zero_pp_rank_0_")
     assert line.endswith(f"kept as damaged-{checkpoint.tag_of(damaged)}; the one before is taken")
     assert line in (tmp_path / "run/log.txt").read_text()
-    assert f"going on from step {damaged - 3}:" in result.stdout
-    assert "was written by 1 ranks and is converted for 4" in result.stdout
+    assert f"resuming from step {damaged - 3}:" in result.stdout
+    assert "was written by 1 rank and is converted for 4" in result.stdout
 
     wanted, found = global_batches(straight / "record"), global_batches(tmp_path / "record")
     assert set(found) == set(wanted) == set(range(STEPS))
@@ -174,7 +174,7 @@ leave_world()
 
 
 def tensors(path: Path) -> dict[str, Any]:
-    """Everything in a universal checkpoint that training goes on from."""
+    """Everything in a universal checkpoint that training resumes from."""
     found = {}
     for file in sorted((path / "zero").rglob("*.pt")):
         content = torch.load(file, weights_only=False)
@@ -227,7 +227,7 @@ CONVERT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from deepspeed.checkpoint import ds_to_universal
-from electra_scale.train import universal
+from electra_scale.train.engine import universal
 save, left = ds_to_universal._save_checkpoint, [int(sys.argv[2])]
 def killed(path, content):
     left[0] -= 1
@@ -262,7 +262,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_finished
     assert checksums.problem(made) is None
 
 
-def test_a_disk_without_space_for_the_conversion_is_told_in_one_line(straight: Path, tmp_path: Path) -> None:
+def test_a_disk_without_space_for_the_conversion_is_reported_in_one_line(straight: Path, tmp_path: Path) -> None:
     tag = "step-00000012"
     folder = copy_of(straight, tmp_path, [tag]) / "run/checkpoints" / tag
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -275,7 +275,7 @@ def test_a_disk_without_space_for_the_conversion_is_told_in_one_line(straight: P
     assert not list(folder.glob("universal*"))
 
 
-def test_a_run_whose_machine_is_lost_goes_on_from_its_copy_in_a_bucket(
+def test_a_run_whose_machine_is_lost_resumes_from_its_copy_in_a_bucket(
     straight: Path, recipe: Path, s3: str, tmp_path: Path
 ) -> None:
     """Nothing is left but the bucket: the same losses, and every row of the log once."""

@@ -16,7 +16,7 @@ _SLOW_PLACE = """
 import os, time
 
 if "RANK" in os.environ:
-    from data_pipeline.places.place import FolderPlace
+    from data_pipeline.places.folder import FolderPlace
 
     put_file = FolderPlace.put_file
 

@@ -1,8 +1,9 @@
-"""A run that is asked to stop, or whose numbers are bad, goes on as if nothing had happened."""
+"""A run that is asked to stop, or whose numbers are bad, resumes as if nothing had happened."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -102,8 +103,8 @@ def test_a_stop_file_and_a_signal_to_one_rank_save_and_end_with_code_0(
         assert reason in status.reason
         state = newest(folder / "checkpoints")
         assert state is not None
-        # A stop during an evaluation leaves the row of its step to the next life.
-        assert reached < status.step == len(rows(folder)) + (state.owed is not None)
+        # A stop during an evaluation leaves the row of its step to the next start.
+        assert reached < status.step == len(rows(folder)) + (state.pending is not None)
         reached = status.step
     capsys.readouterr()
     assert main(["status", str(folder)]) == 3
@@ -140,6 +141,56 @@ def test_an_interval_that_the_time_slice_cannot_hold_is_refused(recipe_file: Rec
     assert result.returncode == 2, result.stdout
     assert "checkpoint.every is 100000" in result.stderr
     assert result.stderr.count("electra-scale: error") == 1
+
+
+SLOW_CLOCK = """
+import sys, time
+from electra_scale import pretrain
+from electra_scale.train.engine.engine import Engine
+from electra_scale.train.global_step import GlobalSteps
+
+real, passed = time.monotonic, [0.0]
+time.monotonic = lambda: real() + passed[0]
+
+def slowed(method, seconds):
+    def slow(*arguments, **more):
+        passed[0] += seconds
+        return method(*arguments, **more)
+    return slow
+
+a_step, a_save = map(float, sys.argv[1:3])
+GlobalSteps.run = slowed(GlobalSteps.run, a_step)
+Engine.save = slowed(Engine.save, a_save)
+sys.exit(pretrain.main(sys.argv[3:]))
+"""
+"""A run whose steps and saves take as long as its first two arguments say, by a clock that jumps."""
+
+
+@pytest.mark.parametrize(
+    ("a_save", "every", "stop_file", "refusal"),
+    [
+        (3600, 4, True, r"a time slice of 30 min is too short .* a save 3\.6e\+03 s"),
+        # The steps fit, and with the save they do not, whether it comes before or after the steps are timed.
+        (1200, 4, False, r"checkpoint\.every is 4, .* a save 1\.2e\+03 s.* to [123] or less"),
+        (450, 12, False, r"checkpoint\.every is 12, .* a save 450 s.* to (9|10) or less"),
+        (1, 12, False, ""),
+    ],
+)
+def test_the_save_counts_towards_the_time_slice(
+    a_save: int, every: int, stop_file: bool, refusal: str, recipe_file: RecipeFile, tmp_path: Path
+) -> None:
+    path = recipe_file(**{"generator_warmup.steps": 0, "checkpoint.every": every, "logging.probe_every": 0})
+    more = ["--stop_file", str(tmp_path / "stop")] if stop_file else []
+    options = ["--config", str(path), "--run_dir", str(tmp_path / "run"), "--schedule.steps", "14"]
+    command = [sys.executable, "-c", SLOW_CLOCK, "100", str(a_save), *options, "--time_slice_minutes", "30", *more]
+    result = run(command, tmp_path)
+    if refusal:
+        assert result.returncode == 2, result.stdout
+        (line,) = (line for line in result.stderr.splitlines() if "electra-scale: error" in line)
+        assert re.search(refusal, line), line
+        assert read_status(tmp_path / "run").state == "failed"
+    else:
+        assert result.returncode == 0, result.stderr
 
 
 def wait_for_rows(folder: Path, number: int, process: Any) -> None:

@@ -177,7 +177,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
     assert found[-1]["data/fetched_mb"] > 0
     assert found[-1]["data/fetch_errors"] > 0
     assert "trying again" in log(tmp_path / "run")
-    assert "going on from step" in log(tmp_path / "run")
+    assert "resuming from step" in log(tmp_path / "run")
     assert f"cached in {tmp_path / 'cache'}, 0.001 GB at most" in log(tmp_path / "run")
     assert json.loads((tmp_path / "run/data.json").read_text())["store"] == url
     for path in (tmp_path / "run").rglob("*"):

@@ -1,4 +1,4 @@
-"""One run, killed at every kind of moment: it goes on as if nothing had happened. ``make torture`` does it 25 times."""
+"""One run, killed at every kind of moment: it resumes as if nothing had happened. ``make torture`` does it 25 times."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from electra_scale.train.checkpoint.remote_run import RemoteRun
 from electra_scale.train.lifecycle.status import read_status
 from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.runs import RECIPE
+from tests.torture.attempts import Attempts
 from tests.torture.disk import MOUNT, small_disk
 from tests.torture.launcher import Launcher
-from tests.torture.lives import Lives
 from tests.torture.plan import MOMENTS, RANKS, Amount, plan
 from tests.torture.view import RunView
 
@@ -53,11 +53,11 @@ def recipe(folder: Path, store: Path, steps: int) -> Path:
 
 def run_straight(launcher: Launcher, view: RunView, arguments: list[str], output: Path) -> list[float]:
     """The undisturbed run; seconds that each row took."""
-    life = launcher.start(RANKS, output, *arguments)
+    attempt = launcher.start(RANKS, output, *arguments)
     seen: list[float] = [time.monotonic()]
-    while not life.over(0.002):
+    while not attempt.over(0.002):
         seen += [time.monotonic()] * (view.row_count() + 1 - len(seen))
-    assert life.code == 0, life.said()
+    assert attempt.code == 0, attempt.output_text()
     seen += [time.monotonic()] * (view.row_count() + 1 - len(seen))
     return [after - before for before, after in pairwise(seen)]
 
@@ -84,13 +84,13 @@ def test_a_run_that_is_killed_at_every_kind_of_moment_equals_the_straight_run(
         pace = run_straight(launcher, straight, [*arguments, str(straight.folder)], tmp_path / "straight.txt")
 
         view = RunView(tmp_path / "disk/run", RemoteRun(open_place(f"{faulty_s3.url}/runs/one")))
-        outputs = tmp_path / "lives"
+        outputs = tmp_path / "attempts"
         outputs.mkdir()
         arguments += [str(view.folder), "--checkpoint.upload", view.remote.url]
-        lives = Lives(launcher, view, arguments, EVERY, straight.rows(), pace, disk, outputs)
-        lives.endure(kills, amount)
-        lives.finish()
-        print(lives.report())
+        attempts = Attempts(launcher, view, arguments, EVERY, straight.rows(), pace, disk, outputs)
+        attempts.endure(kills, amount)
+        attempts.finish()
+        print(attempts.report())
 
         assert read_status(view.folder).finished
         assert view.rows() == straight.rows()

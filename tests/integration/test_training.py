@@ -101,7 +101,7 @@ def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[P
     assert state is not None
     assert 0 < state.step < 18, "the kill came too late to test anything"
     result = run(launched(2, *arguments, port=29613), tmp_path)
-    assert "going on from step" in result.stdout, result.stderr
+    assert "resuming from step" in result.stdout, result.stderr
     resumed = rows(folder)
     assert [row["step"] for row in resumed] == list(range(1, 19)), f"killed after {killed_at} rows"
     assert resumed == rows(reference)

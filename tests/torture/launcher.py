@@ -1,8 +1,8 @@
-"""A launcher that stays: it has imported everything once and forks the ranks of one life after the other.
+"""A launcher that stays: it has imported everything once and forks the ranks of one attempt after the other.
 
-``python -m tests.torture.launcher`` reads one life a line from stdin (JSON: ``ranks``, ``port``, ``output``,
+``python -m tests.torture.launcher`` reads one attempt a line from stdin (JSON: ``ranks``, ``port``, ``output``,
 ``arguments``), answers with the process ids of its ranks and, when all are gone, with its exit code. Like any launcher
-it ends every rank when one fails. A fresh interpreter for each rank would be most of a short life's time.
+it ends every rank when one fails. A fresh interpreter for each rank would be most of a short attempt's time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TextIO
 from tests.support.fixtures.runs import ROOT, end, environment
 from tests.support.fixtures.s3 import free_ports
 
-# What a rank imports in its life; DeepSpeed's own optimizers bring in torch's compiler, which takes longest.
+# What a rank imports in its attempt; DeepSpeed's own optimizers bring in torch's compiler, which takes longest.
 _IMPORTED = (
     "boto3",
     "deepspeed.runtime.zero.muon.muon_optimizer",
@@ -32,8 +32,8 @@ _IMPORTED = (
 )
 
 
-class Life:
-    """The ranks of one life, in a process group of their own."""
+class Attempt:
+    """The ranks of one attempt, in a process group of their own."""
 
     def __init__(self, launcher: Launcher, pids: list[int], output: Path) -> None:
         self.launcher = launcher
@@ -41,7 +41,7 @@ class Life:
         self.output = output
         self.code: int | None = None
 
-    def said(self) -> str:
+    def output_text(self) -> str:
         """All that its ranks have printed so far."""
         return self.output.read_text(errors="replace")
 
@@ -53,7 +53,7 @@ class Life:
 
     def wait(self, seconds: float = 120.0) -> int:
         """Its exit code: of the first rank that failed, negative for a signal."""
-        assert self.over(seconds), f"the ranks do not end:\n{self.said()}"
+        assert self.over(seconds), f"the ranks do not end:\n{self.output_text()}"
         assert self.code is not None
         return self.code
 
@@ -68,7 +68,7 @@ class Life:
 
 
 class Launcher:
-    """The process, from outside. One life at a time."""
+    """The process, from outside. One attempt at a time."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -83,19 +83,19 @@ class Launcher:
         assert self.process.stdout is not None
         self.answers = self.process.stdout
 
-    def start(self, ranks: int, output: Path, *arguments: str | Path) -> Life:
-        """Begin a life of ``electra_scale.pretrain``; its ranks print into ``output``."""
+    def start(self, ranks: int, output: Path, *arguments: str | Path) -> Attempt:
+        """Begin an attempt of ``electra_scale.pretrain``; its ranks print into ``output``."""
         output.touch()
-        life = {
+        attempt = {
             "ranks": ranks,
             "port": free_ports(1)[0],
             "output": str(output),
             "arguments": [str(argument) for argument in arguments],
         }
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(life) + "\n")
+        self.process.stdin.write(json.dumps(attempt) + "\n")
         self.process.stdin.flush()
-        return Life(self, self.answer()["pids"], output)
+        return Attempt(self, self.answer()["pids"], output)
 
     def answer(self) -> dict[str, Any]:
         line = self.answers.readline()
@@ -111,7 +111,7 @@ class Launcher:
                 pipe.close()
 
 
-def run_life(answers: TextIO, ranks: int, port: int, output: str, arguments: list[str]) -> None:
+def run_attempt(answers: TextIO, ranks: int, port: int, output: str, arguments: list[str]) -> None:
     """Fork the ranks, wait for them, answer."""
     shared = {
         "WORLD_SIZE": str(ranks),
@@ -171,7 +171,7 @@ def main() -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     for line in sys.stdin:
-        run_life(answers, **json.loads(line))
+        run_attempt(answers, **json.loads(line))
 
 
 if __name__ == "__main__":

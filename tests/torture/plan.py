@@ -1,4 +1,4 @@
-"""When and how each life of a tortured run ends: drawn from a seed, so that a failure can be had again."""
+"""When and how each attempt of a tortured run ends: drawn from a seed, so that a failure can be had again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 RANKS = 2
-"""Of every life that trains; bit-equal weights hold for one number only."""
+"""Of every attempt that trains; bit-equal weights hold for one number only."""
 
 Moment = Literal["steps", "save", "evaluation", "start", "conversion", "upload", "fetch", "full disk"]
 Ending = Literal["SIGKILL to one rank", "SIGKILL to all", "SIGTERM to one rank", "SIGTERM, then SIGKILL", "full disk"]
@@ -40,14 +40,14 @@ _OF_25: dict[Moment, int] = {
 
 @dataclass(frozen=True)
 class Kill:
-    """The end of one life.
+    """The end of one attempt.
 
     Args:
         moment: what the run is doing.
         ending: what is done to it.
-        ranks: started in this life.
+        ranks: started in this attempt.
         rank: the one that gets a signal meant for one.
-        after: rows of the log that this life writes before the end, where the moment leaves that open.
+        after: rows of the log that this attempt writes before the end, where the moment leaves that open.
         progress: how far into the moment, from 0 to 1.
         delay: seconds more.
         lost: the machine is gone too: only the copy in the bucket is left.
@@ -96,7 +96,7 @@ def plan(amount: Amount, moments: tuple[Moment, ...]) -> list[Kill]:
 
 
 def draw(seed: str, number: int, moment: Moment, first: bool) -> Kill:
-    """The end of a life; the first one of a moment is a kill that leaves its traces."""
+    """The end of an attempt; the first one of a moment is a kill that leaves its traces."""
     drawn = random.Random(f"{seed}/{number}")
     possible = _ENDINGS[moment]
     ending = drawn.choice([each for each in possible if each in _KILLED] or possible if first else possible)

@@ -1,4 +1,4 @@
-"""What can be seen of a run from outside: its folder, its copy in a bucket, and what a life has said."""
+"""What can be seen of a run from outside: its folder, its copy in a bucket, and what an attempt has printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from electra_scale.train.checkpoint.remote_run import RemoteRun
 from electra_scale.train.checkpoint.state import STATE, RunState
 from electra_scale.train.engine import universal
 
-_BEGAN = re.compile(r"^(?:going on from step (\d+)|starting): ", re.MULTILINE)
+_BEGAN = re.compile(r"^(?:resuming from step (\d+)|starting): ", re.MULTILINE)
 
 
 class RunView:
@@ -48,7 +48,7 @@ class RunView:
         return checkpoint.step_of(tags[-1]) if tags else 0
 
     def next_start(self) -> int:
-        """The step from which the next life has to go on."""
+        """The step from which the next attempt has to resume."""
         return max([self.newest_step(), *map(checkpoint.step_of, self.remote.tags())])
 
     def unfinished(self) -> list[Path]:
@@ -86,9 +86,9 @@ class RunView:
         return [f"{tag}: {found}" for tag in tags if (found := checksums.problem(self.checkpoints / tag))]
 
 
-def began_at(said: str) -> int | None:
-    """The step from which a life says that it goes on; None before it says so."""
-    found = _BEGAN.search(said)
+def began_at(output: str) -> int | None:
+    """The step from which an attempt reports that it resumes; None before that."""
+    found = _BEGAN.search(output)
     return int(found[1] or 0) if found else None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import sha256_of, write_bytes
+from data_pipeline.places.json_file import DamagedRecord, decode_record, encode_record
 from data_pipeline.places.names import is_file_name
 
 LIST = "checksums.json"
@@ -38,21 +38,21 @@ def sum_of_bytes(data: bytes) -> tuple[int, str]:
 def encode(sums: Sums) -> bytes:
     """The content of a list file."""
     files = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(sums.items())}
-    return json.dumps({"version": _VERSION, "files": files}, indent=1).encode() + b"\n"
+    return encode_record({"version": _VERSION, "files": files})
 
 
 def decode(data: bytes) -> Sums:
     """The sums in a list file; raises ValueError if it is damaged, UserError if it is of another version."""
     try:
-        content = json.loads(data)
-        if content["version"] != _VERSION:
-            # Another release may list them otherwise; its checkpoint is not damaged.
-            raise UserError(f"{LIST} of a checkpoint has version {content['version']}, this program reads {_VERSION}")
-        sums = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return decode_record(data, f"{LIST} of a checkpoint", _decode, advice="", version=_VERSION)
+    except DamagedRecord as error:
         raise ValueError(f"{LIST} is damaged") from error
+
+
+def _decode(content: dict[str, Any]) -> Sums:
+    sums = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
     if not sums or not all(is_file_name(name) for name in sums):
-        raise ValueError(f"{LIST} is damaged")
+        raise ValueError("it names no files, or files outside the checkpoint")
     return sums
 
 

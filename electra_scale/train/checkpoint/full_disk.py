@@ -1,4 +1,4 @@
-"""What a run says when the disk does not take a checkpoint."""
+"""The error of a run whose disk has no room for a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from electra_scale.data.patience import DataError
+from data_pipeline.errors import OneRankError
+from data_pipeline.places.atomic import disk_full
 
 _OF_TORCH_SAVE = ("inline_container", "iostream error")
 """What torch.save makes of a full disk, in a RuntimeError: where it writes, and where it closes a small file."""
@@ -14,7 +15,7 @@ _OF_TORCH_SAVE = ("inline_container", "iostream error")
 
 @contextmanager
 def writing(checkpoint: Path) -> Iterator[None]:
-    """Raise DataError, with what to do, where a file of the checkpoint can't be written."""
+    """Raise OneRankError, with what to do, where a file of the checkpoint can't be written."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -22,7 +23,8 @@ def writing(checkpoint: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OF_TORCH_SAVE):
             raise
         reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"cannot write checkpoint {checkpoint} ({reason}); free some space on its disk, then go on with "
-            "--resume auto"
+        full = isinstance(error, RuntimeError) or disk_full(error)
+        cure = "free some space on its disk" if full else "check the path and its permissions"
+        raise OneRankError(
+            f"cannot write checkpoint {checkpoint} ({reason}); {cure}, then resume with --resume auto"
         ) from error

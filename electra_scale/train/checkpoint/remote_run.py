@@ -37,7 +37,7 @@ class RemoteRun:
     def put_checkpoint(self, folder: Path) -> None:
         """Copy a whole checkpoint; raises OSError, or ValueError, if it is removed meanwhile."""
         tag, sums = folder.name, checksums.read_list(folder)
-        # A copy that is replaced must not look complete while its files are of two minds.
+        # A copy that is being replaced must not look complete while it has files of both.
         self.place.delete(f"{_PREFIX}/{tag}/{STATE}")
         for name in [*sorted(sums.keys() - {STATE}), checksums.LIST, STATE]:
             self.place.put_file(f"{_PREFIX}/{tag}/{name}", folder / name)
@@ -67,7 +67,7 @@ class RemoteRun:
             path = run.path / name
             status = path.stat()
             if self._sent.get(name) != (status.st_size, status.st_mtime_ns):
-                # Read at once: some of these files grow while they are sent.
+                # Read as a whole first: some of these files grow while they are sent.
                 self.place.put(name, path.read_bytes())
                 self._sent[name] = (status.st_size, status.st_mtime_ns)
 

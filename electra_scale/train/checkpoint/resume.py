@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest whole one, here or in the run's remote copy."""
+"""Which checkpoint a run resumes from: the newest whole one, here or in the run's remote copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refuse_to_overwrite(folder: RunFolder, remote: RemoteRun | None, ranks: Rank
     def look() -> None:
         if remote is not None and remote.tags():
             raise UserError(
-                f"{remote.url} already holds checkpoints of a run; go on with --resume auto, or choose another "
+                f"{remote.url} already holds checkpoints of a run; resume it with --resume auto, or choose another "
                 "checkpoint.upload"
             )
 
@@ -30,17 +30,17 @@ def refuse_to_overwrite(folder: RunFolder, remote: RemoteRun | None, ranks: Rank
 
 
 def newest_whole(
-    folder: RunFolder, remote: RemoteRun | None, ranks: Ranks, say: Callable[[str], None]
+    folder: RunFolder, remote: RemoteRun | None, ranks: Ranks, log: Callable[[str], None]
 ) -> RunState | None:
-    """State of the checkpoint to go on from, the same on every rank, which all call this; None if there is none.
+    """State of the checkpoint to resume from, the same on every rank, which all call this; None if there is none.
 
     Ranks share the reading of a checkpoint's files. A damaged one is set aside and the one before is taken, with a line
-    to ``say``. One that is only in the remote copy is fetched first. ``remote`` and ``say`` are the main rank's.
+    to ``log``. One that is only in the remote copy is fetched first. ``remote`` and ``log`` are the main rank's.
 
     Raises:
         UserError: there are checkpoints but none that can be used, or none here and the remote copy can't be asked.
     """
-    local, far = ranks.from_main(partial(_tags, folder, remote, say))
+    local, far = ranks.from_main(partial(_tags, folder, remote, log))
     damage: dict[str, str] = {}
     for tag in sorted({*local, *far}, reverse=True):
         reason: str | None = None
@@ -48,9 +48,9 @@ def newest_whole(
             found = ranks.gather(checksums.problem(folder.checkpoints / tag, ranks.rank, ranks.size))
             reason = next((each for each in found if each is not None), None)
         if tag in far and (reason is not None or tag not in local):
-            reason = ranks.from_main(partial(_fetch, folder, remote, tag, local, reason, say))
+            reason = ranks.from_main(partial(_fetch, folder, remote, tag, local, reason, log))
         if reason is None:
-            ranks.from_main(partial(_settle, folder, tag, damage, say))
+            ranks.from_main(partial(_settle, folder, tag, damage, log))
             return ranks.from_main(partial(checkpoint.read_state, folder.checkpoints, tag))
         damage[tag] = reason
     if damage:
@@ -62,7 +62,7 @@ def newest_whole(
     return None
 
 
-def _tags(folder: RunFolder, remote: RemoteRun | None, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+def _tags(folder: RunFolder, remote: RemoteRun | None, log: Callable[[str], None]) -> tuple[list[str], list[str]]:
     """Complete checkpoints here and there."""
     local = checkpoint.complete_tags(folder.checkpoints)
     if remote is None:
@@ -72,7 +72,7 @@ def _tags(folder: RunFolder, remote: RemoteRun | None, say: Callable[[str], None
     except UserError as error:
         if not local:
             raise UserError(f"cannot see whether {remote.url} has a copy of this run: {error}") from error
-        say(f"going on without a look at {remote.url}: {error}")
+        log(f"resuming without checking {remote.url} for newer checkpoints: {error}")
         return local, []
 
 
@@ -82,14 +82,14 @@ def _fetch(
     tag: str,
     local: list[str],
     reason: str | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> str | None:
     """Get a checkpoint that is not here, or not whole for ``reason``; why it could not be had, None if it could."""
     assert remote is not None
     target = folder.checkpoints / tag
     if reason is not None:
         kept = checkpoint.set_aside(folder.checkpoints, tag).name
-        say(f"checkpoint {tag} is damaged ({reason}), kept as {kept}; its copy is fetched")
+        log(f"checkpoint {tag} is damaged ({reason}), kept as {kept}; its copy is fetched")
     try:
         if not local or local[-1] < tag:
             # Before the checkpoint, without which none of it counts.
@@ -99,16 +99,16 @@ def _fetch(
     except (UserError, OSError) as error:
         shutil.rmtree(target, ignore_errors=True)
         return str(error)
-    say(f"checkpoint {tag} was fetched from {remote.url}")
+    log(f"checkpoint {tag} was fetched from {remote.url}")
     return None
 
 
-def _settle(folder: RunFolder, tag: str, damage: dict[str, str], say: Callable[[str], None]) -> None:
+def _settle(folder: RunFolder, tag: str, damage: dict[str, str], log: Callable[[str], None]) -> None:
     """Make ``tag`` the newest checkpoint: nothing may take later ones for whole, or write into them."""
     for each, reason in damage.items():
         kept = ""
         if (folder.checkpoints / each).is_dir():
             kept = f", kept as {checkpoint.set_aside(folder.checkpoints, each).name}"
-        say(f"checkpoint {each} cannot be used ({reason}){kept}; the one before is taken")
+        log(f"checkpoint {each} cannot be used ({reason}){kept}; the one before is taken")
     if damage:
         checkpoint.name_latest(folder.checkpoints, tag)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.json_file import read_record, write_record
 from electra_scale.data.store import Store
 from electra_scale.recipe.parse import recipe_to_dict
 from electra_scale.recipe.recipe import Recipe
@@ -56,26 +56,26 @@ class RunFolder:
         """Raise UserError if a run has begun here."""
         if self.holds_a_run():
             raise UserError(
-                f"{self.path} already holds a run; go on with --resume auto, or choose another folder with --run_dir"
+                f"{self.path} already holds a run; resume it with --resume auto, or choose another folder with "
+                "--run_dir"
             )
 
     def append_to_log(self, line: str) -> None:
         """A line of the log file from a rank that does not write it otherwise."""
-        # A line for people; a full disk must not end what it tells of, or hide why that ends.
+        # A full disk must not end the run because of a line, or hide why the run ends.
         if self.path.is_dir():
             with contextlib.suppress(OSError), (self.path / "log.txt").open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def check_tokenizer(self, store: Store) -> None:
         """Raise UserError if the run began with another tokenizer than the store has."""
-        if not self.data.is_file():
+        began_with = read_record(
+            self.data,
+            lambda content: content["tokenizer"],
+            advice="start a new run with --run_dir, since the data of this one is unknown",
+        )
+        if began_with is None:
             return
-        try:
-            began_with = json.loads(self.data.read_text())["tokenizer"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.data} is damaged ({error!r}); start a new run with --run_dir, this one's data is unknown"
-            ) from error
         found = store.manifest.tokenizer.fingerprint
         if began_with != found:
             raise UserError(
@@ -99,12 +99,12 @@ class RunFolder:
         for left in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
             left.unlink()
         write_bytes(self.recipe, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False).encode())
-        write_bytes(self.path / "deepspeed.json", json.dumps(deepspeed_json, indent=1).encode() + b"\n")
+        write_record(self.path / "deepspeed.json", deepspeed_json)
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        write_bytes(self.path / "versions.json", json.dumps(versions, indent=1).encode() + b"\n")
+        write_record(self.path / "versions.json", versions)
         manifest = store.manifest
         data = {"store": store.url, "manifest": manifest.fingerprint, "tokenizer": manifest.tokenizer.fingerprint}
-        write_bytes(self.data, json.dumps(data, indent=1).encode() + b"\n")
+        write_record(self.data, data)
         if not self.tokenizer.exists():
             partial = self.path / ".tokenizer.partial"
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,8 +1,7 @@
-"""Which checkpoints a run has, and what each says about the run."""
+"""Which checkpoints a run has, and the state of the run that each of them holds."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Collection
@@ -12,11 +11,15 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.json_file import decode_record, encode_record
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.checksums import Sums
 
 STATE = "run_state.json"
 """The file without which a checkpoint is unfinished."""
+
+_KEYS = {"pending": "owed"}
+"""Names in the file that are not those of the fields."""
 
 _LATEST = "latest"
 _TAG = re.compile(r"step-(\d{8})")
@@ -26,8 +29,8 @@ _TAG = re.compile(r"step-(\d{8})")
 class RunState:
     """What a checkpoint knows besides weights and optimizer. ``step`` counts optimizer steps of both phases.
 
-    ``skipped`` steps in all and ``skipped_in_row`` at the end were not finite. ``owed`` holds the metrics so far of the
-    step's row, where a stop came before its evaluation was done.
+    ``skipped`` steps in all and ``skipped_in_row`` at the end were not finite. ``pending`` holds the metrics so far of
+    the step's row, where a stop came before its evaluation was done; the file calls it ``owed``.
     """
 
     step: int
@@ -40,7 +43,7 @@ class RunState:
     finished: bool = False
     skipped: int = 0
     skipped_in_row: int = 0
-    owed: dict[str, float] | None = None
+    pending: dict[str, float] | None = None
     version: int = 1
 
 
@@ -90,7 +93,7 @@ def rewrite_state(folder: Path, state: RunState) -> None:
 
 
 def _encode(state: RunState) -> bytes:
-    return json.dumps(asdict(state), indent=1).encode() + b"\n"
+    return encode_record({_KEYS.get(name, name): value for name, value in asdict(state).items()})
 
 
 def superfluous(tags: list[str], keep: int, keep_every: int) -> list[str]:
@@ -165,15 +168,14 @@ def newest(folder: Path) -> RunState | None:
 def read_state(folder: Path, tag: str) -> RunState:
     """State of one checkpoint; raises UserError if it can't be read or is of another version."""
     path = folder / tag / STATE
+    where, advice = f"the checkpoint state {path}", f"remove the folder {folder / tag}"
     try:
-        content = json.loads(path.read_text())
-        version = content.get("version", 1) if isinstance(content, dict) else 1
-        state = RunState(**content) if version == 1 else None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"checkpoint state {path} cannot be read ({error}); remove the folder {folder / tag}"
-        ) from error
-    # Another release may have other fields; its checkpoint is not damaged.
-    if state is None:
-        raise UserError(f"checkpoint state {path} has version {version}, this program reads 1")
-    return state
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}); {advice}") from error
+    return decode_record(data, where, _decode, advice=advice)
+
+
+def _decode(content: dict[str, Any]) -> RunState:
+    fields = {key: name for name, key in _KEYS.items()}
+    return RunState(**{fields.get(key, key): value for key, value in content.items()})

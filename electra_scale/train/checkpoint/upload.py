@@ -1,4 +1,4 @@
-"""Copies of checkpoints, made in the background while training goes on."""
+"""Copies of checkpoints, made in the background while the run trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from electra_scale.train.checkpoint.state import step_of
 
 
 class Uploader:
-    """One thread that copies the newest checkpoint, and those that are kept for ever, to a run's remote copy.
+    """One thread that copies the newest checkpoint, and those that are kept forever, to a run's remote copy.
 
     Where saves come faster than uploads, those in between are left out. A failure costs a line and nothing else: the
     next save tries again, and so does :meth:`close`.
@@ -22,17 +22,17 @@ class Uploader:
     Args:
         run, remote: from where to where.
         settings: what is kept; the same rule at both ends.
-        from_step: where the run goes on; remote checkpoints after it are replaced.
-        say: takes a line for people, from any thread.
+        from_step: where the run starts; remote checkpoints after it are replaced.
+        log: takes a line for people, from any thread.
     """
 
     def __init__(
-        self, run: RunFolder, remote: RemoteRun, settings: CheckpointConfig, from_step: int, say: Callable[[str], None]
+        self, run: RunFolder, remote: RemoteRun, settings: CheckpointConfig, from_step: int, log: Callable[[str], None]
     ) -> None:
         self.run = run
         self.remote = remote
         self.settings = settings
-        self.say = say
+        self.log = log
         self._from_step = from_step
         self._done: set[str] | None = None
         self._reading: str | None = None
@@ -56,13 +56,13 @@ class Uploader:
         return set() if reading is None else {reading}
 
     def close(self, seconds: float | None = None) -> bool:
-        """Wait until the newest checkpoint is uploaded or has failed once more, and say so if it has.
+        """Wait until the newest checkpoint is uploaded or has failed once more, and log it if it has.
 
-        False if that has not come after ``seconds``; then call it again.
+        False if that has not happened within ``seconds``; then call it again.
         """
         with self._changed:
             if not self._closing:
-                # One more look in any case: a failure may lie behind.
+                # One more attempt in any case: the one before may have failed.
                 self._asked = self._closing = True
                 self._changed.notify()
         self._thread.join(seconds)
@@ -70,7 +70,7 @@ class Uploader:
             return False
         failure, self._failure = self._failure, None
         if failure is not None:
-            self.say(
+            self.log(
                 f"warning: the last checkpoint is not in {self.remote.url}: {failure}; it is only in "
                 f"{self.run.checkpoints}, and --resume auto uploads it when the place can be reached"
             )
@@ -100,12 +100,13 @@ class Uploader:
             self._failure = None
         except (UserError, OSError, ValueError) as error:
             if tag and tag not in checkpoint.complete_tags(self.run.checkpoints):
-                # Pruned since it was chosen: there is a newer one, whose turn comes with the save that wrote it.
+                # It was pruned meanwhile, so there is a newer one, which the save that wrote it submits.
                 return
             self._failure = str(error)
             if not self._closing:
-                self.say(
-                    f"upload of {tag or 'checkpoints'} to {self.remote.url} failed, next try at the next save: {error}"
+                self.log(
+                    f"upload of {tag or 'checkpoints'} to {self.remote.url} failed and is tried again at the next "
+                    f"save: {error}"
                 )
         finally:
             self._reading = None

@@ -142,7 +142,7 @@ class Engine:
     def save(self, folder: Path, tag: str) -> Sums:
         """Write this rank's part of a checkpoint and give its checksums; every rank must call it.
 
-        Raises DataError where the disk does not take it.
+        Raises OneRankError where the disk does not take it.
         """
         info = {UNIVERSAL_CHECKPOINT_INFO: {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}}
         with writing(folder / tag):

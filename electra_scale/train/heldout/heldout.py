@@ -2,60 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from electra_scale.data.loader import Loader
 from electra_scale.monitor.draw_variance import probe_metrics
 from electra_scale.recipe.phases import PhasePlan
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import PretrainModule
+from electra_scale.train.duties.duty import Duty, StepDone
 from electra_scale.train.engine.world import World
 from electra_scale.train.heldout.evaluation import evaluate
 from electra_scale.train.heldout.probe import probe
+from electra_scale.train.lifecycle.watchdog import Position
 
-_EVALUATED, _PROBED = "eval/generator_cross_entropy", "disc_loss_variance/draw_ratio"
+_EVALUATION, _PROBED = "eval/", "disc_loss_variance/draw_ratio"
 
 
-class Heldout:
-    """Evaluations and variance probes. ``loader`` is None for a store without held-out text; then there are none."""
+class Heldout(Duty):
+    """Evaluations and variance probes.
 
-    def __init__(self, recipe: Recipe, loader: Loader | None, micro_batch: int, world: World) -> None:
+    Args:
+        loader: of held-out rows; None for a store without held-out text, where nothing is measured.
+        micro_batch: rows that go through the networks at once.
+        poll: called again and again on every rank; where it raises, what was complete is in the step's metrics.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        loader: Loader | None,
+        micro_batch: int,
+        world: World,
+        position: Position,
+        poll: Callable[[], None],
+    ) -> None:
         self.recipe = recipe
         self.loader = loader
         self.micro_batch = micro_batch
         self.world = world
+        self.position = position
+        self.poll = poll
 
-    def measure(
-        self,
-        done: int,
-        plan: PhasePlan,
-        module: PretrainModule,
-        metrics: dict[str, float],
-        poll: Callable[[], None] = lambda: None,
-    ) -> bool:
-        """Add to ``metrics`` what is due after ``done`` steps and not there yet; whether anything was.
+    def after_step(self, step: StepDone) -> None:
+        """Add to the step's metrics what is due after it and not there yet."""
+        self.position.at("measuring held-out text", step.done)
+        if self.loader is not None and self._measure(step, self.loader):
+            step.meter.restart()
+        step.measured = True
 
-        If ``poll`` raises, ``metrics`` holds what was complete. Every rank must call it.
-        """
-        if self.loader is None:
-            return False
+    def _measure(self, step: StepDone, loader: Loader) -> bool:
         logging, share = self.recipe.logging, self.recipe.data.mask_share
+        module, metrics = step.engine.module, step.metrics
         measured = False
-        if self._evaluates_at(done, plan) and _EVALUATED not in metrics:
+        if self._evaluates_at(step.done, step.plan) and not any(name.startswith(_EVALUATION) for name in metrics):
             metrics |= evaluate(
-                module, self.loader, logging.evaluate_samples, share, self.micro_batch, self.world, poll
+                module, loader, logging.evaluate_samples, share, self.micro_batch, self.world, self.poll
             )
             measured = True
-        if self._probes_at(done, plan) and _PROBED not in metrics:
+        if self._probes_at(step.done, step.plan) and _PROBED not in metrics:
             found = probe(
                 module,
-                self.loader,
+                loader,
                 logging.probe_samples,
                 logging.probe_draws,
                 share,
                 self.micro_batch,
                 self.world,
-                poll=poll,
+                poll=self.poll,
             )
             metrics |= probe_metrics(found)
             measured = True
@@ -69,11 +81,3 @@ class Heldout:
         if not every or plan.name != "joint":
             return False
         return (done - plan.first) % every == 0 or done == plan.last
-
-
-def evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:
-    """For people."""
-    text = f"held-out at step {step} ({phase}): generator {metrics['eval/generator_cross_entropy']:.3f} nats"
-    if "eval/auc" in metrics:
-        text += f", discriminator {metrics['eval/discriminator_loss']:.4f}, AUC {metrics['eval/auc']:.4f}"
-    return text

@@ -1,4 +1,4 @@
-"""Requests to save and stop: a file, a signal, and what all ranks make of them."""
+"""Requests to save and stop: a file or a signal to any rank, on which all ranks agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 _POLL_SECONDS = 1.0
-"""Between looks for the file: it lies on shared storage, and every rank looks."""
+"""Between two checks for the file: it lies on shared storage, and every rank checks."""
 
 
 class Stopped(Exception):
@@ -19,8 +19,9 @@ class Stopped(Exception):
 class StopRequests:
     """What this process has been asked.
 
-    Ranks vote in a collective that they make anyway, so that all stop at the same place: each adds its :meth:`votes`,
-    and :meth:`raise_if_asked` judges the sum. A handler only sets a flag, so a second signal does not harm a save.
+    Ranks vote in a collective operation that they make anyway, so that all stop at the same place: each adds its
+    :meth:`votes`, and :meth:`raise_if_asked` decides by the sum. A handler only sets a flag, so a second
+    signal does not harm a save.
 
     ``file``: whoever creates it asks for a stop; its text is the reason. ``signal_name``: USR1 and the like, listened
     to besides SIGTERM.
@@ -36,9 +37,9 @@ class StopRequests:
     def listen(self) -> None:
         """Take over the signals; only the main thread of a process may."""
         for number in self._signals:
-            signal.signal(number, self._heard)
+            signal.signal(number, self._on_signal)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
 
     def asked(self) -> bool:

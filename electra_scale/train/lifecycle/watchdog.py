@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from torch.distributed import Store, TCPStore
 
+from electra_scale.train.duties.duty import Duty
 from electra_scale.train.engine.world import World
 
 _LONG = 6
@@ -30,8 +31,8 @@ class _Place:
     allowed: float
 
 
-class Whereabouts:
-    """Where this rank is; the training thread posts it, and the watchdog reads it.
+class Position:
+    """What this rank is doing; the training thread posts it, and the watchdog reads it.
 
     ``limit`` seconds without progress are taken for a hang; ``patience`` more while a rank waits for its data.
     """
@@ -43,7 +44,7 @@ class Whereabouts:
         self.place = _Place(0, 0, "starting", _LONG * limit)
 
     def at(self, stage: str, step: int, long: bool = False, patient: bool = False) -> None:
-        """This rank begins a stage of a step; ``long`` for what takes minutes, ``patient`` for waiting for data."""
+        """This rank starts a stage of a step; ``long`` for what takes minutes, ``patient`` for waiting for data."""
         allowed = self.limit * (_LONG if long else 1) + (self._patience if patient else 0.0)
         self.place = _Place(self.place.count + 1, step, stage, allowed)
         self._moved = time.monotonic()
@@ -67,18 +68,18 @@ class _Seen:
     place: _Place
 
 
-class Watchdog:
-    """Ends this process when its rank has waited too long for another one, and says for which.
+class Watchdog(Duty):
+    """Ends this process when its rank has waited too long for another one, and reports for which.
 
-    Ranks post beats and whereabouts to a store of the watchdogs' own, on the first rank; the one of the process group
-    must not be used from two threads. One thread talks to it, another one judges, so that a store which does not
-    answer holds nobody up. Nothing runs with a limit of 0.
+    Ranks post beats and positions to a store of the watchdogs' own, on the first rank, since the store of the process
+    group must not be used from two threads. One thread exchanges them, another one decides, so that a store that does
+    not answer blocks neither. With a limit of 0 nothing runs.
 
     ``report`` gets the sentence before the process ends with code 1.
     """
 
-    def __init__(self, where: Whereabouts, world: World, hosts: list[str], report: Callable[[str], None]) -> None:
-        self._where = where
+    def __init__(self, position: Position, world: World, hosts: list[str], report: Callable[[str], None]) -> None:
+        self._position = position
         self._world = world
         self._hosts = hosts
         self._report = report
@@ -86,33 +87,33 @@ class Watchdog:
         self._answered = time.monotonic()
         self._seen: dict[int, _Seen] = {}
         self._server: Store | None = None
-        if where.limit <= 0 or world.size == 1:
+        if position.limit <= 0 or world.size == 1:
             return
-        self._pause = min(max(where.limit / 6, 0.1), 15.0)
+        self._pause = min(max(position.limit / 6, 0.1), 15.0)
         address, port = os.environ["MASTER_ADDR"], 0
         if world.main:
             server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             self._server, port = server, server.port
         port = int(world.gather(str(port))[0])
         self._client: Store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=60))
-        for work in (self._talk, self._judge):
+        for work in (self._exchange, self._decide):
             threading.Thread(target=work, name=f"watchdog{work.__name__}", daemon=True).start()
 
     def close(self) -> None:
-        """No more judgements."""
+        """Stop watching."""
         self._closed.set()
 
-    def _talk(self) -> None:
+    def _exchange(self) -> None:
         beat = 0
-        # The store goes with the first rank; its silence is judged like any other's.
+        # The store ends with the first rank, whose silence counts like any other's.
         with contextlib.suppress(RuntimeError):
             while not self._closed.wait(self._pause):
                 beat += 1
-                place = self._where.place
+                place = self._position.place
                 content = [beat, place.count, place.step, place.stage, place.allowed]
                 self._client.set(str(self._world.rank), json.dumps(content))
-                # Only who waits asks for the others.
-                if self._where.stale() >= self._where.limit / 3:
+                # Only a rank that waits asks for the others.
+                if self._position.stale() >= self._position.limit / 3:
                     self._look()
                 self._answered = time.monotonic()
 
@@ -124,14 +125,14 @@ class Watchdog:
             if known is None or known.beat != beat:
                 self._seen[rank] = _Seen(beat, time.monotonic(), _Place(*place))
 
-    def _judge(self) -> None:
+    def _decide(self) -> None:
         while not self._closed.wait(self._pause):
-            stale = self._where.stale()
-            if stale < self._where.limit:
+            stale = self._position.stale()
+            if stale < self._position.limit:
                 continue
             silent = self._silent()
-            living = [seen.place.allowed for rank, seen in self._seen.items() if rank not in silent]
-            if not silent and stale < max([self._where.place.allowed, *living]):
+            alive = [seen.place.allowed for rank, seen in self._seen.items() if rank not in silent]
+            if not silent and stale < max([self._position.place.allowed, *alive]):
                 continue
             if self._closed.is_set():
                 return
@@ -143,13 +144,13 @@ class Watchdog:
 
     def _silent(self) -> list[int]:
         """Ranks of which no beat has come for longer than two beats take."""
-        now, silence = time.monotonic(), 0.4 * self._where.limit
+        now, silence = time.monotonic(), 0.4 * self._position.limit
         if now - self._answered > silence:
             return [0] if self._world.rank else []
         return [rank for rank, seen in sorted(self._seen.items()) if now - seen.since > silence]
 
     def _sentence(self, silent: list[int], stale: float) -> str:
-        own = self._where.place
+        own = self._position.place
         missing = silent
         why = "gave no sign of life"
         if not missing:
@@ -160,13 +161,13 @@ class Watchdog:
             if len(missing) == self._world.size:
                 return (
                     f"no rank has made progress for {stale:.0f} s, all are {own.stage} of step {own.step}: the network "
-                    "or a device hangs; go on with --resume auto"
+                    "or a device hangs; resume with --resume auto"
                 )
         named = "; ".join(f"rank {rank} on {self._hosts[rank]} {why}{self._last(rank)}" for rank in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return (
             f"waited {stale:.0f} s for other ranks while {own.stage} of step {own.step} (logging.stuck_minutes): "
-            f"{named}{more}; go on with --resume auto, without that host if it happens again"
+            f"{named}{more}; resume with --resume auto, without that host if it happens again"
         )
 
     def _last(self, rank: int) -> str:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError, UserError
 from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.place import Unavailable
 from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.patience import Patience
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.recipe.data import CacheConfig
@@ -176,7 +176,7 @@ def test_training_goes_on_from_what_is_there_and_then_ends_with_the_reason(
     place.gone = True
     feed = loader.run(0, STEPS, 0, GLOBAL_BATCH, GLOBAL_BATCH, 0.15, threads, 2)
     assert [digest(feed.take(step)) for step in range(first_need[last])] == straight[: first_need[last]]
-    with pytest.raises(DataError, match=r"giving up after .*connection refused.*--resume auto"):
+    with pytest.raises(OneRankError, match=r"giving up after .*connection refused.*--resume auto"):
         feed.take(first_need[last])
     feed.close()
     assert any("training goes on from the cache" in line for line in said)

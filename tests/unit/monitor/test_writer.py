@@ -39,11 +39,11 @@ def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def live(folder: Path, from_step: int, steps: range, offset: float = 0.0) -> None:
-    """One life of a run, which reports each step."""
-    life = RunWriter(folder, from_step)
+    """One start of a run, which reports each step."""
+    written = RunWriter(folder, from_step)
     for step in steps:
-        life.metrics(step, "joint", {"loss/total": step + offset, "optim/lr": 1 / step})
-    life.close()
+        written.metrics(step, "joint", {"loss/total": step + offset, "optim/lr": 1 / step})
+    written.close()
 
 
 def test_both_places_hold_the_same_values(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_both_places_hold_the_same_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("from_step", [3, 0])
-def test_a_run_that_goes_on_has_each_step_once(tmp_path: Path, from_step: int) -> None:
-    """Also when the first life ended before its first checkpoint."""
+def test_a_run_that_resumes_has_each_step_once(tmp_path: Path, from_step: int) -> None:
+    """Also when the first start ended before its first checkpoint."""
     live(tmp_path, 0, range(1, 6))
     live(tmp_path, from_step, range(from_step + 1, 9), offset=100)
     expected = [(step, step if step <= from_step else step + 100) for step in range(1, 9)]
@@ -68,9 +68,9 @@ def test_a_run_that_goes_on_has_each_step_once(tmp_path: Path, from_step: int) -
 
 
 def test_a_value_that_is_not_finite_is_visible_as_null(tmp_path: Path) -> None:
-    life = RunWriter(tmp_path, 0)
-    life.metrics(1, "joint", {"disc/auc": math.nan, "loss/total": math.inf, "optim/lr": 0.5})
-    life.close()
+    written = RunWriter(tmp_path, 0)
+    written.metrics(1, "joint", {"disc/auc": math.nan, "loss/total": math.inf, "optim/lr": 0.5})
+    written.close()
     assert rows(tmp_path) == [{"step": 1, "phase": "joint", "disc/auc": None, "loss/total": None, "optim/lr": 0.5}]
 
 
@@ -88,34 +88,34 @@ def no_space(size: int) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_ends_the_run_with_a_row_and_not_with_a_line_or_at_the_end(tmp_path: Path) -> None:
     """The error that a run ends with is the first one, and it says what to do."""
-    life = RunWriter(tmp_path, 0)
+    written = RunWriter(tmp_path, 0)
     with no_space(400):
-        life.line("x" * 500)
+        written.line("x" * 500)
         for step in range(1, 4):
-            life.metrics(step, "joint", {"loss/total": step})
+            written.metrics(step, "joint", {"loss/total": step})
         too_much = {f"loss/part_{number}": 1.0 for number in range(30)}
         with pytest.raises(UserError, match=rf"cannot write {tmp_path}/metrics.jsonl \(.*\); free some space"):
-            life.metrics(4, "joint", too_much)
+            written.metrics(4, "joint", too_much)
         with pytest.raises(UserError, match="free some space"):
-            life.flush()
-        life.close()
+            written.flush()
+        written.close()
     live(tmp_path, 3, range(4, 6))
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_full_disk_at_the_start_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_at_the_start_is_reported_in_one_line(tmp_path: Path) -> None:
     with no_space(4), pytest.raises(UserError, match=rf"cannot write {tmp_path} \(.*\); free some space"):
         RunWriter(tmp_path, 0)
 
 
 def test_rows_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
-    life = RunWriter(tmp_path, 0)
-    life.metrics(1, "joint", {"loss/total": 1.0})
-    life.flush()
+    written = RunWriter(tmp_path, 0)
+    written.metrics(1, "joint", {"loss/total": 1.0})
+    written.flush()
     assert len(rows(tmp_path)) == 1
     assert board(tmp_path)["loss/total"] == [(1, 1.0)]
-    life.close()
+    written.close()
 
 
 def test_later_rows_and_a_row_cut_short_are_dropped(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_the_first_line_comes_at_once_on_a_machine_that_has_just_started(
     progress.close()
 
 
-def test_time_left_counts_from_the_first_step_of_this_life(
+def test_time_left_counts_from_the_first_step_of_this_start(
     writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock(monkeypatch)
@@ -221,7 +221,7 @@ def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
     progress = Progress(100, 40, writer)
     progress.advance(50)
     progress.report("joint", VALUES)
-    progress.say("held-out at step 50")
+    progress.log("held-out at step 50")
     progress.close()
     shown = terminal.getvalue()
     assert "50/100" in shown
@@ -234,7 +234,7 @@ def test_what_is_said_reaches_people_and_the_log(
     tmp_path: Path, writer: RunWriter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = Progress(100, 0, writer)
-    progress.say("weights start from there")
+    progress.log("weights start from there")
     progress.close()
     writer.flush()
     assert "weights start from there" in capsys.readouterr().out

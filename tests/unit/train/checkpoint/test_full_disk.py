@@ -1,4 +1,4 @@
-"""A checkpoint that the disk does not take is told in one line, whichever file it is."""
+"""A checkpoint that the disk does not take is reported in one line, whichever file it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from electra_scale.data.patience import DataError
+from data_pipeline.errors import OneRankError
 from electra_scale.train.checkpoint.full_disk import writing
 
 
@@ -30,7 +30,7 @@ def test_a_file_without_space_says_what_to_do(tmp_path: Path, numbers: int, spac
     if (tmp_path / "file.pt").stat().st_size <= space:
         save(tmp_path / "file.pt", numbers, space)
         return
-    with pytest.raises(DataError, match=rf"cannot write checkpoint {tmp_path} \(.+\); free some space on its disk"):
+    with pytest.raises(OneRankError, match=rf"cannot write checkpoint {tmp_path} \(.+\); free some space on its disk"):
         save(tmp_path / "file.pt", numbers, space)
 
 

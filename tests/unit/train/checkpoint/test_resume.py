@@ -1,18 +1,18 @@
-"""Which checkpoint a run goes on from, here and in its remote copy, and what is copied there."""
+"""Which checkpoint a run resumes from, here and in its remote copy, and what is copied there."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Unavailable
+from electra_scale.cluster.ranks import Alone
 from electra_scale.recipe.checkpoint import CheckpointConfig
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint import state as checkpoint
@@ -22,19 +22,7 @@ from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import RunState, tag_of
 from electra_scale.train.checkpoint.upload import Uploader
 
-T = TypeVar("T")
-
-
-class Alone:
-    """A world of one."""
-
-    rank, size = 0, 1
-
-    def gather(self, value: T) -> list[T]:
-        return [value]
-
-    def from_main(self, find: Callable[[], T]) -> T:
-        return find()
+ALONE = Alone(torch.device("cpu"))
 
 
 class Down(FolderPlace):
@@ -83,10 +71,10 @@ def spoil(folder: Path) -> None:
 
 
 def upload(run: RunFolder, remote: RemoteRun, from_step: int = 0, **settings: int) -> list[str]:
-    """Copy what there is, as a run does at its end; what was said."""
-    said: list[str] = []
-    Uploader(run, remote, CheckpointConfig(**settings), from_step, said.append).close()
-    return said
+    """Copy what there is, as a run does at its end; the lines it logged."""
+    logged: list[str] = []
+    Uploader(run, remote, CheckpointConfig(**settings), from_step, logged.append).close()
+    return logged
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_set_aside(run: RunFolder) -> None:
@@ -94,31 +82,31 @@ def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_set_aside(run
         save(run, step)
     spoil(run.checkpoints / tag_of(40))
     (run.checkpoints / tag_of(30) / "weights.pt").unlink()
-    said: list[str] = []
-    state = newest_whole(run, None, Alone(), said.append)
+    logged: list[str] = []
+    state = newest_whole(run, None, ALONE, logged.append)
     assert state is not None
     assert state.step == 20
     assert checkpoint.complete_tags(run.checkpoints) == [tag_of(10), tag_of(20)]
     assert (run.checkpoints / f"damaged-{tag_of(40)}/run_state.json").is_file()
     assert (run.checkpoints / "latest").read_text().strip() == tag_of(20)
-    assert [line.split(" (")[0] for line in said] == [
+    assert [line.split(" (")[0] for line in logged] == [
         f"checkpoint {tag_of(40)} cannot be used",
         f"checkpoint {tag_of(30)} cannot be used",
     ]
-    assert newest_whole(run, None, Alone(), said.append) == state
-    assert len(said) == 2
+    assert newest_whole(run, None, ALONE, logged.append) == state
+    assert len(logged) == 2
 
 
 def test_where_all_are_damaged_nothing_is_touched(run: RunFolder) -> None:
     spoil(save(run, 10))
     with pytest.raises(UserError, match=r"no checkpoint of .* can be used \(step-00000010: weights.pt has"):
-        newest_whole(run, None, Alone(), print)
+        newest_whole(run, None, ALONE, print)
     assert checkpoint.complete_tags(run.checkpoints) == [tag_of(10)]
 
 
 def test_a_run_that_has_saved_nothing_begins(run: RunFolder, remote: RemoteRun) -> None:
-    assert newest_whole(run, remote, Alone(), print) is None
-    refuse_to_overwrite(run, remote, Alone())
+    assert newest_whole(run, remote, ALONE, print) is None
+    refuse_to_overwrite(run, remote, ALONE)
 
 
 def test_an_empty_machine_gets_the_newest_copy_with_the_files_of_the_run(
@@ -132,9 +120,9 @@ def test_an_empty_machine_gets_the_newest_copy_with_the_files_of_the_run(
     (run.path / "other.txt").write_text("not of the run")
     assert upload(run, remote) == []
     with pytest.raises(UserError, match="already holds checkpoints of a run"):
-        refuse_to_overwrite(RunFolder(tmp_path / "new"), remote, Alone())
+        refuse_to_overwrite(RunFolder(tmp_path / "new"), remote, ALONE)
     new = RunFolder(tmp_path / "new")
-    state = newest_whole(new, remote, Alone(), print)
+    state = newest_whole(new, remote, ALONE, print)
     assert state is not None
     assert state.step == 20
     assert checksums.problem(new.checkpoints / tag_of(20)) is None
@@ -148,16 +136,16 @@ def test_a_damaged_copy_is_passed_over_and_a_damaged_original_fetched_again(run:
         save(run, step)
         upload(run, remote)
     spoil(run.checkpoints / tag_of(20))
-    said: list[str] = []
-    state = newest_whole(run, remote, Alone(), said.append)
+    logged: list[str] = []
+    state = newest_whole(run, remote, ALONE, logged.append)
     assert state is not None
     assert state.step == 20
-    assert any("damaged" in line for line in said)
-    assert "was fetched from" in said[-1]
+    assert any("damaged" in line for line in logged)
+    assert "was fetched from" in logged[-1]
     spoil(run.checkpoints / tag_of(20))
     assert isinstance(remote.place, FolderPlace)
     spoil(remote.place.path / "checkpoints" / tag_of(20))
-    state = newest_whole(run, remote, Alone(), said.append)
+    state = newest_whole(run, remote, ALONE, logged.append)
     assert state is not None
     assert state.step == 10
     assert checkpoint.complete_tags(run.checkpoints) == [tag_of(10)]
@@ -169,12 +157,12 @@ def test_what_is_newer_here_wins_over_the_copy_and_a_newer_copy_over_what_is_her
     save(run, 10)
     upload(run, remote)
     save(run, 20)
-    state = newest_whole(run, remote, Alone(), print)
+    state = newest_whole(run, remote, ALONE, print)
     assert state is not None
     assert state.step == 20
     old = RunFolder(tmp_path / "old")
     save(old, 5)
-    state = newest_whole(old, remote, Alone(), print)
+    state = newest_whole(old, remote, ALONE, print)
     assert state is not None
     assert state.step == 10
     assert old.metrics.read_text().count("\n") == 12
@@ -185,11 +173,11 @@ def test_a_place_that_does_not_answer_stops_a_run_only_where_there_is_nothing_el
 ) -> None:
     down = RemoteRun(Down(tmp_path / "remote"))
     with pytest.raises(UserError, match=r"cannot see whether .* has a copy of this run: no answer"):
-        newest_whole(run, down, Alone(), print)
+        newest_whole(run, down, ALONE, print)
     save(run, 10)
-    said: list[str] = []
-    assert newest_whole(run, down, Alone(), said.append) is not None
-    assert said == [f"going on without a look at {tmp_path / 'remote'}: no answer"]
+    logged: list[str] = []
+    assert newest_whole(run, down, ALONE, logged.append) is not None
+    assert logged == [f"resuming without checking {tmp_path / 'remote'} for newer checkpoints: no answer"]
 
 
 def test_a_copy_that_was_cut_short_is_no_copy_and_goes_with_the_next(run: RunFolder, tmp_path: Path) -> None:
@@ -241,9 +229,9 @@ def test_training_goes_on_while_an_upload_lasts_and_what_it_reads_is_not_pruned(
             super().put_file(name, source)
 
     remote = RemoteRun(Slow(tmp_path / "remote"))
-    said: list[str] = []
+    logged: list[str] = []
     save(run, 10)
-    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, said.append)
+    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, logged.append)
     assert begun.wait(60)
     for step in (20, 30):
         folder = run.checkpoints / tag_of(step)
@@ -255,7 +243,7 @@ def test_training_goes_on_while_an_upload_lasts_and_what_it_reads_is_not_pruned(
     uploader.close()
     # 20 was over before its turn came.
     assert remote.tags() == [tag_of(30)]
-    assert said == []
+    assert logged == []
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_copied_is_no_failure(run: RunFolder, tmp_path: Path) -> None:
@@ -267,12 +255,12 @@ def test_a_checkpoint_that_vanishes_while_it_is_copied_is_no_failure(run: RunFol
 
     remote = RemoteRun(Vanishing(tmp_path / "remote"))
     save(run, 10)
-    said: list[str] = []
-    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, said.append)
+    logged: list[str] = []
+    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, logged.append)
     uploader.close()
-    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, said.append)
+    uploader = Uploader(run, remote, CheckpointConfig(keep=1), 0, logged.append)
     uploader.close()
-    assert said == []
+    assert logged == []
     assert remote.tags() == [tag_of(20)]
 
 
@@ -283,11 +271,11 @@ def test_a_bucket_does_all_that_a_folder_does(run: RunFolder, s3: str, tmp_path:
         assert upload(run, remote, from_step=step, keep=2, keep_every=20, every=10) == []
     assert remote.tags() == checkpoint.complete_tags(run.checkpoints) == [tag_of(step) for step in (20, 40, 50)]
     new = RunFolder(tmp_path / "new")
-    state = newest_whole(new, RemoteRun(open_place(remote.url)), Alone(), print)
+    state = newest_whole(new, RemoteRun(open_place(remote.url)), ALONE, print)
     assert state is not None
     assert state.step == 50
     assert (new.checkpoints / tag_of(50) / "weights.pt").read_bytes() == b"weights of 50" * 1000
     remote.place.put(f"checkpoints/{tag_of(50)}/weights.pt", b"weights of nobody")
-    state = newest_whole(RunFolder(tmp_path / "third"), remote, Alone(), print)
+    state = newest_whole(RunFolder(tmp_path / "third"), remote, ALONE, print)
     assert state is not None
     assert state.step == 40

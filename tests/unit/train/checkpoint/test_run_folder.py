@@ -97,7 +97,7 @@ def test_another_tokenizer_is_refused_naming_both(folder: RunFolder, tmp_path: P
 def test_a_damaged_data_file_is_named(folder: RunFolder, tmp_path: Path) -> None:
     folder.path.mkdir(parents=True)
     folder.data.write_text('{"tokenizer"')
-    with pytest.raises(UserError, match=r"data\.json is damaged"):
+    with pytest.raises(UserError, match=r"data\.json cannot be read .*start a new run"):
         folder.check_tokenizer(store(tmp_path / "one"))
 
 

@@ -70,7 +70,7 @@ def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
 
 
 def test_the_state_file_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed at any write of ``finish``, a run goes on from the checkpoint before it or from the whole new one."""
+    """Killed at any write of ``finish``, a run resumes from the checkpoint before it or from the whole new one."""
     save(tmp_path, 10)
     path = unfinished(tmp_path, 20)
     written: list[str] = []
@@ -145,3 +145,13 @@ def test_a_state_of_another_version_is_refused_whatever_else_it_holds(tmp_path: 
         with pytest.raises(UserError, match=r"has version 2, this program reads 1") as refusal:
             newest(tmp_path)
         assert "remove" not in str(refusal.value)
+
+
+def test_a_pending_row_keeps_its_name_on_disk(tmp_path: Path) -> None:
+    """Checkpoints of earlier releases have it under this name, and they read those of this one."""
+    (tmp_path / tag_of(10)).mkdir()
+    finish(tmp_path, state(10, pending={"loss/total": 1.5}), 10)
+    content = json.loads((tmp_path / tag_of(10) / "run_state.json").read_text())
+    assert content["owed"] == {"loss/total": 1.5}
+    assert "pending" not in content
+    assert newest(tmp_path) == state(10, pending={"loss/total": 1.5})

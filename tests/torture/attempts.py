@@ -1,4 +1,4 @@
-"""One run in many lives, each ended by a kill of the plan, with what must hold after each."""
+"""One run in many attempts, each ended by a kill of the plan, with what must hold after each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.torture.disk import SmallDisk
-from tests.torture.launcher import Launcher, Life
+from tests.torture.launcher import Attempt, Launcher
 from tests.torture.plan import RANKS, Amount, Kill, Moment, draw
 from tests.torture.view import RunView, began_at
 
@@ -25,7 +25,7 @@ CONVERTED_FILES = 350
 _POLL = 0.003
 """Seconds between looks; more often, they would take the cores from the ranks."""
 
-_MORE_LIVES = 12
+_MORE_ATTEMPTS = 12
 """After the plan's, for moments that it has missed."""
 
 _EVALUATED = "eval/generator_cross_entropy"
@@ -36,7 +36,7 @@ _NAMES_THE_DISK = re.compile(r"^electra-scale: error: .*free some space", re.MUL
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a life has come to. ``hit``: what it left shows that the kill came at its moment."""
+    """What an attempt has come to. ``hit``: what it left shows that the kill came at its moment."""
 
     kill: Kill
     began: int | None
@@ -46,25 +46,25 @@ class Outcome:
     seconds: float
 
     def line(self, number: int) -> str:
-        began = "before it went on" if self.began is None else f"from step {self.began}"
+        began = "before it resumed" if self.began is None else f"from step {self.began}"
         return (
-            f"life {number}: {began} to {self.rows}, {self.kill.line()} ({'hit' if self.hit else 'missed'}); goes on "
-            f"from {self.kept} [{self.seconds:.1f} s]"
+            f"attempt {number}: {began} to {self.rows}, {self.kill.line()} ({'hit' if self.hit else 'missed'}); the "
+            f"next one starts from {self.kept} [{self.seconds:.1f} s]"
         )
 
 
-class Lives:
+class Attempts:
     """The tortured run.
 
     Args:
-        launcher: starts its lives.
+        launcher: starts its attempts.
         view: of its run folder and its bucket.
-        arguments: of each life.
+        arguments: of each attempt.
         every: steps between checkpoints.
         straight: rows of the run that nobody disturbs.
         pace: seconds that each of its rows took.
         disk: what the run folder lies on, if it can be filled.
-        outputs: an empty folder for what the lives print.
+        outputs: an empty folder for what the attempts print.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Lives:
         """All kills of the plan, and again those that came at the wrong moment as long as none came at the right."""
         for kill in kills:
             self.one(kill)
-        for _ in range(_MORE_LIVES):
+        for _ in range(_MORE_ATTEMPTS):
             missed = self.missed()
             if not missed:
                 break
@@ -127,7 +127,7 @@ class Lives:
         return "\n".join(lines)
 
     def one(self, kill: Kill) -> None:
-        """One life and its end."""
+        """One attempt and its end."""
         if kill.moment == "fetch":
             self._lose()
         self._expected = self.view.next_start()
@@ -135,50 +135,50 @@ class Lives:
         began = time.monotonic()
         # With another number of ranks no checkpoint may be saved, should the kill come late.
         more = ["--checkpoint.every", "1000000", "--checkpoint.keep_every", "0"] if kill.ranks != RANKS else []
-        life = self._life(kill.ranks, *more)
-        hit = self._strikes[kill.moment](kill, life)
-        life.wait()
-        hit = hit and self._left_traces(kill, life)
+        attempt = self._attempt(kill.ranks, *more)
+        hit = self._strikes[kill.moment](kill, attempt)
+        attempt.wait()
+        hit = hit and self._left_traces(kill, attempt)
         seconds = time.monotonic() - began
-        self._check(kill, life, hit)
+        self._check(kill, attempt, hit)
         rows = self.view.row_count()
         if kill.lost:
             self._lose()
-        outcome = Outcome(kill, began_at(life.said()), rows, self.view.next_start(), hit, seconds)
+        outcome = Outcome(kill, began_at(attempt.output_text()), rows, self.view.next_start(), hit, seconds)
         self.outcomes.append(outcome)
         print(outcome.line(len(self.outcomes)), flush=True)
 
-    def finish(self) -> Life:
-        """A last life, which nobody disturbs."""
+    def finish(self) -> Attempt:
+        """A last attempt, which nobody disturbs."""
         self._expected = self.view.next_start()
-        life = self._life(RANKS)
-        assert life.wait(300) == 0, life.said()
-        assert began_at(life.said()) == self._expected
-        return life
+        attempt = self._attempt(RANKS)
+        assert attempt.wait(300) == 0, attempt.output_text()
+        assert began_at(attempt.output_text()) == self._expected
+        return attempt
 
-    def _life(self, ranks: int, *more: str) -> Life:
-        output = self.outputs / f"life-{len(list(self.outputs.iterdir())) + 1:02d}.txt"
+    def _attempt(self, ranks: int, *more: str) -> Attempt:
+        output = self.outputs / f"attempt-{len(list(self.outputs.iterdir())) + 1:02d}.txt"
         return self.launcher.start(ranks, output, *self.arguments, *more)
 
-    # One for each moment: wait for it and end the life; False if it was missed.
+    # One for each moment: wait for it and end the attempt; False if it was missed.
 
-    def _steps(self, kill: Kill, life: Life) -> bool:
+    def _steps(self, kill: Kill, attempt: Attempt) -> bool:
         def stepped() -> bool:
-            # The bucket too: where the machine is lost next, there must be something to go on from.
-            return self._new_rows(life) >= kill.after and bool(self.view.remote.tags())
+            # The bucket too: where the machine is lost next, there must be something to resume from.
+            return self._new_rows(attempt) >= kill.after and bool(self.view.remote.tags())
 
-        return self._until(life, stepped) and self._end(kill, life)
+        return self._until(attempt, stepped) and self._end(kill, attempt)
 
-    def _save(self, kill: Kill, life: Life) -> bool:
+    def _save(self, kill: Kill, attempt: Attempt) -> bool:
         # Files of the run on two ranks: weights, two parts of the optimizer, the head, the checksums.
         least = 1 + int(5 * kill.progress)
 
         def saving() -> bool:
-            return began_at(life.said()) is not None and len(self.view.unfinished()) >= least
+            return began_at(attempt.output_text()) is not None and len(self.view.unfinished()) >= least
 
-        return self._until(life, saving) and self._end(kill, life)
+        return self._until(attempt, saving) and self._end(kill, attempt)
 
-    def _evaluation(self, kill: Kill, life: Life) -> bool:
+    def _evaluation(self, kill: Kill, attempt: Attempt) -> bool:
         evaluated = [_EVALUATED in row for row in self.straight]
         usual, slow = (
             statistics.median(seconds for seconds, is_slow in zip(self.pace, evaluated, strict=True) if is_slow == kind)
@@ -187,27 +187,27 @@ class Lives:
 
         def next_is_evaluated() -> bool:
             rows = self.view.row_count()
-            return self._new_rows(life) > 0 and rows < len(evaluated) and evaluated[rows]
+            return self._new_rows(attempt) > 0 and rows < len(evaluated) and evaluated[rows]
 
-        if not self._until(life, next_is_evaluated):
+        if not self._until(attempt, next_is_evaluated):
             return False
         time.sleep(usual + kill.progress * max(slow - usual, 0.0) / 2)
-        return self._end(kill, life)
+        return self._end(kill, attempt)
 
-    def _start(self, kill: Kill, life: Life) -> bool:
+    def _start(self, kill: Kill, attempt: Attempt) -> bool:
         def began() -> bool:
-            return began_at(life.said()) is not None
+            return began_at(attempt.output_text()) is not None
 
-        if not self._until(life, began):
+        if not self._until(attempt, began):
             return False
         time.sleep(kill.progress / 4)
-        return self._end(kill, life)
+        return self._end(kill, attempt)
 
-    def _conversion(self, kill: Kill, life: Life) -> bool:
+    def _conversion(self, kill: Kill, attempt: Attempt) -> bool:
         least = 1 + int(CONVERTED_FILES * kill.progress)
-        return self._until(life, lambda: len(self.view.converting()) >= least) and self._end(kill, life)
+        return self._until(attempt, lambda: len(self.view.converting()) >= least) and self._end(kill, attempt)
 
-    def _upload(self, kill: Kill, life: Life) -> bool:
+    def _upload(self, kill: Kill, attempt: Attempt) -> bool:
         # Of six files the last one completes it, and comes soon after the fifth.
         least = 1 + int(4 * kill.progress)
 
@@ -216,73 +216,75 @@ class Lives:
                 number >= least for tag, number in self.view.uploading().items() if tag not in self._left_in_bucket
             )
 
-        return self._until(life, uploading) and self._end(kill, life)
+        return self._until(attempt, uploading) and self._end(kill, attempt)
 
-    def _fetch(self, kill: Kill, life: Life) -> bool:
+    def _fetch(self, kill: Kill, attempt: Attempt) -> bool:
         least = 1 + int(5 * kill.progress)
-        return self._until(life, lambda: len(self.view.unfinished()) >= least) and self._end(kill, life)
+        return self._until(attempt, lambda: len(self.view.unfinished()) >= least) and self._end(kill, attempt)
 
-    def _full_disk(self, kill: Kill, life: Life) -> bool:
+    def _full_disk(self, kill: Kill, attempt: Attempt) -> bool:
         assert self.disk is not None
-        if not self._until(life, lambda: self._new_rows(life) >= kill.after):
+        if not self._until(attempt, lambda: self._new_rows(attempt) >= kill.after):
             return False
         size = sum(path.stat().st_size for path in (self.view.checkpoints / self._newest_tag()).rglob("*"))
         # Half of them leave room for a row, but not for the checkpoint.
         leave = int(size * (2 * kill.progress - 1)) if kill.progress > 0.5 else 0
         deadline = time.monotonic() + 120
-        while not life.over(0.01):
+        while not attempt.over(0.01):
             # What a save has pruned meanwhile is taken too.
             self.disk.fill(leave)
-            assert time.monotonic() < deadline, f"the run goes on with a full disk:\n{life.said()}"
-        self._expect_named_disk(life)
+            assert time.monotonic() < deadline, f"the run continues with a full disk:\n{attempt.output_text()}"
+        self._expect_named_disk(attempt)
         self.disk.fill()
-        again = self._life(kill.ranks)
+        again = self._attempt(kill.ranks)
         again.wait()
         self._expect_named_disk(again)
         self.disk.empty()
         return True
 
-    def _expect_named_disk(self, life: Life) -> None:
-        assert _NAMES_THE_DISK.search(life.said()), f"exit code {life.code}:\n{life.said()}"
+    def _expect_named_disk(self, attempt: Attempt) -> None:
+        assert _NAMES_THE_DISK.search(attempt.output_text()), f"exit code {attempt.code}:\n{attempt.output_text()}"
         # A rank that only lost the other one may be the first to end.
-        assert life.code in (1, 2), life.said()
+        assert attempt.code in (1, 2), attempt.output_text()
 
-    def _until(self, life: Life, moment: Callable[[], bool]) -> bool:
-        """Wait for a moment; a life that has let it pass is killed, False."""
+    def _until(self, attempt: Attempt, moment: Callable[[], bool]) -> bool:
+        """Wait for a moment; an attempt that has let it pass is killed, False."""
         deadline = time.monotonic() + 120
         while not moment():
-            assert not life.over(_POLL), f"life ended by itself with {life.code}:\n{life.said()}"
-            assert time.monotonic() < deadline, f"the moment never comes:\n{life.said()}"
-            if self._new_rows(life) >= 4 * self.every or (self.view.converted() and "is converted for" in life.said()):
-                life.kill_all()
+            assert not attempt.over(_POLL), f"attempt ended by itself with {attempt.code}:\n{attempt.output_text()}"
+            assert time.monotonic() < deadline, f"the moment never comes:\n{attempt.output_text()}"
+            if self._new_rows(attempt) >= 4 * self.every or (
+                self.view.converted() and "is converted for" in attempt.output_text()
+            ):
+                attempt.kill_all()
                 return False
         return True
 
-    def _end(self, kill: Kill, life: Life) -> bool:
+    def _end(self, kill: Kill, attempt: Attempt) -> bool:
         time.sleep(kill.delay)
         if kill.ending == "SIGKILL to all":
-            life.kill_all()
+            attempt.kill_all()
         elif kill.ending == "SIGKILL to one rank":
-            life.kill_one(kill.rank)
+            attempt.kill_one(kill.rank)
         else:
-            life.kill_one(kill.rank, signal.SIGTERM)
+            attempt.kill_one(kill.rank, signal.SIGTERM)
             if kill.ending == "SIGTERM, then SIGKILL":
-                life.over(kill.progress / 3)
-                life.kill_all()
+                attempt.over(kill.progress / 3)
+                attempt.kill_all()
         return True
 
-    def _new_rows(self, life: Life) -> int:
-        """Rows that a life has written; it drops those after its checkpoint before it says that it goes on."""
-        return self.view.row_count() - self._expected if began_at(life.said()) is not None else 0
+    def _new_rows(self, attempt: Attempt) -> int:
+        """Rows that an attempt has written; it drops those after its checkpoint before it reports that it resumes."""
+        return self.view.row_count() - self._expected if began_at(attempt.output_text()) is not None else 0
 
     def _newest_tag(self) -> str:
         return checkpoint.tag_of(self.view.newest_step())
 
-    def _left_traces(self, kill: Kill, life: Life) -> bool:
+    def _left_traces(self, kill: Kill, attempt: Attempt) -> bool:
         """Whether what a kill has left shows that it came at its moment."""
         if kill.moment == "evaluation":
             state = self.view.newest()
-            return state is not None and state.owed is not None
+            return state is not None and state.pending is not None
         if kill.ending not in ("SIGKILL to one rank", "SIGKILL to all"):
             return True
         if kill.moment == "save":
@@ -294,15 +296,15 @@ class Lives:
         if kill.moment == "fetch":
             return bool(self.view.unfinished()) and self.view.newest_step() == 0
         if kill.moment == "start":
-            return self._new_rows(life) <= 0
+            return self._new_rows(attempt) <= 0
         return True
 
-    def _check(self, kill: Kill, life: Life, hit: bool) -> None:
-        """What must hold after each life."""
-        said = life.said()
-        began, kept, rows = began_at(said), self.view.newest_step(), self.view.rows()
-        context = f"{kill}\n{said}"
-        # It went on from the newest whole checkpoint, and nothing that counted before is gone.
+    def _check(self, kill: Kill, attempt: Attempt, hit: bool) -> None:
+        """What must hold after each attempt."""
+        output = attempt.output_text()
+        began, kept, rows = began_at(output), self.view.newest_step(), self.view.rows()
+        context = f"{kill}\n{output}"
+        # It resumed from the newest whole checkpoint, and nothing that counted before is gone.
         assert began in (None, self._expected), context
         assert kept >= self._expected or (kill.moment == "fetch" and kept == 0), context
         assert self.view.problems() == [], context
@@ -310,18 +312,18 @@ class Lives:
         state = self.view.newest()
         if state is not None:
             assert state.world_size == RANKS, context
-            sure = state.step - (state.owed is not None)
+            sure = state.step - (state.pending is not None)
             assert rows[:sure] == self.straight[:sure], context
         if began is not None and kill.ranks == RANKS:
             # Each multiple of the interval that a step lies beyond was saved.
             assert kept >= (len(rows) - 1) // self.every * self.every, context
         if kill.ending == "SIGTERM to one rank" and hit:
-            assert life.code == 0, context
+            assert attempt.code == 0, context
             assert state is not None
             # Asked in time it loses nothing, here and in the bucket.
-            assert kept == len(rows) + (state.owed is not None), context
+            assert kept == len(rows) + (state.pending is not None), context
             assert self.view.remote.tags()[-1] == self._newest_tag(), context
-            assert f"stopped at step {kept}, which is saved" in said, context
+            assert f"stopped at step {kept}, which is saved" in output, context
 
     def _lose(self) -> None:
         """The machine is gone with its disk."""
