@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.samplers.base import Draw, Masked, Sampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.architectures.bert import attention_mask
 from electra_scale.model.electra import Electra

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from electra_scale.corruption.ahead import Ahead
-from electra_scale.data.loader import Batch
-from electra_scale.data.patience import DataError
+from electra_scale.data.batch import Batch
 from electra_scale.data.prefetch import Prefetcher
+from electra_scale.data.retry_budget import DataError
 from electra_scale.monitor.meter import Meter
 
 

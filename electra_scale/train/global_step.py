@@ -15,9 +15,10 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.corruption.ahead import Ahead
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.data.noise import generator_key
-from electra_scale.data.patience import DataError
+from electra_scale.data.retry_budget import DataError
 from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.metrics import generator_metrics, joint_metrics
 from electra_scale.recipe.phases import PhasePlan, learning_rate

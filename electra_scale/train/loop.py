@@ -15,10 +15,10 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from data_pipeline.places.retries import retries
 from electra_scale.corruption.samplers.build import build_sampler
-from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.patience import DataError, Patience
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader, open_loader
 from electra_scale.data.prefetch import Prefetcher
-from electra_scale.data.run_data import run_loader
+from electra_scale.data.retry_budget import DataError, RetryBudget
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.cost import training_flops
 from electra_scale.model.electra import Electra
@@ -91,7 +91,7 @@ class Run:
         self.deepspeed_json = read_deepspeed_json(recipe.deepspeed)
         self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
         self.store = Store(recipe.data.store, recipe.data.cache)
-        self.patience = Patience(recipe.data.give_up_minutes, self._data_line)
+        self.budget = RetryBudget(recipe.data.give_up_minutes, self._data_line)
         self.special = special_tokens(self.store.tokenizer_dir)
         self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
         self.folder = RunFolder(Path(recipe.run_dir))
@@ -313,17 +313,8 @@ class Run:
 
     def _feed(self, first: int, plan: PhasePlan) -> Prefetcher[list[Batch]]:
         """This rank's micro-batches of each step of a phase from ``first`` on."""
-        share, data = self.micro * self.accumulation, self.recipe.data
-        return self.loader.run(
-            first,
-            plan.last,
-            self.world.rank * share,
-            share,
-            self.micro,
-            plan.mask_share,
-            data.prefetch_threads,
-            data.prefetch_shards,
-        )
+        share = self.micro * self.accumulation
+        return self.loader.feed(first, plan.last, self.world.rank * share, share, self.micro, plan.mask_share)
 
     def _alarms(self) -> Alarms:
         objective = self.recipe.objective
@@ -363,7 +354,7 @@ class Run:
         return state
 
     def _loader(self, split: str) -> Loader:
-        return run_loader(self.recipe, self.store, split, self.special, self.patience)
+        return open_loader(self.recipe, self.store, split, self.special, self.budget)
 
     def _module(self, phase: Phase, fresh: bool) -> PretrainModule:
         """Networks with their first weights; ``fresh`` = these are really trained from, not loaded over."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from electra_scale.data.patience import DataError
+from electra_scale.data.retry_budget import DataError
 
 _OF_TORCH_SAVE = ("inline_container", "iostream error")
 """What torch.save makes of a full disk, in a RuntimeError: where it writes, and where it closes a small file."""

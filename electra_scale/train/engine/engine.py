@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data_pipeline.errors import UserError
 from electra_scale.corruption.ahead import Ahead
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.recipe.objective import SamplingHeadConfig
 from electra_scale.recipe.optimizer import OptimizerConfig
 from electra_scale.tasks.module import GlobalCounts, PretrainModule

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.monitor.metrics import auc
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, combine, detection_statistics, generator_statistics

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from electra_scale.corruption.samplers.build import build_sampler
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.recipe.model import ModelConfig

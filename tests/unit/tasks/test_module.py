@@ -8,7 +8,7 @@ from torch import Tensor
 
 from electra_scale.corruption.samplers.base import Masked
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, combine
 

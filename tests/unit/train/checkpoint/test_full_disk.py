@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from electra_scale.data.patience import DataError
+from electra_scale.data.retry_budget import DataError
 from electra_scale.train.checkpoint.full_disk import writing
 
 
