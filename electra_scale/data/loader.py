@@ -144,9 +144,8 @@ class Loader:
         are the same for any.
         """
 
-        def needs(begin: int, end: int) -> NDArray[np.int64]:
-            places = self.order.places(self._positions(range(begin, end), first, count))
-            return places.shard.reshape(end - begin, count)
+        def needs(steps: range) -> NDArray[np.int64]:
+            return self.order.places(self._positions(steps, first, count)).shard.reshape(len(steps), count)
 
         def assemble(steps: range) -> list[list[Batch]]:
             parts = self.rows(self._positions(steps, first, count), mask_share).split(micro)

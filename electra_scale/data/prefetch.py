@@ -63,7 +63,7 @@ class Prefetcher(Generic[T]):
         self._changed = threading.Condition()
         self._closed = False
         self._error: Exception | None = None
-        # The step that was asked for last, the first that no thread has begun to assemble, and the finished batches.
+        # The step that was asked for last, the first step that no thread assembles, and the finished batches.
         self._taken = steps.start
         self._next = steps.start
         self._finished: dict[int, T] = {}
@@ -124,7 +124,7 @@ class Prefetcher(Generic[T]):
                 self._changed.notify_all()
 
     def _next_work(self) -> _Assemble | _Fetch | None:
-        """Wait for work, and mark it as begun; None when there is nothing more to do."""
+        """Wait for work, and mark it as taken; None when there is nothing more to do."""
         with self._changed:
             while not self._closed and self._error is None and self._next < self._last:
                 first = self._next

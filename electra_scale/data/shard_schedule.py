@@ -38,13 +38,12 @@ class _Fetch:
 class ShardSchedule:
     """The shards of ``steps``, scanned step by step in their order.
 
-    ``needs(first, last)`` gives the shards (steps, n) of the rows of steps first to last. ``fetch`` brings a shard onto
-    the disk. ``ahead`` shards are scheduled before they are needed. The schedule has no lock: the prefetcher calls it
-    under its own.
+    ``needs`` gives the shards (steps, n) of the rows of some steps. ``fetch`` brings a shard onto the disk. ``ahead``
+    shards are scheduled before they are needed. The schedule has no lock: the prefetcher calls it under its own.
     """
 
     def __init__(
-        self, steps: range, needs: Callable[[int, int], NDArray[np.int64]], fetch: Callable[[int], None], ahead: int
+        self, steps: range, needs: Callable[[range], NDArray[np.int64]], fetch: Callable[[int], None], ahead: int
     ) -> None:
         self.fetch = fetch
         self._last = steps.stop
@@ -119,7 +118,7 @@ class ShardSchedule:
 
     def _scan(self) -> None:
         first, last = self._scanned, min(self._scanned + _SCANNED_TOGETHER, self._last)
-        needed = self._needs(first, last)
+        needed = self._needs(range(first, last))
         width = needed.shape[1]
         self._shards_of.update((first + step, np.unique(row).tolist()) for step, row in enumerate(needed))
         shards, where = np.unique(needed, return_index=True)

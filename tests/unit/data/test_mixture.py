@@ -99,8 +99,8 @@ def test_every_sample_of_a_source_comes_once_in_each_of_its_epochs(
         # The last epoch is unfinished; the ones before it are complete.
         for epoch in range(last):
             assert sorted(places.sample[of_label & (places.epoch == epoch)].tolist()) == own
-        begun = places.sample[of_label & (places.epoch == last)]
-        assert len(np.unique(begun)) == len(begun)
+        unfinished = places.sample[of_label & (places.epoch == last)]
+        assert len(np.unique(unfinished)) == len(unfinished)
 
 
 def _samples(shard: int) -> range:

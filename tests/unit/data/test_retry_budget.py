@@ -10,7 +10,7 @@ from electra_scale.data.retry_budget import DataError, RetryBudget
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """Time that passes only during a sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
