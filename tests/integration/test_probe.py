@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from electra_scale.cli import main
-from electra_scale.monitor.writer import PROBE_TAGS
+from tests.support.fixtures.metric_tags import PROBE_TAGS
 from tests.support.fixtures.runs import RECIPE, launched, rows, run
 
 SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_draws"]

@@ -1,4 +1,4 @@
-"""A plan's memory and traffic against what real steps hold and send: every tensor's storage is followed, on the CPU."""
+"""Memory and traffic of a plan, compared with what real steps hold and send: each tensor's storage, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from electra_scale.model.architectures.bert import dropped_elements
 from electra_scale.model.cost import parameter_counts
-from electra_scale.plan.memory import Memory, device_memory, dropped_elements
+from electra_scale.plan.memory import Memory, device_memory
 from electra_scale.tasks import module as training
 from tests.support.fixtures.runs import ROOT
 from tests.support.fixtures.s3 import free_ports
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
-from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, module_of, recipe_of
+from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, loss_of, module_of, recipe_of
 
 RANKS = 2
 
 
 def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int) -> Memory:
     recipe = recipe_of(name)
-    return device_memory(recipe, recipe.model.resolve(VOCABULARY), deepspeed_json, ranks, ROWS, accumulation)
+    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, ROWS, accumulation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -52,8 +53,8 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
         for parameter in module.parameters():
             live.follow(parameter)
         weights = live.now
-        # In detail, as in a step that is logged: the pass needs the scores themselves as well.
-        loss, _ = module(batch, counts, 1.0, True)
+        # With details, as in a logged step: the pass then needs the scores themselves as well.
+        loss = loss_of(module, batch, True)
         kept = live.now
         del loss
     module.to(torch.float32)
@@ -76,8 +77,8 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest
         return values
 
     monkeypatch.setattr(F, "dropout", counting)
-    module(batch, counts_of(batch), 1.0, False)
-    model, tokens = recipe.model.resolve(VOCABULARY), batch.ids.numel()
+    loss_of(module, batch)
+    model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     encoders = dropped_elements(model.generator) + dropped_elements(model.discriminator)
     assert dropped == tokens * (encoders + 2 * model.embedding)
 
@@ -105,7 +106,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
     always = found.weights + found.optimizer
     assert measured["between"] == pytest.approx(always, rel=0.002)
     assert measured["update"] - always == pytest.approx(found.moments["update"] - always, rel=0.02)
-    # The buffer for gradients is exact, and so large that it would hide everything else.
+    # Without the buffer for gradients, which is exact and so large that it would hide other differences.
     bucket = case.bucket * (2 if "bf16" in case.deepspeed else 4)
     largest = max(size for moment, size in found.moments.items() if moment != "update")
     assert measured["micro_batch"] - bucket - always == pytest.approx(largest - bucket - always, rel=0.03)
@@ -114,7 +115,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
-    model = recipe_of(case.recipe).model.resolve(VOCABULARY)
+    model = recipe_of(case.recipe).networks(VOCABULARY)
     weights = parameter_counts(model).total * (2 if "bf16" in case.deepspeed else 4)
     # The sampling head's gradient and a few flags are summed as well.
     assert measured["all_reduced"] == pytest.approx(case.accumulation * weights, rel=0.01)
