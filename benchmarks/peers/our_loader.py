@@ -1,4 +1,4 @@
-"""This project's loader as a contestant: the training loop's own calls, with default settings."""
+"""This project's loader among its peers: the same calls as in the training loop, with default settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.data.rows import gather
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
@@ -18,11 +19,11 @@ from electra_scale.recipe.data import CacheConfig, DataConfig
 
 
 class WithoutNoise(Loader):
-    """Token ids and segments only, for comparison with loaders that know nothing of masks."""
+    """Token ids and segments only, for comparison with loaders that make no masks."""
 
     def rows(self, positions: NDArray[np.int64], mask_share: float) -> Batch:
         places = self.order.places(positions)
-        ids, segment = gather(places, self.split.open, self.split.sequence_length)
+        ids, segment = gather(places, self.split.open, self.config.sequence_length)
         self.split.rows_were_read(len(positions))
         return Batch(
             torch.from_numpy(ids),
@@ -33,57 +34,33 @@ class WithoutNoise(Loader):
         )
 
 
-def open_loader(
-    url: str, cache: CacheConfig, batch: int, length: int, seed: int, noise: bool = True, streams: int | None = None
-) -> Loader:
-    """A loader of the train split as a recipe with default settings makes it, ``streams`` apart."""
-    data = DataConfig()
-    store = Store(url, cache)
-    split = Split(
-        store,
-        "train",
-        length,
-        special_tokens(store.tokenizer_dir),
-        data.packing,
-        data.packing_window,
-        data.attend_across_documents,
-    )
+def default_loader(config: DataConfig, batch: int, seed: int, noise: bool = True) -> Loader:
+    """A loader of the train split; ``config`` has the recipe's defaults where a benchmark does not set them."""
+    store = Store(config.store, config.cache)
     kind = Loader if noise else WithoutNoise
-    return kind(
-        split,
-        seed=seed,
-        global_batch=batch,
-        mask_token_share=data.mask_token_share,
-        streams=streams or data.streams,
-        window=data.shuffle_window,
-    )
+    return kind(Split(store, "train", special_tokens(store.tokenizer_dir), config), seed, batch)
 
 
 def epochs_of(spec: dict[str, Any]) -> Callable[[int], Iterator[Tensor]]:
     """Batches of token ids of an epoch, read by ``workers`` threads. The order knows no end of an epoch, so an epoch
     is its whole batches; the rest comes in the first batch of the next."""
-    data = DataConfig()
-    loader = open_loader(
-        spec["store"], CacheConfig(folder=spec["cache"]), spec["batch"], spec["length"], spec["seed"], spec["noise"]
+    config = DataConfig(
+        store=spec["store"],
+        sequence_length=spec["length"],
+        prefetch_threads=spec["workers"],
+        cache=CacheConfig(folder=spec["cache"]),
     )
-    steps = loader.samples // spec["batch"]
+    batch = spec["batch"]
+    loader = default_loader(config, batch, spec["seed"], spec["noise"])
+    steps = loader.samples // batch
 
     def epoch_of(epoch: int) -> Iterator[Tensor]:
         first = epoch * steps
-        reader = loader.run(
-            first,
-            first + steps,
-            0,
-            spec["batch"],
-            spec["batch"],
-            data.mask_share,
-            threads=spec["workers"],
-            ahead=data.prefetch_shards,
-        )
+        feed = loader.feed(first, first + steps, 0, batch, batch, config.mask_share)
         try:
             for step in range(first, first + steps):
-                yield reader.take(step)[0].ids
+                yield feed.take(step)[0].ids
         finally:
-            reader.close()
+            feed.close()
 
     return epoch_of

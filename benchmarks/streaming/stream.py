@@ -1,4 +1,4 @@
-"""The loader on a large store: time to the first batch, memory, and what each node fetches and keeps.
+"""The loader on a large store: time to the first batch, memory, and what each node fetches and caches.
 
 python -m benchmarks.streaming.stream --gigabytes 10 --epoch-gigabytes 1 --out runs/bench/stream.json
 
@@ -46,12 +46,12 @@ def arguments() -> argparse.Namespace:
 
 
 class CacheWatch:
-    """The largest size that a folder ever has, looked at many times a second, in bytes on disk."""
+    """The largest size of a folder while it is watched, measured many times a second, in bytes on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.most = 0
-        self.looks = 0
+        self.measurements = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -66,7 +66,7 @@ class CacheWatch:
     def _watch(self) -> None:
         while not self._ended.wait(0.02):
             self.most = max(self.most, self._size())
-            self.looks += 1
+            self.measurements += 1
 
     def _size(self) -> int:
         total = 0
@@ -88,7 +88,7 @@ class Bench:
         self.failures: dict[str, str] = {}
 
     def read(self, label: str, **settings: Any) -> Outcome:
-        """A fresh process; without a word about it, defaults as in a recipe, all batches, no cache."""
+        """Read in a fresh process. What ``settings`` leaves out is a recipe's default, without a cache."""
         spec = {"cache": None, "limit_gb": 50.0, "streams": None, "batch": BATCH, "length": LENGTH, "step": 0}
         spec |= {"steps": 0, "seconds": 0, "node": 0, "nodes": 1, "noise": True, **settings}
         path = self.work / "specs" / f"{label}.json"
@@ -211,14 +211,14 @@ class Bench:
             fetched = [outcome.result["fetched"] for outcome, _ in found]
             most = max(watch.most for _, watch in found)
             share = store_bytes / nodes
-            # Within 10 % holds on both sides, for the node that is furthest off.
+            # The target is within 10 % on both sides, and the node that is furthest off decides.
             worst = max(fetched, key=lambda size: abs(size / share - 1)) / share - 1
             figures[str(nodes)] = {
                 "fetched": fetched,
                 "share": share,
                 "worst": worst,
                 "cache_at_most": most,
-                "looks": min(watch.looks for _, watch in found),
+                "measurements": min(watch.measurements for _, watch in found),
                 "seconds": took,
                 "rows": [outcome.result["rows"] for outcome, _ in found],
                 "working_set": found[0][0].result["working_set"],

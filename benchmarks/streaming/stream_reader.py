@@ -1,8 +1,8 @@
-"""A process that reads a store with this project's loader, and says how long, how much and in how much memory.
+"""A process that reads a store with this project's loader, and reports seconds, rows, bytes and memory.
 
-``stream_reader.py SPEC``, a JSON file: ``store``, ``cache`` (null: the folder is read in place), ``limit_gb``,
-``streams``, ``batch`` (global), ``length``, ``step`` (the first), ``steps`` (0: until ``seconds`` end),
-``seconds``, ``node`` of ``nodes``, ``noise``.
+``python -m benchmarks.streaming.stream_reader SPEC``, a JSON file: ``store``, ``cache`` (null: the folder is read in
+place), ``limit_gb``, ``streams``, ``batch`` (global), ``length``, ``step`` (the first), ``steps`` (0: read for
+``seconds``), ``seconds``, ``node`` of ``nodes``, ``noise``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from benchmarks.measure import report
 
 
 def since_process_start() -> float:
-    """Seconds; the kernel counts the start in hundredths."""
+    """Seconds; the kernel gives the start in hundredths."""
     started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - started
 
 
 def memory() -> dict[str, int]:
-    """Bytes: the peak of all memory (``VmHWM``), and what is resident, of files and of our own."""
+    """Bytes: the peak of resident memory (``VmHWM``), and what is resident now: all, anonymous, of files."""
     status = Path("/proc/self/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS", "RssAnon", "RssFile")}
@@ -32,41 +32,34 @@ def memory() -> dict[str, int]:
 
 def main() -> None:
     spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    from benchmarks.peers.our_loader import open_loader
+    from benchmarks.peers.our_loader import default_loader
     from electra_scale.recipe.data import CacheConfig, DataConfig
 
     imported, before = since_process_start(), memory()
-    cache = CacheConfig(folder=spec["cache"], limit_gb=spec["limit_gb"])
-    loader = open_loader(
-        spec["store"], cache, spec["batch"], spec["length"], seed=1, noise=spec["noise"], streams=spec["streams"]
+    config = DataConfig(
+        store=spec["store"],
+        sequence_length=spec["length"],
+        streams=spec["streams"] or DataConfig.streams,
+        cache=CacheConfig(folder=spec["cache"], limit_gb=spec["limit_gb"]),
     )
-    data = DataConfig()
+    loader = default_loader(config, spec["batch"], seed=1, noise=spec["noise"])
     share = spec["batch"] // spec["nodes"]
     first = spec["step"]
     last = first + (spec["steps"] or 1 << 40)
-    reader = loader.run(
-        first,
-        last,
-        share * spec["node"],
-        share,
-        share,
-        data.mask_share,
-        threads=data.prefetch_threads,
-        ahead=data.prefetch_shards,
-    )
+    feed = loader.feed(first, last, share * spec["node"], share, share, config.mask_share)
     start = time.monotonic()
     checksum = rows = 0
     step = first
     first_batch = 0.0
     while step < last and not (spec["seconds"] and time.monotonic() - start > spec["seconds"]):
-        batch = reader.take(step)[0]
+        batch = feed.take(step)[0]
         checksum += int(batch.ids.sum())
         rows += len(batch.ids)
         step += 1
         if not first_batch:
             first_batch = since_process_start()
     seconds = time.monotonic() - start
-    reader.close()
+    feed.close()
     report(
         first_batch=first_batch,
         imported=imported,
@@ -77,7 +70,7 @@ def main() -> None:
         before=before,
         after=memory(),
         fetched=loader.fetched()[0],
-        working_set=loader.working_set(spec["nodes"], data.prefetch_shards),
+        working_set=loader.working_set(spec["nodes"], config.prefetch_shards),
     )
 
 

@@ -22,7 +22,8 @@ from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.samplers.base import Masked
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store
 from electra_scale.model.layout import Layout
@@ -121,16 +122,8 @@ def load(run: Path) -> tuple[Recipe, PretrainModule]:
 def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Batch]:
     """The first held-out samples of the recipe's store."""
     data = recipe.data
-    split = Split(
-        Store(data.store, data.cache),
-        "heldout",
-        data.sequence_length,
-        module.corruptor.special,
-        data.packing,
-        data.packing_window,
-        data.attend_across_documents,
-    )
-    loader = Loader(split, SEED, _ROWS, data.mask_token_share, data.streams, data.shuffle_window, shuffle=False)
+    split = Split(Store(data.store, data.cache), "heldout", module.corruptor.special, data)
+    loader = Loader(split, SEED, _ROWS, shuffle=False)
     last = min(samples, loader.samples)
     for first in range(0, last, _ROWS):
         yield loader.batch(0, first, min(_ROWS, last - first), data.mask_share)

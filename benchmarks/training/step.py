@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.measure import pick_cores, spread, table, write_figures
 from electra_scale.corruption.corruption import Clock
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.batch import batch_split

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from electra_scale.cluster.ranks import Alone
-from electra_scale.data.run_data import run_loader
+from electra_scale.data.loader import open_loader
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.monitor.draw_variance import GRADIENT_PARTS, bucket_figures, draw_figures
 from electra_scale.recipe.parse import recipe_of_run
@@ -50,7 +50,7 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = load_module(folder, recipe, tag).to(device)
     split = "heldout" if store.manifest.split("heldout") else "train"
-    loader = run_loader(recipe, store, split, special_tokens(store.tokenizer_dir))
+    loader = open_loader(recipe, store, split, special_tokens(store.tokenizer_dir))
     samples = min(samples, loader.samples)
     with tqdm(total=samples, unit="sample", disable=None) as bar:
         redrawn = probe(

@@ -30,7 +30,7 @@ from electra_scale.corruption.statistics import (
     staleness_statistics,
 )
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout

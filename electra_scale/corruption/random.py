@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from electra_scale.corruption.corruption import Clock, Corruption, Corruptor
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout

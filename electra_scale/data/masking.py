@@ -11,18 +11,18 @@ from electra_scale.data.noise import uniforms, uniforms_at
 def choose_positions(maskable: NDArray[np.bool_], order: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     """Choose a share of each row's maskable positions, without replacement.
 
-    ``maskable`` (B, S): neither special nor padding. ``order`` (B, S): the positions with the smallest numbers are
-    taken. At least one a row, where it has any. (The original ELECTRA code draws with replacement, so that some
-    positions come twice.)
+    ``maskable`` (B, S): neither special nor padding. ``order`` (B, S) numbers: the positions with the smallest ones are
+    chosen, at least one in a row that has any. (The original ELECTRA code draws with replacement, so that some
+    positions are drawn twice.)
     """
     available = maskable.sum(-1)
     wanted = np.minimum(np.maximum(np.rint(share * available), 1), available).astype(np.int64)
-    # Numbers that are not maskable go last; a row's largest number taken is the bound of those taken.
+    # Positions that are not maskable sort last. The bound is the largest number that is chosen in a row.
     ranking = np.where(maskable, order, np.inf)
     bound = np.take_along_axis(np.sort(ranking, axis=-1), np.maximum(wanted, 1)[:, None] - 1, axis=-1)
     chosen = (ranking <= bound) & maskable
     for row in np.flatnonzero(chosen.sum(-1) > wanted):
-        # Equal numbers at the bound: the positions that come first are taken.
+        # Of equal numbers at the bound, the first positions are chosen.
         chosen[row] = False
         chosen[row, np.argsort(ranking[row], kind="stable")[: wanted[row]]] = True
     return chosen

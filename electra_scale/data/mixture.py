@@ -1,10 +1,10 @@
 """Mixtures: several sources in one order, each with a fixed share of the samples, through its own epochs.
 
-Every canonical stream draws from all sources. Its steps come in pattern blocks, in which each source has the same
+Every canonical stream draws from all sources. Its steps come in pattern blocks. In a block each source has the same
 number of draws in every stream, in an order keyed by block and stream; so the shares hold exactly in every block, and
-the batches between mix well. The draws of a source, counted through blocks, are positions of an order of its own that
-has one slot for each stream: so a source runs through its epochs exactly, short sources repeat sooner than long ones,
-and a rank still reads only its part of each.
+the batches inside a block are mixed too. The draws of a source, counted through blocks, are positions of an order of
+its own that has one slot for each stream: so a source runs through its epochs exactly, short sources repeat sooner than
+long ones, and a rank still reads only its part of each.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from numpy.typing import NDArray
 from data_pipeline.errors import UserError
 from electra_scale.data.noise import generator_key, hashes
 from electra_scale.data.order import Order, Places, stream_count
+from electra_scale.recipe.data import DataConfig
 
 PATTERN = 1024
-"""Steps of a stream in a pattern block, or the next number that whole batches fill."""
+"""Least number of steps of a stream in a pattern block; it is rounded up to whole batches."""
 
 _BLOCKS = 4
-"""Pattern blocks that are kept at hand."""
+"""Pattern blocks that are kept in memory."""
 
 
 class Mixture:
-    """The order of a run over sources with weights; it answers like an :class:`~electra_scale.data.order.Order`.
+    """The order of a run over sources with weights; it has the methods of :class:`~electra_scale.data.order.Order`.
 
     ``rows`` (shards,) rows of each shard in manifest order and ``sources`` the label of each; ``weights`` of the labels
-    count samples, which are all equally long. Sources without a weight are left out. The other settings are Order's.
-    Raises UserError for a weight that is not positive, or a label that the store does not have.
+    count samples, which are all equally long. Sources without a weight are left out. The other arguments are those of
+    Order. Raises UserError for a weight that is not positive, or a label that the store does not have.
     """
 
     def __init__(
@@ -42,8 +43,7 @@ class Mixture:
         fingerprint: str,
         seed: int,
         global_batch: int,
-        streams: int,
-        window: int,
+        config: DataConfig,
         shuffle: bool = True,
     ) -> None:
         rows = np.asarray(rows, dtype=np.int64)
@@ -53,12 +53,13 @@ class Mixture:
         _check(weights, shards, sorted(set(sources)))
         self.shards = [shards[label] for label in self.labels]
         self.global_batch = global_batch
-        self.streams = stream_count(global_batch, streams)
+        self.streams = stream_count(global_batch, config.streams)
         self.seed = seed
         self.fingerprint = fingerprint
         self.shuffle = shuffle
+        # With a batch of one position for each stream, the order of a source has as many streams as the mixture.
         self.orders = [
-            Order(rows[own], f"{fingerprint} {label}", seed, self.streams, self.streams, window, shuffle)
+            Order(rows[own], f"{fingerprint} {label}", seed, self.streams, config, shuffle)
             for label, own in zip(self.labels, self.shards, strict=True)
         ]
         self.samples = sum(order.samples for order in self.orders)
@@ -70,7 +71,7 @@ class Mixture:
         self._block = lru_cache(maxsize=_BLOCKS)(self._draw_block)
 
     def places(self, positions: NDArray[np.int64]) -> Places:
-        """What stands at ``positions`` (n,) of the run; an ``epoch`` is one of the source that the row is from."""
+        """The rows at ``positions`` (n,) of the run; ``epoch`` counts those of the source that the row is from."""
         positions = np.asarray(positions, dtype=np.int64)
         batch, in_batch = np.divmod(positions, self.global_batch)
         stream, slot = np.divmod(in_batch, self._slots)
@@ -95,7 +96,7 @@ class Mixture:
         return found
 
     def _draw_block(self, block: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The source of each step of a pattern block (streams, steps), and its draws before in the block."""
+        """The source of each step of a pattern block (streams, steps), and its number of earlier draws in the block."""
         evenly = np.concatenate([(np.arange(count) + 0.5) / count for count in self.draws])
         sources = np.repeat(np.arange(len(self.draws), dtype=np.int32), self.draws)
         sources = np.tile(sources[np.argsort(evenly, kind="stable")], (self.streams, 1))
@@ -114,10 +115,10 @@ class Mixture:
 def _check(weights: Mapping[str, float], shards: Mapping[str, NDArray[np.intp]], known: list[str]) -> None:
     for label, weight in weights.items():
         if not 0 < weight < float("inf"):
-            raise UserError(f"data.mixture gives {label} the weight {weight}: give it a positive one, or leave it out")
+            raise UserError(f"data.mixture gives {label} the weight {weight}: make it positive, or leave {label} out")
         if len(shards[label]) == 0:
             raise UserError(
-                f"data.mixture names {label}, of which the store has no rows; its sources are {', '.join(known)}"
+                f"data.mixture names {label}, but the store has no rows of it; its sources are {', '.join(known)}"
             )
     if not weights:
         raise UserError("data.mixture is empty: give at least one source a weight")

@@ -18,7 +18,7 @@ def generator_key(*parts: object) -> int:
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that leaves no visible pattern."""
-    # In place where it can be: batches of numbers are large enough for allocating to cost more than computing.
+    # In place where possible: for so many numbers allocating costs more than computing.
     mixed = x >> np.uint64(30)
     mixed ^= x
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
@@ -31,7 +31,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 _ROUNDS = 8
-"""An even number, so that left and right end where they began; so many that windows of a few rows mix well too."""
+"""An even number, so that left and right have their own radices at the end; enough to mix windows of a few rows too."""
 
 _ROUND_KEYS = _mix(np.arange(1, _ROUNDS + 1, dtype=np.uint64) << np.uint64(32))
 
@@ -46,11 +46,11 @@ def hashes(key: int, *parts: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def permuted(indices: NDArray[np.int64], sizes: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where a keyed bijection of [0, ``sizes``) takes ``indices``; all (n,), 0 <= index < size < 2**62.
+    """The images of ``indices`` under keyed bijections of [0, ``sizes``); all (n,), 0 <= index < size < 2**62.
 
     A Feistel network over pairs (left, right) of mixed radix (Black and Rogaway 2002, generalised-Feistel cipher), so
-    no table is needed. A pair beyond the size is sent through again until it falls inside (cycle walking); few are,
-    since the radices are about the square root of the size.
+    no table is needed. A pair beyond the size goes through the network again until it falls inside (cycle walking);
+    few do, since the radices are about the square root of the size.
     """
     size = sizes.astype(np.uint64)
     high = np.ceil(np.sqrt(sizes)).astype(np.uint64)

@@ -4,7 +4,7 @@ The shards of an epoch are permuted, and their rows, one shard after the other, 
 canonical streams of equal length, whose number does not depend on ranks; each fills a fixed slice of every global
 batch, and its rows are permuted inside windows by a bijection that is computed, not stored. So a rank, whose part of
 the batch is contiguous, reads a contiguous piece of the line, and with N nodes each fetches about 1/N of the bytes.
-Every row appears exactly once in an epoch, and any position is found without the ones before it.
+Every row appears exactly once in an epoch, and any position is computed without the ones before it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from electra_scale.data.noise import generator_key, hashes, permuted
+from electra_scale.recipe.data import DataConfig
 
-_LAYOUTS = 4
-"""Epochs whose permuted shards are kept at hand; a batch seldom touches more than two."""
+_LINES = 4
+"""Epochs whose permuted shards are kept in memory; a batch seldom touches more than two."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Rows of the store at their places in the run, arrays (n,): ``sample`` numbers the rows of the store from 0."""
+    """Rows of a split at their places in the run, arrays (n,): ``sample`` numbers the rows of the split from 0."""
 
     epoch: NDArray[np.int64]
     shard: NDArray[np.int64]
@@ -35,16 +36,17 @@ class Places:
 
 
 def stream_count(global_batch: int, wanted: int) -> int:
-    """Canonical streams: as many as wanted, or the next fewer that divide the batch."""
+    """Canonical streams: as many as wanted, or the next smaller number that divides the batch."""
     return max(count for count in range(1, min(wanted, global_batch) + 1) if global_batch % count == 0)
 
 
 class Order:
-    """The order of a run over a store, or over one source of it.
+    """The order of a run over a split, or over one source of it.
 
     ``rows`` (shards,) rows of each shard in manifest order; ``fingerprint`` of the manifest; ``seed`` of the run;
-    ``global_batch`` positions of a step; ``streams`` wanted, ``window`` rows of a stream that are shuffled together.
-    Without ``shuffle`` every epoch is the store in manifest order. Raises ValueError for a store without rows.
+    ``global_batch`` positions of a step; ``config`` has the streams, and the window of rows of a stream that are
+    shuffled together. Without ``shuffle`` every epoch is the split in manifest order. Raises ValueError for a split
+    without rows.
     """
 
     def __init__(
@@ -53,29 +55,28 @@ class Order:
         fingerprint: str,
         seed: int,
         global_batch: int,
-        streams: int,
-        window: int,
+        config: DataConfig,
         shuffle: bool = True,
     ) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
         self.samples = int(self.rows.sum())
-        if self.samples == 0 or min(global_batch, streams, window) < 1:
-            raise ValueError("an order needs rows, and a batch, streams and a window of at least one")
+        if self.samples == 0 or min(global_batch, config.streams, config.shuffle_window) < 1:
+            raise ValueError("an order needs rows, and a batch, streams and a shuffle window of at least one")
         self.first_sample = np.cumsum(self.rows) - self.rows
         self.fingerprint = fingerprint
         self.seed = seed
         self.global_batch = global_batch
-        self.streams = stream_count(global_batch, streams)
-        self.window = window
+        self.streams = stream_count(global_batch, config.streams)
+        self.shuffle_window = config.shuffle_window
         self.shuffle = shuffle
         self._slots = global_batch // self.streams
         self._blocks = self.samples // global_batch
         self._stream_rows = self._blocks * self._slots
         self._in_order = np.arange(len(self.rows)), np.cumsum(self.rows)
-        self._line = lru_cache(maxsize=_LAYOUTS)(self._lay_out)
+        self._line = lru_cache(maxsize=_LINES)(self._permute_shards)
 
     def places(self, positions: NDArray[np.int64]) -> Places:
-        """What stands at ``positions`` (n,) of the run, counted from 0 over all epochs."""
+        """The rows at ``positions`` (n,) of the run, counted from 0 over all epochs."""
         positions = np.asarray(positions, dtype=np.int64)
         epoch, inside = np.divmod(positions, self.samples)
         line = self._line_rows(positions, epoch, inside) if self.shuffle else inside
@@ -93,14 +94,14 @@ class Order:
         self, positions: NDArray[np.int64], epoch: NDArray[np.int64], inside: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """The row (n,) of the epoch's line at each position."""
-        # An epoch need not begin with a batch. The slot is the one in the batch, so that a rank keeps to its streams.
+        # An epoch may start inside a batch. The slot is counted in the batch, so that a rank keeps to its streams.
         stream, slot = np.divmod(positions % self.global_batch, self._slots)
         step = (inside // self.global_batch) * self._slots + slot
-        window = step // self.window
-        start = window * self.window
-        size = np.minimum(self.window, self._stream_rows - start)
+        window = step // self.shuffle_window
+        start = window * self.shuffle_window
+        size = np.minimum(self.shuffle_window, self._stream_rows - start)
         base = stream * self._stream_rows + start
-        # What is left over when the epoch does not fill its last batch comes last, as a window of its own.
+        # The rows that do not fill a batch of the epoch come last, as a window of their own.
         full = self._blocks * self.global_batch
         tail = inside >= full
         stream = np.where(tail, self.streams, stream)
@@ -111,7 +112,7 @@ class Order:
         key = hashes(generator_key(self.fingerprint, self.seed, "windows"), epoch, stream, window)
         return base + permuted(offset, size, key)
 
-    def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _permute_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shards of an epoch in the order of the line, and the line's row at which each ends."""
         key = generator_key(self.fingerprint, self.seed, epoch, "shards")
         shards = np.argsort(hashes(key, np.arange(len(self.rows))), kind="stable")

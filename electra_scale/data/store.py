@@ -62,7 +62,8 @@ class Store:
         return {str(label): float(weight) for label, weight in weights.items()}
 
     def token_counts(self) -> NDArray[np.int64]:
-        """How often each token (V,) occurs in the train split."""
+        """How often each token (V,) occurs in the train split. Raises UserError if the file is missing or damaged."""
+        self._verified(self.manifest.token_counts.name, self.manifest.token_counts.sha256)
         return load_token_counts(self.place, self.manifest)
 
     def documents(self, split: str, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -85,12 +86,15 @@ class Store:
         return np.concatenate(ids) if ids else np.zeros(0, np.int64), offsets.astype(np.int64)
 
     def fetch(self, entry: ShardEntry) -> None:
-        """See that a shard is on the node's disk; nothing to do for a folder that is read in place."""
+        """Bring a shard into the cache unless it is there; a folder that is read in place needs nothing.
+
+        Raises what :meth:`electra_scale.data.cache.Cache.open` does.
+        """
         if self.cache is not None:
             self.cache.get(self.place, entry.name, entry.sha256, entry.bytes)
 
     def open(self, entry: ShardEntry) -> MappedShard:
-        """Map a shard, fetched into the cache first where there is one.
+        """Map a shard into memory, fetched into the cache first where there is one.
 
         Raises:
             UserError: it is missing, damaged, belongs to another store, or does not hold what the manifest says.
@@ -108,8 +112,8 @@ class Store:
         if len(shard.doc) != entry.rows or int(shard.offsets[-1]) != entry.tokens:
             raise UserError(
                 f"shard {entry.name} of {self.url} holds {len(shard.doc)} documents and "
-                f"{int(shard.offsets[-1])} tokens, the manifest says {entry.rows} and {entry.tokens}; "
-                "run electra-data verify and build the store again"
+                f"{int(shard.offsets[-1])} tokens, but the manifest says {entry.rows} and {entry.tokens}: "
+                "run `electra-data verify`, then restore it or build the store again"
             )
         return MappedShard(shard, mapped, None if self.cache is None else path)
 
@@ -126,11 +130,11 @@ class Store:
             raise UserError(f"cannot open shard {path}: {error.strerror}; check the file's permissions") from error
 
     def _remote_tokenizer(self) -> Path:
-        """The tokenizer's files in the cache folder, whole or not at all."""
+        """The folder of the tokenizer's files in the cache, fetched if it is not there; it is whole or not there."""
         assert self.cache is not None
         folder = self.cache.folder / f"tokenizer-{self.manifest.tokenizer.fingerprint}"
         if not folder.is_dir():
-            contents = {name: self._checked(name, sha) for name, sha in self.manifest.tokenizer.files.items()}
+            contents = {name: self._verified(name, sha) for name, sha in self.manifest.tokenizer.files.items()}
             with self.cache.locked():
                 if not folder.is_dir():
                     partial = folder.with_name(f".{folder.name}.partial")
@@ -141,12 +145,13 @@ class Store:
                     partial.rename(folder)
         return folder / TOKENIZER_FOLDER
 
-    def _checked(self, name: str, sha256: str) -> bytes:
+    def _verified(self, name: str, sha256: str) -> bytes:
+        """The content of a small file. Raises UserError if its checksum is not the manifest's."""
         data = self.place.read(name)
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise UserError(
-                f"{name} of {self.url} has SHA-256 {found}, the manifest says {sha256}: "
+                f"{name} of {self.url} has SHA-256 {found}, but the manifest says {sha256}: "
                 "restore it or build the store again"
             )
         return data
@@ -154,7 +159,10 @@ class Store:
 
 @dataclass
 class MappedShard:
-    """An open shard, its memory map, and its file in the cache if it has one there."""
+    """An open shard, its memory map, and its file in the cache if it has one there.
+
+    ``touched`` is when the file was last marked as used, in seconds of the monotonic clock.
+    """
 
     shard: Shard
     map: mmap.mmap
@@ -162,11 +170,11 @@ class MappedShard:
     touched: float = 0.0
 
     def release_memory(self) -> None:
-        """Give the pages that were read back to the kernel, which keeps them as its file cache while it can."""
+        """Give the pages that were read back to the kernel, which keeps them in its page cache while it can."""
         self.map.madvise(mmap.MADV_DONTNEED)
 
     def keep_in_cache(self) -> None:
-        """Mark the file as used, so that a shard in use is not the one that was used longest ago."""
+        """Mark the file in the cache as used, so that a shard in use is not evicted as the one used longest ago."""
         if self.cached is None or time.monotonic() - self.touched < _TOUCH_SECONDS:
             return
         self.touched = time.monotonic()
@@ -177,17 +185,17 @@ class MappedShard:
 
 
 def cache_folder(config: CacheConfig) -> Path:
-    """The folder of ``data.cache``; the default lies in the system's temporary folder, one for each user.
+    """The folder of ``data.cache``; by default one for each user in the system's temporary folder.
 
     Raises:
-        UserError: the default folder belongs to somebody else.
+        UserError: the default folder belongs to another user.
     """
     if config.folder is not None:
         return Path(config.folder).expanduser()
     folder = Path(tempfile.gettempdir()) / f"electra-scale-cache-{os.getuid()}"
     if folder.exists() and folder.stat().st_uid != os.getuid():
         raise UserError(
-            f"the cache folder {folder} does not belong to {getpass.getuser()}: set data.cache.folder to one that does"
+            f"the cache folder {folder} does not belong to {getpass.getuser()}: set data.cache.folder to another one"
         )
     return folder
 

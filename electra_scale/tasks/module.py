@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from electra_scale.corruption.corruption import Clock, Corruptor, LossTerm, Statistic, Sums, build_corruptor
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from electra_scale.corruption.corruption import Corruption, LossTerm, Statistic, Sums, statistics_of
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.model.architectures.architecture import Hidden
 from electra_scale.model.electra import Electra
 from electra_scale.recipe.task import ReplacedTokensSettings

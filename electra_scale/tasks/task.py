@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from electra_scale.corruption.corruption import Corruption, LossTerm, Statistic, Sums
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.architectures.architecture import Hidden
 from electra_scale.model.electra import Electra

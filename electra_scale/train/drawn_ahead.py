@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.ahead import Ahead
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.train.checkpoint.full_disk import writing
 from electra_scale.train.engine.world import World
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from data_pipeline.errors import OneRankError
 from electra_scale.corruption.ahead import Ahead
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.monitor.meter import Meter
 

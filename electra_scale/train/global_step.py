@@ -16,7 +16,8 @@ from torch import Tensor
 from data_pipeline.errors import OneRankError, UserError
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.corruption import Clock, Statistic
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.data.noise import generator_key
 from electra_scale.model.layout import Layout
 from electra_scale.monitor.meter import Meter

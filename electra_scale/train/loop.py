@@ -11,10 +11,10 @@ from torch import Tensor
 
 from data_pipeline.errors import OneRankError, UserError
 from data_pipeline.places.retries import retries
-from electra_scale.data.loader import Batch, Loader
-from electra_scale.data.patience import Patience
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader, open_loader
 from electra_scale.data.prefetch import Prefetcher
-from electra_scale.data.run_data import run_loader
+from electra_scale.data.retry_budget import RetryBudget
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.cost import training_flops
 from electra_scale.monitor.hardware import peak_flops
@@ -86,7 +86,7 @@ class Run:
         self.folder = RunFolder(Path(recipe.run_dir))
         self.reporter = Reporter(self.folder, world, recipe.total_steps)
         retries.listener = self.reporter.log_of_rank
-        self.patience = Patience(recipe.data.give_up_minutes, self.reporter.log_of_rank)
+        self.budget = RetryBudget(recipe.data.give_up_minutes, self.reporter.log_of_rank)
         self.special = special_tokens(self.store.tokenizer_dir)
         self.config = recipe.networks(self.store.manifest.tokenizer.vocab_size)
         self.loader = self._loader("train")
@@ -238,20 +238,11 @@ class Run:
 
     def _feed(self, first: int, plan: PhasePlan) -> Prefetcher[list[Batch]]:
         """This rank's micro-batches of each step of a phase from ``first`` on."""
-        share, data = self.micro * self.accumulation, self.recipe.data
-        return self.loader.run(
-            first,
-            plan.last,
-            self.world.rank * share,
-            share,
-            self.micro,
-            plan.mask_share,
-            data.prefetch_threads,
-            data.prefetch_shards,
-        )
+        share = self.micro * self.accumulation
+        return self.loader.feed(first, plan.last, self.world.rank * share, share, self.micro, plan.mask_share)
 
     def _loader(self, split: str) -> Loader:
-        return run_loader(self.recipe, self.store, split, self.special, self.patience)
+        return open_loader(self.recipe, self.store, split, self.special, self.budget)
 
     def _module(self, phase: Phase, fresh: bool) -> PretrainModule:
         """Networks with their first weights; ``fresh`` = these are really trained from, not loaded over."""

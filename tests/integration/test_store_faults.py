@@ -1,4 +1,4 @@
-"""Places whose server fails: busy, slow, cut off, lying, killed."""
+"""Places whose server fails: it is busy, slow, cut off, sends damaged data or is killed."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_connections_that_break_are_made_again(faulty_s3: FaultyProxy, told: lis
     assert len(told) == faulty_s3.injected["refuse"] + faulty_s3.injected["lost"] > 4
 
 
-def test_cut_bodies_are_taken_up_where_they_stopped(
+def test_cut_bodies_are_continued_where_they_stopped(
     faulty_s3: FaultyProxy, big: Path, tmp_path: Path, told: list[str]
 ) -> None:
     place = open_place(faulty_s3.url)
@@ -238,15 +238,15 @@ def test_an_upload_is_not_visible_before_it_is_whole(faulty_s3: FaultyProxy, big
     faulty_s3.upload_bytes_per_second = 30e6
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(place.put_file, "big", big)
-        looks = 0
+        listings = 0
         while not done.done():
             for entry in place.list():
                 assert entry.size == big.stat().st_size
                 assert "partNumber=2" in "".join(faulty_s3.paths)
-            looks += 1
+            listings += 1
             time.sleep(0.02)
         done.result()
-    assert looks > 5
+    assert listings > 5
     assert [e.size for e in place.list()] == [big.stat().st_size]
 
 

@@ -1,4 +1,4 @@
-"""Training from an object store: killed, cut off, lied to, it trains what a run from a folder trains."""
+"""Training from an object store: killed, cut off or sent damaged data, a run trains what one from a folder trains."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from electra_scale.cli import main as electra_scale
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
+from electra_scale.recipe.data import DataConfig
 from tests.support.fixtures.faults import FaultyProxy
-from tests.support.fixtures.runs import RECIPE, end, environment, ranks, rows, run, start
+from tests.support.fixtures.runs import RECIPE, end, environment, plain, ranks, rows, run, start
 from tests.support.fixtures.s3 import S3Server
 
 STEPS = 24
+DATA = {"streams": 8, "shuffle_window": 8, "prefetch_shards": 1}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def build(folder: Path, out: str) -> None:
 
 def write_recipe(folder: Path, store: str, **data: Any) -> Path:
     recipe = json.loads(json.dumps(RECIPE))
-    recipe["data"] |= {"store": store, "streams": 8, "shuffle_window": 8, "prefetch_shards": 1, **data}
+    recipe["data"] |= {"store": store, **DATA, **data}
     recipe["generator_warmup"]["steps"] = 0
     recipe["schedule"]["steps"] = STEPS
     recipe["checkpoint"]["every"] = 4
@@ -66,7 +68,7 @@ def write_recipe(folder: Path, store: str, **data: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Rows of a run from the folder, without a stop."""
+    """Metrics rows of a run from the folder that is never stopped."""
     folder = tmp_path_factory.mktemp("straight")
     path = write_recipe(folder, str(small_shards), prefetch_threads=0)
     result = run(ranks(2, "--config", path, "--run_dir", folder / "run"), folder)
@@ -96,7 +98,7 @@ def arguments(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def learned(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what depends on where the shards came from."""
+    """Metrics rows without the figures that depend on where the shards came from."""
     return [{name: value for name, value in row.items() if not name.startswith("data/fetch")} for row in found]
 
 
@@ -114,11 +116,16 @@ def log(folder: Path) -> str:
 
 
 class Gate:
-    """A shard that the proxy does not give until it is told to; training can do ``steps`` steps without it."""
+    """A shard that the proxy refuses until :meth:`open`; training can do ``steps`` steps without it."""
 
     def __init__(self, proxy: FaultyProxy, store_path: Path) -> None:
         store = Store(store_path)
-        loader = Loader(Split(store, "train", 32, special_tokens(store.tokenizer_dir)), 3, 8, 0.85, 8, 8)
+        data = DataConfig(**RECIPE["data"] | DATA)
+        loader = Loader(
+            Split(store, "train", special_tokens(store.tokenizer_dir), data),
+            RECIPE["seed"],
+            RECIPE["batch"]["global_batch"],
+        )
         shards = loader.order.places(np.arange(STEPS * 8)).shard
         first_need = {shard: int(np.flatnonzero(shards == shard)[0]) // 8 for shard in np.unique(shards)}
         shard = min(first_need, key=lambda shard: abs(first_need[shard] - 10))
@@ -138,7 +145,7 @@ class Gate:
 
 @pytest.fixture
 def gated(faulty_s3: FaultyProxy, small_shards: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, str]:
-    """A store in a bucket with a shard that can't be had yet, and its URL."""
+    """A store in a bucket with a shard that the proxy refuses at first, and its URL."""
     url = f"{faulty_s3.url}/stores/small"
     upload(small_shards, url)
     monkeypatch.setenv("ELECTRA_SCALE_S3_ATTEMPTS", "3")
@@ -184,7 +191,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
         if path.is_file():
             assert S3Server.secret.encode() not in path.read_bytes(), path
             assert S3Server.access_key.encode() not in path.read_bytes(), path
-    # The networks go where the data came from.
+    # An export can be written where the data came from.
     proxy.every = {}
     out = f"{proxy.url}/export"
     assert electra_scale(["export", str(tmp_path / "run"), out]) == 0, capsys.readouterr()
@@ -220,18 +227,18 @@ def test_a_server_that_stops_for_ten_seconds_costs_only_the_time(
     found = rows(tmp_path / "run")
     assert learned(found) == learned(straight)
     assert found[-1]["data/fetch_errors"] > 0
-    assert "training goes on from the cache; try 1, giving up in" in log(tmp_path / "run")
+    assert "training continues from the cache; attempt 1, giving up in" in log(tmp_path / "run")
     assert "the store answers again" in log(tmp_path / "run")
 
 
-def test_a_run_that_has_to_give_up_says_why_and_resumes_exactly(
+def test_a_run_that_has_to_give_up_reports_the_reason_and_resumes_exactly(
     gated: tuple[Gate, str], straight: list[dict[str, Any]], arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     gate, url = gated
     command = ranks(2, *arguments(url, give_up_minutes=0.05))
     result = run(command, tmp_path)
     assert result.returncode != 0, result.stdout + result.stderr
-    assert "giving up after 0.05 min (data.give_up_minutes" in log(tmp_path / "run")
+    assert "giving up after 0.05 min and " in log(tmp_path / "run")
     lines = [line for line in result.stderr.splitlines() if "electra-scale: error:" in line]
     assert any("giving up" in line and gate.name in line for line in lines)
     assert "Traceback" not in result.stderr
@@ -242,19 +249,9 @@ def test_a_run_that_has_to_give_up_says_why_and_resumes_exactly(
     assert learned(rows(tmp_path / "run")) == learned(straight)
 
 
-def test_no_store_in_the_bucket_is_told_in_one_line(s3: str, tmp_path: Path) -> None:
-    import sys
-
+def test_no_store_in_the_bucket_is_reported_in_one_line(s3: str, tmp_path: Path) -> None:
     path = write_recipe(tmp_path, f"{s3}/nothing")
-    command = [
-        sys.executable,
-        "-m",
-        "electra_scale.pretrain",
-        "--config",
-        str(path),
-        "--run_dir",
-        str(tmp_path / "run"),
-    ]
+    command = plain("--config", path, "--run_dir", tmp_path / "run")
     result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     lines = [line for line in result.stderr.splitlines() if "error" in line.lower()]

@@ -133,14 +133,7 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
     store = Store(recipe.data.store)
     special = special_tokens(store.tokenizer_dir)
     data = recipe.data
-    loader = Loader(
-        Split(store, "train", data.sequence_length, special),
-        recipe.seed,
-        recipe.batch.global_batch,
-        data.mask_token_share,
-        data.streams,
-        data.shuffle_window,
-    )
+    loader = Loader(Split(store, "train", special, data), recipe.seed, recipe.batch.global_batch)
     config = recipe.networks(store.manifest.tokenizer.vocab_size)
     module = build_module(recipe, config, special, "joint")
     settings = recipe.optimizer

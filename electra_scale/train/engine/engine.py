@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.corruption.corruption import Clock, Statistic
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.model.layout import Layout
 from electra_scale.optim.adamw import build_optimizer
 from electra_scale.optim.parts import parts_of

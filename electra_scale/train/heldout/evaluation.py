@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.corruption import Clock, Statistic
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.model.layout import Layout
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, combine

@@ -18,7 +18,8 @@ from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.samplers.base import Masked, Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.data.noise import uniforms_at
 from electra_scale.model.layout import Layout
 from electra_scale.monitor.draw_variance import GRADIENT_PARTS, Redrawn
@@ -48,7 +49,7 @@ def probe(
     share = -(-samples // ranks.size)
     first, last = min(ranks.rank * share, samples), min((ranks.rank + 1) * share, samples)
     # A row has at most so many masked positions (electra_scale/data/masking.py); where it has fewer the rest is zeros.
-    most = max(1, round(mask_share * loader.split.sequence_length))
+    most = max(1, round(mask_share * loader.config.sequence_length))
     table = {
         name: torch.zeros((samples, *shape), dtype=torch.float64, device=ranks.device)
         for name, shape in _shapes(most, draws).items()

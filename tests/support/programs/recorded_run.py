@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from electra_scale import pretrain
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.global_step import GlobalSteps
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,8 +27,10 @@ from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.recipe.data import CacheConfig
+from electra_scale.recipe.data import CacheConfig, DataConfig
 from tests.support.fixtures.runs import ROOT
+
+from .conftest import on_disk
 
 VOCABULARY = {token: n for n, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(995))])}
 
@@ -63,20 +67,21 @@ def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_node_fetches_its_share_of_an_epoch_within_its_limit(nodes: int, many_shards: Path, tmp_path: Path) -> None:
     size = sum(entry.bytes for entry in Store(many_shards).manifest.shards)
     limit = 2_000_000
+    config = DataConfig(sequence_length=64, streams=16, shuffle_window=64, prefetch_threads=2, prefetch_shards=2)
     for node in range(nodes):
         store = Store(many_shards, CacheConfig(str(tmp_path / f"node-{node}"), limit / 1e9))
         assert store.cache is not None
-        split = Split(store, "train", 64, special_tokens(store.tokenizer_dir))
-        loader = Loader(split, 1, 64, 0.85, streams=16, window=64)
+        split = Split(store, "train", special_tokens(store.tokenizer_dir), config)
+        loader = Loader(split, 1, 64)
         share = 64 // nodes
         steps = -(-loader.samples // 64)
         assert loader.working_set(nodes, 2) < limit < size
-        feed = loader.run(0, steps, node * share, share, share, 0.15, 2, 2)
+        feed = loader.feed(0, steps, node * share, share, share, 0.15)
         most = 0
         for step in range(steps):
             feed.take(step)
             # The threads fetch meanwhile, so this sees files half there too.
-            most = max(most, store.cache.used())
+            most = max(most, on_disk(store.cache.folder))
         feed.close()
         assert size / nodes * 0.9 < store.cache.fetched.bytes < size / nodes * 1.1
         assert 0 < most <= limit
@@ -85,9 +90,10 @@ def test_a_node_fetches_its_share_of_an_epoch_within_its_limit(nodes: int, many_
 def test_rows_are_full_for_documents_of_realistic_lengths(many_shards: Path) -> None:
     store = Store(many_shards)
     special = special_tokens(store.tokenizer_dir)
-    for packing in ("greedy", "stream"):
-        split = Split(store, "train", 128, special, packing)
-        loader = Loader(split, 1, 256, 0.85, streams=16, window=64)
+    packings: tuple[Literal["greedy", "stream"], ...] = ("greedy", "stream")
+    for packing in packings:
+        config = DataConfig(sequence_length=128, packing=packing, streams=16, shuffle_window=64)
+        loader = Loader(Split(store, "train", special, config), 1, 256)
         filled = [float((loader.batch(step, 0, 256, 0.15).segment >= 0).float().mean()) for step in range(8)]
         assert np.mean(filled) > 0.97, packing
 
@@ -95,8 +101,9 @@ def test_rows_are_full_for_documents_of_realistic_lengths(many_shards: Path) -> 
 def test_attention_may_cross_documents_where_the_recipe_says_so(many_shards: Path) -> None:
     store = Store(many_shards)
     special = special_tokens(store.tokenizer_dir)
+    config = DataConfig(sequence_length=128, streams=4, shuffle_window=64)
     apart, across = (
-        Loader(Split(store, "train", 128, special, attend_across=across), 1, 32, 0.85, streams=4, window=64)
+        Loader(Split(store, "train", special, replace(config, attend_across_documents=across)), 1, 32)
         for across in (False, True)
     )
     one, other = apart.batch(0, 0, 32, 0.15), across.batch(0, 0, 32, 0.15)
@@ -110,16 +117,18 @@ import sys
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
+from electra_scale.recipe.data import DataConfig
 
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
 
 store = Store(sys.argv[1])
-split = Split(store, "train", 128, special_tokens(store.tokenizer_dir))
-loader = Loader(split, 1, 1024, 0.85, streams=16, window=16384)
+config = DataConfig(sequence_length=128, streams=16, shuffle_window=16384, prefetch_threads=2, prefetch_shards=2)
+split = Split(store, "train", special_tokens(store.tokenizer_dir), config)
+loader = Loader(split, 1, 1024)
 steps = -(-loader.samples // 1024)
-feed = loader.run(0, steps, 0, 1024, 1024, 0.15, 2, 2)
+feed = loader.feed(0, steps, 0, 1024, 1024, 0.15)
 for step in range(steps):
     feed.take(step)
     if step == 20:

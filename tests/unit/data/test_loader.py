@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader, open_loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
+from electra_scale.recipe.data import DataConfig
+from electra_scale.recipe.recipe import Recipe
 
 from .conftest import SPECIAL, make_loader, number_split
 
@@ -116,8 +119,12 @@ def test_a_saved_state_is_read_back_as_its_step(step: int) -> None:
             make_loader(number_split(), global_batch=16),
             ("global_batch=8", "global_batch=16"),
         ),
-        (make_loader(number_split(), streams=3), make_loader(number_split(), streams=2), ("streams=3", "streams=2")),
-        (make_loader(number_split(), window=5), make_loader(number_split(), window=6), ("window=5", "window=6")),
+        (make_loader(number_split(streams=3)), make_loader(number_split(streams=2)), ("streams=3", "streams=2")),
+        (
+            make_loader(number_split(shuffle_window=5)),
+            make_loader(number_split(shuffle_window=6)),
+            (" window=5", " window=6"),
+        ),
         (
             make_loader(number_split(sequence_length=16)),
             make_loader(number_split(sequence_length=24)),
@@ -139,13 +146,13 @@ def test_a_saved_state_is_read_back_as_its_step(step: int) -> None:
             ("mixture=[main:1]", "mixture=[]"),
         ),
         (
-            make_loader(number_split(attend_across=False)),
-            make_loader(number_split(attend_across=True)),
+            make_loader(number_split(attend_across_documents=False)),
+            make_loader(number_split(attend_across_documents=True)),
             ("attend_across_documents=False", "attend_across_documents=True"),
         ),
         (
-            make_loader(number_split(), mask_token_share=0.85),
-            make_loader(number_split(), mask_token_share=0.9),
+            make_loader(number_split(mask_token_share=0.85)),
+            make_loader(number_split(mask_token_share=0.9)),
             ("mask_token_share=0.85", "mask_token_share=0.9"),
         ),
     ],
@@ -154,12 +161,12 @@ def test_a_saved_state_is_read_back_as_its_step(step: int) -> None:
         "seed",
         "global_batch",
         "streams",
-        "window",
+        "shuffle_window",
         "sequence_length",
         "packing",
         "packing_window",
         "mixture",
-        "attend_across",
+        "attend_across_documents",
         "mask_token_share",
     ],
 )
@@ -170,9 +177,44 @@ def test_a_state_of_other_data_is_refused_naming_both(theirs: Loader, ours: Load
         assert part in str(refusal.value)
 
 
+def test_the_settings_in_a_checkpoint_keep_their_text() -> None:
+    """Checkpoints of all releases of state version 2 hold this text; with another one their runs could not resume."""
+    loader = make_loader(
+        number_split(packing="stream", packing_window=7, attend_across_documents=True),
+        mixture={"main": 2.5},
+        masking="generator_warmup:0:mask_share=0.25 joint:10:mask_share=0.15",
+    )
+    assert loader.state(5).to_dict() == {
+        "fingerprint": "f",
+        "settings": "sequence_length=16 global_batch=8 streams=3 window=5 shuffle=True packing=stream packing_window=7 "
+        "attend_across_documents=True mixture=[main:2.5] mask_token_share=0.85 "
+        "generator_warmup:0:mask_share=0.25 joint:10:mask_share=0.15",
+        "seed": 3,
+        "epoch": 0,
+        "samples": 40,
+        "version": 2,
+    }
+
+
+def test_a_recipe_of_two_phases_names_both_mask_shares_in_the_settings(store_path: Any) -> None:
+    recipe = Recipe(data=DataConfig(sequence_length=24, streams=4, shuffle_window=8, mixture={"main": 1.0}))
+    recipe.batch.global_batch = 12
+    recipe.generator_warmup.steps = 10
+    recipe.generator_warmup.mask_share = 0.25
+    store = Store(store_path)
+    loaders = [open_loader(recipe, store, name, special_tokens(store.tokenizer_dir)) for name in ("train", "heldout")]
+    masking = "generator_warmup:0:mask_share=0.25 joint:10:mask_share=0.15"
+    assert [loader.settings for loader in loaders] == [
+        f"sequence_length=24 global_batch=12 streams=4 window=8 shuffle={shuffle} packing=greedy packing_window=1024 "
+        f"attend_across_documents=False mixture=[{mixture}] mask_token_share=0.85 {masking}"
+        for shuffle, mixture in ((True, "main:1"), (False, ""))
+    ]
+    assert loaders[0].seed == recipe.seed != loaders[1].seed
+
+
 def test_a_state_of_another_version_is_refused() -> None:
     loader = make_loader(number_split())
-    with pytest.raises(UserError, match=r"version 7.*reads 2"):
+    with pytest.raises(UserError, match=r"version 7.*reads version 2"):
         loader.check(loader.state(2).to_dict() | {"version": 7})
 
 
@@ -180,7 +222,7 @@ def test_a_real_store_gives_the_documents_tokens(store_path: Any) -> None:
     store = Store(store_path)
     special = special_tokens(store.tokenizer_dir)
     for name in ("train", "heldout"):
-        split = Split(store, name, 24, special)
+        split = Split(store, name, special, DataConfig(sequence_length=24))
         loader = make_loader(split, global_batch=int(split.rows.sum()))
         batch = loader.batch(0, 0, loader.samples, 0.15)
         ordinary = batch.ids.numpy()[~np.isin(batch.ids.numpy(), special.ids())]

@@ -13,15 +13,27 @@ from numpy.typing import NDArray
 from data_pipeline.errors import UserError
 from electra_scale.data.mixture import Mixture
 from electra_scale.data.order import Places
+from electra_scale.recipe.data import DataConfig
 
 ROWS = [40, 7, 0, 300, 25, 90, 11]
 SOURCES = ["news", "wiki", "wiki", "web", "news", "web", "wiki"]
 WEIGHTS = {"news": 0.5, "wiki": 0.2, "web": 0.3}
-FACTS: dict[str, Any] = {"fingerprint": "store", "seed": 1, "global_batch": 8, "streams": 4, "window": 16}
 
 
-def make(weights: dict[str, float] | None = None, rows: Any = ROWS, sources: Any = SOURCES, **changes: Any) -> Mixture:
-    return Mixture(np.array(rows), sources, WEIGHTS if weights is None else weights, **{**FACTS, **changes})
+def make(
+    weights: dict[str, float] | None = None,
+    rows: Any = ROWS,
+    sources: Any = SOURCES,
+    seed: int = 1,
+    global_batch: int = 8,
+    streams: int = 4,
+    window: int = 16,
+    fingerprint: str = "store",
+    shuffle: bool = True,
+) -> Mixture:
+    config = DataConfig(streams=streams, shuffle_window=window)
+    weights = WEIGHTS if weights is None else weights
+    return Mixture(np.array(rows), sources, weights, fingerprint, seed, global_batch, config, shuffle)
 
 
 def labels(places: Places) -> NDArray[np.str_]:
@@ -84,11 +96,11 @@ def test_every_sample_of_a_source_comes_once_in_each_of_its_epochs(
         of_label = labels(places) == label
         last = places.epoch[of_label].max()
         assert last >= 1
-        # The last epoch has only begun; the ones before it are over.
+        # The last epoch is unfinished; the ones before it are complete.
         for epoch in range(last):
             assert sorted(places.sample[of_label & (places.epoch == epoch)].tolist()) == own
-        begun = places.sample[of_label & (places.epoch == last)]
-        assert len(np.unique(begun)) == len(begun)
+        unfinished = places.sample[of_label & (places.epoch == last)]
+        assert len(np.unique(unfinished)) == len(unfinished)
 
 
 def _samples(shard: int) -> range:
@@ -163,7 +175,7 @@ def test_a_weight_too_small_for_the_pattern_still_draws() -> None:
     ("weights", "message"),
     [
         ({"news": 0.5, "books": 0.5}, "data.mixture names books.*news, web, wiki"),
-        ({"news": -1.0}, "news the weight -1.0"),
+        ({"news": -1.0}, "data.mixture gives news the weight -1.0: make it positive"),
         ({"news": 0.0}, "positive"),
         ({"news": float("nan")}, "positive"),
         ({}, "empty"),

@@ -60,7 +60,7 @@ def test_a_number_is_the_same_alone_and_with_all_others(rows: int, width: int, s
 
 
 def test_numbers_do_not_change_between_versions() -> None:
-    """A run that goes on under another version of the program or of numpy has the same noise."""
+    """A run that is resumed with another version of the program or of numpy has the same noise."""
     drawn = uniforms(7, np.array([0, 3]), np.array([5, 2**40]), 2, "mask")
     assert drawn.tolist() == [[0.344425910368363, 0.9021783204696481], [0.16325355034671363, 0.20351418626971385]]
     sent = permuted(np.arange(10), np.full(10, 10), np.full(10, 99, dtype=np.uint64))

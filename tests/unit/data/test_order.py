@@ -12,17 +12,26 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from electra_scale.data.order import Order, Places, stream_count
+from electra_scale.recipe.data import DataConfig
 
 shard_sizes = st.lists(st.integers(0, 30), min_size=1, max_size=20).filter(any)
 batches = st.integers(1, 40)
 streams_wanted = st.integers(1, 25)
 windows = st.integers(1, 100)
 seeds = st.integers(0, 2**63)
-FACTS: dict[str, Any] = {"fingerprint": "store", "seed": 1, "global_batch": 8, "streams": 4, "window": 16}
 
 
-def make(rows: Any, **changes: Any) -> Order:
-    return Order(np.array(rows), **{**FACTS, **changes})
+def make(
+    rows: Any,
+    seed: int = 1,
+    global_batch: int = 8,
+    streams: int = 4,
+    window: int = 16,
+    fingerprint: str = "store",
+    shuffle: bool = True,
+) -> Order:
+    config = DataConfig(streams=streams, shuffle_window=window)
+    return Order(np.array(rows), fingerprint, seed, global_batch, config, shuffle)
 
 
 def epoch(order: Order, number: int = 0) -> Places:
@@ -133,7 +142,7 @@ def test_seed_fingerprint_and_settings_change_the_order(change: dict[str, Any]) 
 
 
 def test_the_order_does_not_change_between_versions() -> None:
-    """A run that goes on under another version of the program or of numpy reads on where it stood."""
+    """A run that is resumed with another version of the program or of numpy continues with the same rows."""
     assert samples(make([5, 3, 9], window=4), 2) == [14, 12, 6, 5, 0, 2, 10, 11, 15, 13, 7, 16, 1, 3, 8, 9, 4]
 
 
@@ -162,7 +171,7 @@ def test_each_slot_of_the_batch_reads_its_own_piece_of_the_line() -> None:
 
 
 def test_a_slot_keeps_its_stream_in_every_epoch() -> None:
-    """83 is no multiple of 8, so later epochs begin inside a batch."""
+    """83 is not a multiple of 8, so later epochs start inside a batch."""
     order = make([83])
     for number in range(6):
         positions = np.arange(number * 83, number * 83 + 80)

@@ -12,9 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from electra_scale.data.rows import PADDING, PackedShard, SpecialTokens, greedy_order, row_count
+from electra_scale.data.order import Order
+from electra_scale.data.rows import PADDING, PackedShard, gather, greedy_order, row_count
+from electra_scale.recipe.data import DataConfig
 
-SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
+from .conftest import SPECIAL, read_shard_rows
+
 lengths_of_documents = st.lists(st.integers(0, 40), min_size=1, max_size=25)
 sequence_lengths = st.integers(3, 40)
 packings = st.sampled_from(["greedy", "stream"])
@@ -29,11 +32,12 @@ def packed(lengths: Any, sequence_length: int, packing: Any = "stream", window: 
     """Documents of the given lengths; the tokens are numbered through, above the special ones."""
     offsets = offsets_of(lengths)
     ids = np.arange(10, 10 + offsets[-1]).astype(np.uint32)
-    return PackedShard(ids, offsets, sequence_length, SPECIAL, packing, window, **more)
+    config = DataConfig(sequence_length=sequence_length, packing=packing, packing_window=window, **more)
+    return PackedShard(ids, offsets, SPECIAL, config)
 
 
 def all_rows(shard: PackedShard) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return shard.read(np.arange(shard.rows))
+    return read_shard_rows(shard, np.arange(shard.rows))
 
 
 def pieces(ids: NDArray[np.int64], segments: NDArray[np.int64]) -> list[list[int]]:
@@ -148,11 +152,11 @@ def test_a_row_is_the_same_whenever_and_with_whatever_it_is_read(
 ) -> None:
     ids, segments = all_rows(packed(lengths, sequence_length, packing, window))
     drawn = np.random.default_rng(seed).integers(0, max(len(ids), 1), 12 if len(ids) else 0)
-    together = packed(lengths, sequence_length, packing, window).read(drawn)
+    together = read_shard_rows(packed(lengths, sequence_length, packing, window), drawn)
     np.testing.assert_array_equal(together[0], ids[drawn])
     np.testing.assert_array_equal(together[1], segments[drawn])
     for row in drawn:
-        alone = packed(lengths, sequence_length, packing, window).read(np.array([row]))
+        alone = read_shard_rows(packed(lengths, sequence_length, packing, window), np.array([row]))
         np.testing.assert_array_equal(alone[0][0], ids[row])
         np.testing.assert_array_equal(alone[1][0], segments[row])
 
@@ -163,7 +167,7 @@ def test_attention_across_documents_makes_a_row_one_segment(
     lengths: list[int], sequence_length: int, packing: str
 ) -> None:
     apart = all_rows(packed(lengths, sequence_length, packing))
-    across = all_rows(packed(lengths, sequence_length, packing, attend_across=True))
+    across = all_rows(packed(lengths, sequence_length, packing, attend_across_documents=True))
     np.testing.assert_array_equal(across[0], apart[0])
     np.testing.assert_array_equal(across[1], np.minimum(apart[1], 0))
 
@@ -207,7 +211,7 @@ def test_the_longest_document_that_fits_is_next(lengths: list[int], capacity: in
 
 def test_only_the_windows_that_are_read_are_planned() -> None:
     shard = packed([5] * 1000, 16, "greedy", 10)
-    shard.read(np.array([0, shard.rows - 1]))
+    read_shard_rows(shard, np.array([0, shard.rows - 1]))
     assert sum(shard._planned) <= 4
 
 
@@ -220,7 +224,7 @@ def test_threads_may_read_one_shard_together() -> None:
     def read(seed: int) -> None:
         for _ in range(40):
             rows = np.random.default_rng(seed).integers(0, shard.rows, 64)
-            found = shard.read(rows)
+            found = read_shard_rows(shard, rows)
             if not all(np.array_equal(one, whole[rows]) for one, whole in zip(found, expected, strict=True)):
                 wrong.append(seed)
 
@@ -237,7 +241,7 @@ def test_ids_are_read_from_a_memory_map(tmp_path: Any, dtype: Any) -> None:
     lengths = [5, 17, 3]
     np.arange(10, 35).astype(dtype).tofile(tmp_path / "ids")
     ids = np.memmap(tmp_path / "ids", dtype=dtype, mode="r")
-    shard = PackedShard(ids, offsets_of(lengths), 12, SPECIAL)
+    shard = PackedShard(ids, offsets_of(lengths), SPECIAL, DataConfig(sequence_length=12))
     for found, expected in zip(all_rows(shard), all_rows(packed(lengths, 12, "greedy")), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -250,18 +254,18 @@ def test_a_row_that_is_not_there_is_an_index_error(
     shard = packed(lengths, sequence_length, packing)
     for row in (shard.rows + beyond, -1 - beyond):
         with pytest.raises(IndexError):
-            shard.read(np.array([row]))
+            read_shard_rows(shard, np.array([row]))
 
 
 def test_no_documents_are_no_rows() -> None:
     assert row_count(0, 0, 16) == 0
     assert packed([], 16).rows == 0
     with pytest.raises(IndexError):
-        packed([], 16).read(np.array([0]))
+        read_shard_rows(packed([], 16), np.array([0]))
 
 
 def test_no_rows_are_an_empty_batch() -> None:
-    ids, segments = packed([3], 16).read(np.zeros(0, np.int64))
+    ids, segments = read_shard_rows(packed([3], 16), np.zeros(0, np.int64))
     assert ids.shape == segments.shape == (0, 16)
 
 
@@ -294,3 +298,52 @@ def test_a_greedy_row_by_hand() -> None:
         [cls, c, d, e, f, sep, pad, pad, pad, pad],
         [cls, a, b, sep, pad, pad, pad, pad, pad, pad],
     ]
+
+
+def make_shards(documents: list[list[int]], sequence_length: int) -> list[PackedShard]:
+    """Shards of documents of the given lengths; the tokens are numbered through all of them."""
+    shards = []
+    first = 10
+    for lengths in documents:
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.arange(first, first + offsets[-1]).astype(np.uint32)
+        shards.append(PackedShard(ids, offsets, SPECIAL, DataConfig(sequence_length=sequence_length, packing_window=4)))
+        first += int(offsets[-1])
+    return shards
+
+
+def order_of(shards: list[PackedShard], global_batch: int, streams: int, window: int) -> Order:
+    rows = np.array([shard.rows for shard in shards])
+    return Order(rows, "f", 1, global_batch, DataConfig(streams=streams, shuffle_window=window))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    documents=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=8), min_size=1, max_size=6),
+    sequence_length=st.integers(4, 24),
+    positions=st.lists(st.integers(0, 10**6), max_size=30),
+)
+def test_each_place_gives_its_row(documents: list[list[int]], sequence_length: int, positions: list[int]) -> None:
+    shards = make_shards(documents, sequence_length)
+    order = order_of(shards, 6, 3, 5)
+    places = order.places(np.array(positions, dtype=np.int64))
+    asked: list[int] = []
+
+    def open_shard(number: int) -> PackedShard:
+        asked.append(number)
+        return shards[number]
+
+    ids, segment = gather(places, open_shard, sequence_length)
+    assert ids.shape == segment.shape == (len(positions), sequence_length)
+    assert sorted(asked) == sorted(set(places.shard.tolist()))
+    for index in range(len(positions)):
+        row = read_shard_rows(shards[places.shard[index]], places.row[index : index + 1])
+        np.testing.assert_array_equal(ids[index], row[0][0])
+        np.testing.assert_array_equal(segment[index], row[1][0])
+
+
+def test_an_epoch_holds_every_token_of_the_store_once() -> None:
+    shards = make_shards([[5, 30, 7], [1], [40, 2, 2, 9]], 12)
+    order = order_of(shards, 4, 2, 3)
+    ids, _ = gather(order.places(np.arange(order.samples)), shards.__getitem__, 12)
+    assert sorted(ids[ids >= 10].tolist()) == list(range(10, 10 + 96))

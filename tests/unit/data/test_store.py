@@ -18,8 +18,11 @@ from data_pipeline.store.manifest import manifest_fingerprint, write_manifest
 from data_pipeline.store.shard import open_shard
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
+from electra_scale.recipe.data import DataConfig
 
-from .conftest import SPECIAL
+from .conftest import SPECIAL, read_shard_rows
+
+CONFIG = DataConfig(sequence_length=24)
 
 
 @pytest.fixture
@@ -59,12 +62,14 @@ def test_a_tokenizer_without_a_mask_token_is_refused(spoiled: Path) -> None:
 
 def test_rows_of_a_split_follow_the_manifest(store_path: Path) -> None:
     store = Store(store_path)
-    split = Split(store, "train", 24, SPECIAL)
+    split = Split(store, "train", SPECIAL, CONFIG)
     assert len(split.rows) == len(store.manifest.split("train")) > 1
     for shard, rows in enumerate(split.rows):
-        split.read(shard, int(rows) - 1)
+        packed = split.open(shard)
+        assert packed.rows == rows
+        read_shard_rows(packed, np.array([rows - 1]))
         with pytest.raises(IndexError):
-            split.read(shard, int(rows))
+            read_shard_rows(packed, np.array([rows]))
 
 
 def test_token_counts_are_those_of_the_train_split(store_path: Path) -> None:
@@ -92,26 +97,26 @@ def test_documents_come_whole_and_in_order_up_to_the_amount_asked_for(store_path
 def test_a_split_without_documents_is_refused(spoiled: Path) -> None:
     rewrite(spoiled, Store(spoiled).manifest.split("train"))
     with pytest.raises(UserError, match="no documents in its heldout split"):
-        Split(Store(spoiled), "heldout", 24, SPECIAL)
+        Split(Store(spoiled), "heldout", SPECIAL, CONFIG)
 
 
-def test_a_shard_that_holds_something_else_than_the_manifest_says_is_refused(spoiled: Path) -> None:
+def test_a_shard_that_does_not_hold_what_the_manifest_says_is_refused(spoiled: Path) -> None:
     shards = Store(spoiled).manifest.shards
     index = next(i for i, entry in enumerate(shards) if entry.split == "train")
     shards[index] = dataclasses.replace(shards[index], tokens=shards[index].tokens + 1)
     rewrite(spoiled, shards)
     with pytest.raises(UserError, match=rf"{shards[index].name}.*the manifest says"):
-        Split(Store(spoiled), "train", 24, SPECIAL).read(0, 0)
+        Split(Store(spoiled), "train", SPECIAL, CONFIG).open(0)
 
 
 def test_a_missing_shard_is_named(spoiled: Path) -> None:
     entry = Store(spoiled).manifest.split("train")[0]
     (spoiled / entry.name).unlink()
     with pytest.raises(UserError, match=rf"{entry.name} is missing"):
-        Split(Store(spoiled), "train", 24, SPECIAL).read(0, 0)
+        Split(Store(spoiled), "train", SPECIAL, CONFIG).open(0)
 
 
-def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=str(folder)):
             Store(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from electra_scale.corruption.corruption import Clock, build_corruptor
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout

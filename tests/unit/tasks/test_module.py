@@ -11,7 +11,7 @@ from torch import Tensor
 from electra_scale.corruption.corruption import Statistic
 from electra_scale.corruption.samplers.base import Masked
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.data.loader import Batch
+from electra_scale.data.batch import Batch
 from electra_scale.model.layout import Layout
 from electra_scale.optim.adamw import AdamW
 from electra_scale.optim.parts import parts_of

@@ -14,11 +14,13 @@ from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.corruption import Clock, Corruption
 from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.samplers.base import Masked
-from electra_scale.data.loader import Batch, Loader
+from electra_scale.data.batch import Batch
+from electra_scale.data.loader import Loader
 from electra_scale.data.rows import PackedShard, SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
+from electra_scale.recipe.data import DataConfig
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.task import ReplacedTokensSettings
@@ -140,19 +142,19 @@ def make_loader(rows: int, global_batch: int = 8) -> Loader:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = random.integers(5, V, offsets[-1]).astype(np.uint16)
 
-    shard = PackedShard(ids, offsets, S, SPECIAL, "stream")
+    config = DataConfig(
+        sequence_length=S, packing="stream", packing_window=1, mask_token_share=0.85, streams=1, shuffle_window=8
+    )
+    shard = PackedShard(ids, offsets, SPECIAL, config)
     split: Any = SimpleNamespace(
         store=SimpleNamespace(manifest=SimpleNamespace(fingerprint="numbers"), cache=None),
         rows=np.array([shard.rows]),
-        sequence_length=S,
         special=SPECIAL,
-        packing="stream",
-        packing_window=1,
-        attend_across=False,
+        config=config,
         open=lambda _: shard,
         rows_were_read=lambda _: None,
     )
-    return Loader(split, seed=4, global_batch=global_batch, mask_token_share=0.85, streams=1, window=8, shuffle=False)
+    return Loader(split, seed=4, global_batch=global_batch, shuffle=False)
 
 
 def make_batch(first: int = 0, count: int = 8, mask_share: float = 0.3) -> Batch:
