@@ -18,6 +18,8 @@ from tests.support.fixtures.s3 import S3Server, free_ports
 from tests.support.fixtures.slurm import SlurmCluster
 from tests.support.fixtures.ssh import HOSTS, NOBODY, processes_of, use_hosts
 
+pytestmark = pytest.mark.slow
+
 REMOTE = "electra_scale.doctor.remote"
 DOCTOR = [sys.executable, "-m", "electra_scale.cli", "doctor"]
 

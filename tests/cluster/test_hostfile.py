@@ -13,6 +13,8 @@ from tests.support.fixtures.runs import end, rows, run, start
 from tests.support.fixtures.s3 import free_ports
 from tests.support.fixtures.ssh import HOSTS, processes_of, use_hosts
 
+pytestmark = pytest.mark.slow
+
 
 def hostfile_command(ssh_hosts: tuple[Path, int], folder: Path, environment: pytest.MonkeyPatch) -> list[str]:
     """Start of a command over both hosts, with the files that it reads in ``folder``."""

@@ -15,6 +15,8 @@ from tests.support.fixtures.namespaces import ADDRESSES, FarHosts
 from tests.support.fixtures.runs import ROOT, end, rows, run, start
 from tests.support.fixtures.ssh import processes_of
 
+pytestmark = pytest.mark.slow
+
 VARIABLES = {
     "DS_ACCELERATOR": "cpu",
     "GLOO_SOCKET_IFNAME": "eth0",

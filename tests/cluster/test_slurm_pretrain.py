@@ -21,6 +21,8 @@ from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import RECIPE, ROOT, environment, rows
 from tests.support.fixtures.slurm import SlurmCluster
 
+pytestmark = pytest.mark.slow
+
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 FROZEN_AT = 9
 """Rows of metrics after which the first life of a run stands still in mid-step, so that a test can do what it does."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.support.fixtures.builds import build, command, store_bytes, write_config, write_corpus
 from tests.support.fixtures.slurm import SlurmCluster
+
+pytestmark = pytest.mark.slow
 
 
 def test_srun_on_two_nodes_gives_the_bytes_of_one_process(slurm: SlurmCluster, tmp_path: Path) -> None:

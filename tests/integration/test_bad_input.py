@@ -14,6 +14,8 @@ from data_pipeline.cli import main as electra_data
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
 from tests.support.fixtures.runs import plain, run
 
+pytestmark = pytest.mark.slow
+
 RecipeFile = Callable[..., Path]
 
 

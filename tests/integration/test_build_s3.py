@@ -19,6 +19,8 @@ from data_pipeline.store.manifest import load_manifest
 from tests.support.fixtures.builds import build, command, group_is_gone, store_bytes, wait_for, write_corpus
 from tests.support.fixtures.builds import write_config as write_any_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

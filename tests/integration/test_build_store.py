@@ -28,6 +28,8 @@ from tests.support.fixtures.builds import (
     write_corpus,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

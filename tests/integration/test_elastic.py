@@ -25,6 +25,8 @@ from electra_scale.train.engine import universal
 from tests.support.fixtures.runs import RECIPE, ROOT, end, environment, plain, rows, run, start
 from tests.support.fixtures.s3 import free_ports
 
+pytestmark = pytest.mark.slow
+
 STEPS = 18
 SLOWLY = ("--logging.evaluate_every", "1", "--logging.evaluate_samples", "256")
 """For lives that are killed: evaluations change no weight, and leave time to kill before the end."""
@@ -151,7 +153,7 @@ def newest_step(folder: Path) -> int:
 RESAVE = """
 import sys
 from pathlib import Path
-from electra_scale.recipe.recipe import recipe_of_run
+from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.engine.world import join_world, leave_world
 from electra_scale.train.loop import Run
@@ -227,7 +229,7 @@ CONVERT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from deepspeed.checkpoint import ds_to_universal
-from electra_scale.train import universal
+from electra_scale.train.engine import universal
 save, left = ds_to_universal._save_checkpoint, [int(sys.argv[2])]
 def killed(path, content):
     left[0] -= 1

@@ -18,6 +18,8 @@ from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
 from tests.support.fixtures.runs import plain, rows, run
 
+pytestmark = pytest.mark.slow
+
 RecipeFile = Callable[..., Path]
 
 

@@ -12,11 +12,13 @@ import pytest
 from tests.support.fixtures.builds import wait_for
 from tests.support.fixtures.runs import ROOT, end, ranks, start
 
+pytestmark = pytest.mark.slow
+
 _SLOW_PLACE = """
 import os, time
 
 if "RANK" in os.environ:
-    from data_pipeline.places.place import FolderPlace
+    from data_pipeline.places.folder import FolderPlace
 
     put_file = FolderPlace.put_file
 

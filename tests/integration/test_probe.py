@@ -12,6 +12,8 @@ from electra_scale.cli import main
 from electra_scale.monitor.writer import PROBE_TAGS
 from tests.support.fixtures.runs import RECIPE, launched, rows, run
 
+pytestmark = pytest.mark.slow
+
 SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_draws"]
 
 

@@ -12,6 +12,8 @@ from tests.support.fixtures.runs import ROOT, run
 from tests.support.fixtures.s3 import free_ports
 from tests.unit.train.conftest import SAMPLERS
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("2x1x16", "2x2x8")
 
 

@@ -19,6 +19,8 @@ from electra_scale.train.lifecycle.status import read_status
 from tests.support.fixtures.runs import ROOT, end, plain, ranks, rows, run, start
 from tests.support.fixtures.s3 import free_ports
 
+pytestmark = pytest.mark.slow
+
 RecipeFile = Callable[..., Path]
 
 

@@ -24,6 +24,8 @@ from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.places import fetched, line_of
 from tests.support.fixtures.s3 import S3Server, free_ports
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_busy_server_is_asked_again_and_the_retries_are_counted(faulty_s3: FaultyProxy, told: list[str]) -> None:
     place = open_place(faulty_s3.url)
@@ -253,7 +255,7 @@ def test_an_upload_is_not_visible_before_it_is_whole(faulty_s3: FaultyProxy, big
 UPLOAD = """
 import sys
 from pathlib import Path
-from data_pipeline.places.place import open_place
+from data_pipeline.places.open import open_place
 open_place(sys.argv[1]).put_file("big", Path(sys.argv[2]))
 """
 

@@ -26,6 +26,8 @@ from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.runs import RECIPE, end, environment, ranks, rows, run, start
 from tests.support.fixtures.s3 import S3Server
 
+pytestmark = pytest.mark.slow
+
 STEPS = 24
 
 

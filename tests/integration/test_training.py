@@ -25,6 +25,8 @@ from electra_scale.tasks.module import GlobalCounts, PretrainModule
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import end, launched, plain, ranks, rows, run, start
 
+pytestmark = pytest.mark.slow
+
 RecipeFile = Callable[..., Path]
 
 
