@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 RecipeFile = Callable[..., Path]
 
 
-def refused(command: list[str], folder: Path, *expected: str) -> None:
-    result = run(command, folder)
+def refused(command: list[str], folder: Path, *expected: str, fresh: bool = False) -> None:
+    result = run(command, folder, fresh=fresh)
     lines = [line for line in result.stderr.splitlines() if "error" in line.lower()]
     assert result.returncode == 2, result.stderr
     assert len(lines) == 1, result.stderr
@@ -35,7 +35,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_an_unknown_recipe_key_is_refused(recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(**{"objective.focal_gama": 1.0})
-    refused(plain("--config", path), tmp_path, "objective.focal_gama", "focal_gamma", str(path))
+    refused(plain("--config", path), tmp_path, "objective.focal_gama", "focal_gamma", str(path), fresh=True)
 
 
 def test_a_store_without_a_manifest_is_refused(recipe_file: RecipeFile, store: Path, tmp_path: Path) -> None:

@@ -16,19 +16,20 @@ from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
-from tests.support.fixtures.runs import plain, rows, run
+from tests.support.fixtures.runs import plain, rows, run, write_recipe
 
 pytestmark = pytest.mark.slow
 
 RecipeFile = Callable[..., Path]
 
 
-@pytest.fixture
-def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
-    path = recipe_file(**{"checkpoint.keep": 9})
-    result = run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path)
+@pytest.fixture(scope="module")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    path = write_recipe(folder, store, **{"checkpoint.keep": 9})
+    result = run(plain("--config", path, "--run_dir", folder / "run"), folder)
     assert result.returncode == 0, result.stderr
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def test_an_export_gives_transformers_the_networks_that_were_trained(

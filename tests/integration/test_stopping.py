@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,7 @@ import pytest
 from electra_scale.cli import main
 from electra_scale.train.checkpoint.state import newest
 from electra_scale.train.lifecycle.status import read_status
-from tests.support.fixtures.runs import ROOT, end, plain, ranks, rows, run, start
-from tests.support.fixtures.s3 import free_ports
+from tests.support.fixtures.runs import end, plain, ranks, rows, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +24,8 @@ RecipeFile = Callable[..., Path]
 
 def lives(recipe: Path, folder: Path, polls: int, spoiled: str = "") -> str:
     """Output of tests/support/programs/stopped_lives.py on two ranks."""
-    starter, port = str(ROOT / "tests/support/programs/start_ranks.py"), str(free_ports(1)[0])
-    command = [sys.executable, starter, "2", port, "-m", "tests.support.programs.stopped_lives"]
-    result = run([*command, str(recipe), str(folder), str(polls), spoiled], folder)
+    arguments = (recipe, folder, str(polls), spoiled)
+    result = run(ranks(2, *arguments, module="tests.support.programs.stopped_lives"), folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -123,6 +120,8 @@ def test_a_stuck_rank_is_named_by_the_other_which_ends(recipe_file: RecipeFile, 
     process = start(ranks(2, "--config", path, "--run_dir", folder), tmp_path)
     try:
         wait_for_rows(folder, 3, process)
+        # A rank is known from its first beat on, a sixth of the limit after its start.
+        time.sleep(3)
         psutil.Process(process.pid).children()[1].send_signal(signal.SIGSTOP)
         _, err = process.communicate(timeout=120)
     finally:

@@ -19,6 +19,8 @@ import socket
 import sys
 from typing import Any, NoReturn
 
+import deepspeed.ops
+
 # All that a rank imports; DeepSpeed's own optimizers bring in torch's compiler, which takes longest. The modules that
 # are run as programs are not here: each process runs them anew.
 _IMPORTED = (
@@ -83,6 +85,8 @@ def main(orders: socket.socket) -> None:
     """Serve until the other side closes the socket."""
     for name in _IMPORTED:
         importlib.import_module(name)
+    # DeepSpeed finds out once a process what it could compile, with a compiler.
+    _ = deepspeed.ops.__compatible_ops__
     gc.collect()
     gc.freeze()
     ended: dict[int, tuple[int, int]] = {}
