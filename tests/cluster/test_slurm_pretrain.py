@@ -20,6 +20,7 @@ import yaml
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import RECIPE, ROOT, environment, rows
 from tests.support.fixtures.slurm import SlurmCluster
+from tests.support.waiting import row_count
 
 pytestmark = pytest.mark.slow
 
@@ -201,12 +202,12 @@ def test_a_run_that_fails_comes_back_only_while_that_may_help(site: Site, code: 
 def test_a_signal_by_hand_brings_the_job_back_and_a_cancelled_one_stays_away(site: Site) -> None:
     run = site.folder / "cancelled"
     job = site.submit(run, arguments=["--schedule.steps", "100000"])
-    site.until(lambda: rows_so_far(run) >= 3, run)
+    site.until(lambda: row_count(run) >= 3, run)
     site.cluster.run("scancel", "--signal=USR1", "--batch", job)
     site.until(lambda: site.cluster.job(job)["Restarts"] == "1", run)
     stopped = checkpoint.newest(run / "checkpoints")
     assert stopped is not None
-    site.until(lambda: rows_so_far(run) >= stopped.step + 3, run)
+    site.until(lambda: row_count(run) >= stopped.step + 3, run)
     site.cluster.run("scancel", job)
     site.until(lambda: "SLURM is ending this life" in site.told(run), run)
     shown = site.ended(job, run)
@@ -281,11 +282,6 @@ def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
     os.kill(frozen, signal.SIGCONT)
     site.goes_through(job, run)
     assert "SIGUSR1: the run saves and stops" in site.told(run)
-
-
-def rows_so_far(run: Path) -> int:
-    metrics = run / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.is_file() else 0
 
 
 def page(address: str) -> bytes:

@@ -21,6 +21,7 @@ from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.remote_run import RemoteRun
 from electra_scale.train.engine import universal
 from tests.support.fixtures.runs import RECIPE, end, plain, ranks, rows, run, start
+from tests.support.waiting import wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -87,12 +88,7 @@ def kill_after(rows_wanted: int, command: list[str], folder: Path) -> str:
     """Start a run and SIGKILL all of it once the metrics have that many rows; its output."""
     process = start(command, folder)
     try:
-        deadline = time.monotonic() + 300
-        metrics = folder / "run/metrics.jsonl"
-        while not metrics.is_file() or len(metrics.read_text().splitlines()) < rows_wanted:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_rows(folder / "run", rows_wanted, process, 300)
     finally:
         end(process)
     assert process.stdout is not None

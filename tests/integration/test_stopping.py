@@ -16,6 +16,7 @@ from electra_scale.cli import main
 from electra_scale.train.checkpoint.state import newest
 from electra_scale.train.lifecycle.status import read_status
 from tests.support.fixtures.runs import end, plain, ranks, rows, run, start
+from tests.support.waiting import wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -141,15 +142,3 @@ def test_an_interval_that_the_time_slice_cannot_hold_is_refused(recipe_file: Rec
     assert result.returncode == 2, result.stdout
     assert "checkpoint.every is 100000" in result.stderr
     assert result.stderr.count("electra-scale: error") == 1
-
-
-def wait_for_rows(folder: Path, number: int, process: Any) -> None:
-    deadline = time.monotonic() + 200
-    while not (folder / "metrics.jsonl").is_file() or len(rows_so_far(folder)) < number:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def rows_so_far(folder: Path) -> list[str]:
-    return (folder / "metrics.jsonl").read_text().splitlines()

@@ -25,6 +25,7 @@ from electra_scale.data.store import Store, special_tokens
 from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.runs import RECIPE, end, environment, ranks, rows, run, start
 from tests.support.fixtures.s3 import S3Server
+from tests.support.waiting import wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -102,15 +103,6 @@ def learned(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.startswith("data/fetch")} for row in found]
 
 
-def wait_for_rows(process: subprocess.Popen[str], folder: Path, number: int) -> None:
-    deadline = time.monotonic() + 200
-    metrics = folder / "metrics.jsonl"
-    while not metrics.is_file() or len(metrics.read_text().splitlines()) < number:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def log(folder: Path) -> str:
     return (folder / "log.txt").read_text()
 
@@ -164,7 +156,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
     gate.close()
     process = start(ranks(2, *arguments(url)), tmp_path)
     try:
-        wait_for_rows(process, tmp_path / "run", gate.steps)
+        wait_for_rows(tmp_path / "run", gate.steps, process)
     finally:
         end(process)
     assert len(rows(tmp_path / "run")) == gate.steps
@@ -207,7 +199,7 @@ def test_a_server_that_stops_for_ten_seconds_costs_only_the_time(
     gate, url = gated
     process = start(ranks(2, *arguments(url)), tmp_path)
     try:
-        wait_for_rows(process, tmp_path / "run", gate.steps)
+        wait_for_rows(tmp_path / "run", gate.steps, process)
         s3_server.stop()
         try:
             time.sleep(10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import ROOT, end, launched, plain, ranks, rows, run, start, write_recipe
+from tests.support.waiting import row_count, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -82,15 +82,11 @@ def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[P
     arguments = ("--config", recipe, "--run_dir", folder, "--resume", "auto")
     process = start(ranks(2, *arguments), tmp_path)
     try:
-        deadline = time.monotonic() + 200
         # In the joint phase, some steps past a checkpoint.
-        while not (folder / "metrics.jsonl").is_file() or len(rows_so_far(folder)) < 10:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_rows(folder, 10, process)
     finally:
         end(process)
-    killed_at = len(rows_so_far(folder))
+    killed_at = row_count(folder)
     state = checkpoint.newest(folder / "checkpoints")
     assert state is not None
     assert 0 < state.step < 18, "the kill came too late to test anything"
@@ -99,10 +95,6 @@ def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[P
     resumed = rows(folder)
     assert [row["step"] for row in resumed] == list(range(1, 19)), f"killed after {killed_at} rows"
     assert resumed == rows(reference)
-
-
-def rows_so_far(folder: Path) -> list[str]:
-    return (folder / "metrics.jsonl").read_text().splitlines()
 
 
 EVERY_STEP = ("--checkpoint.every", "1", "--checkpoint.keep", "30")
