@@ -88,6 +88,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
@@ -101,6 +102,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
     assert measured["micro_batch"] - bucket - always == pytest.approx(largest - bucket - always, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
