@@ -17,16 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from electra_scale.corruption.corruption import Corruption
+from electra_scale.corruption.generator import GeneratorCorruption
+from electra_scale.corruption.samplers.base import Masked
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store
-from electra_scale.monitor.metrics import auc
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.detection import auc, detection_statistics
 from electra_scale.tasks.module import PretrainModule
-from electra_scale.tasks.sums import detection_statistics
+from electra_scale.tasks.replaced_tokens import ReplacedTokens
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
@@ -37,10 +41,17 @@ _ROWS = 64
 _BINS = 15
 
 
+def masked_positions(generator: PretrainModule, batch: Batch) -> Masked:
+    """What a module's generator says about the masked positions."""
+    corruptor = generator.corruptor
+    assert isinstance(corruptor, GeneratorCorruption)
+    return corruptor.masked_positions(generator.electra, batch, Layout.of(batch.segment))
+
+
 @torch.no_grad()
 def corrupted(generator: PretrainModule, batch: Batch) -> Tensor:
     """The batch's ids (B, S) with every masked position redrawn from the generator."""
-    drawn = vocabulary_pass(generator.masked_positions(batch), ElectraSampler()).drawn
+    drawn = vocabulary_pass(masked_positions(generator, batch), ElectraSampler()).drawn
     assert drawn is not None
     return batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
 
@@ -58,8 +69,13 @@ def detection(
     loss, tokens = 0.0, 0
     for batch in batches:
         ids = corrupted(generator, batch)
-        logits, token_loss = discriminator.discriminate(ids, batch)
-        found = detection_statistics(logits, ids != batch.ids, discriminator.ordinary(batch))
+        task = discriminator.task
+        assert isinstance(task, ReplacedTokens)
+        layout = Layout.of(batch.segment)
+        hidden = discriminator.electra.discriminator_hidden(ids, layout)
+        corruption = Corruption(ids, ids != batch.ids, (batch.segment >= 0).float(), batch.masked)
+        logits, token_loss = task.detect(discriminator.electra, hidden, corruption)
+        found = detection_statistics(logits, corruption.labels, task.ordinary(batch))
         histograms.append((found["histogram_replaced"].double(), found["histogram_original"].double()))
         real = batch.segment >= 0
         loss, tokens = loss + float((token_loss * real).sum()), tokens + int(real.sum())
@@ -76,7 +92,7 @@ def calibration(generator: PretrainModule, batches: Iterator[Batch] | list[Batch
     """
     parts: list[tuple[Tensor, ...]] = []
     for batch in batches:
-        masked = generator.masked_positions(batch)
+        masked = masked_positions(generator, batch)
         scores = (masked.features @ masked.word_embeddings.T + masked.bias).float()
         log_p = scores.log_softmax(-1)
         confidence, likeliest = log_p.max(-1)
@@ -109,7 +125,7 @@ def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Ba
         Store(data.store, data.cache),
         "heldout",
         data.sequence_length,
-        module.special,
+        module.corruptor.special,
         data.packing,
         data.packing_window,
         data.attend_across_documents,

@@ -24,14 +24,14 @@ import torch
 
 from benchmarks.measure import RESULT, report, seconds_table, spread, write_figures
 from benchmarks.training.step import SPECIAL, made_up_batch
-from electra_scale.corruption.samplers.build import build_sampler
-from electra_scale.model.electra import Electra
+from electra_scale.corruption.corruption import Clock
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.checkpoint import CheckpointConfig
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import RunState, complete_tags, tag_of
@@ -75,23 +75,22 @@ def timed(act: Callable[[], object]) -> float:
 
 
 def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
-    config = recipe.model.resolve(vocabulary)
-    sampler = build_sampler(recipe.objective, config, recipe.seed)
-    module = PretrainModule(Electra(config, recipe.seed), sampler, recipe.objective, SPECIAL, "joint")
+    config = recipe.networks(vocabulary)
+    module = build_module(recipe, config, SPECIAL, "joint")
     micro, accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
     content = read_deepspeed_json(recipe.deepspeed)
     rate = recipe.optimizer.learning_rate
     resolved = resolve_deepspeed_json(content, recipe.optimizer, rate, micro, accumulation, world.size)
-    return Engine(module.to(world.device), resolved, recipe.optimizer, recipe.objective.head, world)
+    return Engine(module.to(world.device), resolved, recipe.optimizer, world)
 
 
 def train_a_step(engine: Engine, recipe: Recipe, vocabulary: int) -> None:
     """Without one the optimizer has no moments to save."""
     batch = made_up_batch(recipe, vocabulary, engine.world.rank)
-    counts = GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))
+    counts = {"masked": torch.tensor(float(len(batch.masked))), "tokens": torch.tensor(float(batch.ids.numel()))}
     micro, accumulation = batch_split(recipe.batch.global_batch, engine.world.size, recipe.batch.most_per_device)
     for part in list(batch.split(micro))[:accumulation]:
-        engine.forward_backward(part, counts, False)
+        engine.forward_backward(part, Layout.of(part.segment), Clock(0, 0, "joint", 0), counts, False)
     engine.step(recipe.optimizer.learning_rate)
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import pick_cores, spread, table, write_figures
-from electra_scale.corruption.samplers.build import build_sampler
+from electra_scale.corruption.corruption import Clock
 from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
-from electra_scale.model.electra import Electra
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.tasks.module import build_module
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World, join_world, leave_world
 
@@ -60,9 +60,8 @@ def made_up_batch(recipe: Recipe, vocabulary: int, step: int) -> Batch:
 
 
 def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
-    config = recipe.model.resolve(vocabulary)
-    sampler = build_sampler(recipe.objective, config, recipe.seed)
-    module = PretrainModule(Electra(config, recipe.seed), sampler, recipe.objective, SPECIAL, "joint")
+    config = recipe.networks(vocabulary)
+    module = build_module(recipe, config, SPECIAL, "joint")
     micro, accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
     resolved = resolve_deepspeed_json(
         read_deepspeed_json("ds_configs/zero2.json"),
@@ -72,15 +71,15 @@ def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
         accumulation,
         world.size,
     )
-    return Engine(module, resolved, recipe.optimizer, recipe.objective.head, world)
+    return Engine(module, resolved, recipe.optimizer, world)
 
 
 def timed_step(engine: Engine, batch: Batch, recipe: Recipe) -> float:
     """Seconds of one step: micro-batches forward and backward, then the optimizer."""
     began = time.perf_counter()
-    counts = GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))
+    counts = {"masked": torch.tensor(float(len(batch.masked))), "tokens": torch.tensor(float(batch.ids.numel()))}
     for part in batch.split(recipe.batch.global_batch // engine.accumulation):
-        engine.forward_backward(part, counts, False)
+        engine.forward_backward(part, Layout.of(part.segment), Clock(0, 0, "joint", 0), counts, False)
     engine.step(recipe.optimizer.learning_rate)
     return time.perf_counter() - began
 
@@ -96,11 +95,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     recipes: dict[str, Recipe] = {}
     recipes["electra"] = copy.deepcopy(recipe)
-    recipes["electra"].objective.sampler = "electra"
+    recipes["electra"].corruption.sampler = "electra"
     for width in args.widths:
         recipes[f"hp_loss {width}"] = copy.deepcopy(recipe)
-        recipes[f"hp_loss {width}"].objective.sampler = "hp_loss"
-        recipes[f"hp_loss {width}"].objective.head.width = width
+        recipes[f"hp_loss {width}"].corruption.sampler = "hp_loss"
+        recipes[f"hp_loss {width}"].corruption.head.width = width
     engines = {label: engine_of(own, args.vocabulary, world) for label, own in recipes.items()}
     labels = list(engines)
     seconds: dict[str, list[float]] = {label: [] for label in engines}

@@ -27,8 +27,8 @@ from electra_scale.corruption.samplers.base import Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
+from electra_scale.recipe.corruption import GeneratorSettings, SamplerName
 from electra_scale.recipe.model import EncoderSize, ModelConfig
-from electra_scale.recipe.objective import ObjectiveConfig, SamplerName
 
 HIDDEN = 64
 MEMORY_TARGET = 150e6
@@ -73,12 +73,12 @@ class Problem:
         # Stands in for the discriminator's loss at the draws.
         self.loss = torch.rand(positions, generator=generator)
         size = EncoderSize(1, HIDDEN, HIDDEN, 1)
-        self.model = ModelConfig(vocabulary, embedding, size, size)
+        self.model = ModelConfig(vocab_size=vocabulary, embedding=embedding, discriminator=size, generator=size)
         self.width = args.width
 
     def sampler(self, name: str) -> Sampler:
         """With the defaults of its settings, and weights off their start of zero."""
-        objective = ObjectiveConfig(sampler=cast(SamplerName, name))
+        objective = GeneratorSettings(sampler=cast(SamplerName, name))
         objective = replace(objective, head=replace(objective.head, width=self.width))
         sampler = build_sampler(objective, self.model, seed=0)
         generator = torch.Generator().manual_seed(1)
@@ -125,8 +125,10 @@ def direct_draw(masked: Masked, sampler: HardnessLossSampler) -> Tensor:
     loss, scores = direct_loss(masked)
     with torch.no_grad():
         head = sampler.head
-        hardness = head.scores(masked.hidden, masked.word_embeddings)
-        hardness.scatter_(1, masked.original[:, None], head.own(masked.hidden)[:, None])
+        features = head.features(masked.hidden)
+        hardness = features @ head.keys(masked.word_embeddings).T + head.offset(features)[:, None]
+        assert head.own_token is not None
+        hardness.scatter_(1, masked.original[:, None], head.own_token(features))
         hardness = softplus(hardness).sqrt() + sampler.floor
         p = scores.softmax(-1)
         q = p * hardness

@@ -68,8 +68,8 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         "step": state.step,
         "store": store.url,
         "split": split,
-        "sampler": recipe.objective.sampler,
-        "weighted": recipe.objective.weighted,
+        "sampler": recipe.corruption.sampler,
+        "weighted": recipe.corruption.weighted,
         "figures": _finite(figures),
         "frequency": [_finite(bucket) for bucket in buckets],
     }
@@ -77,8 +77,8 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
     print(
-        f"{run}, step {state.step}, sampler {recipe.objective.sampler}, "
-        f"{'weights on' if recipe.objective.weighted else 'weights off: not the objective of ELECTRA'}\n"
+        f"{run}, step {state.step}, sampler {recipe.corruption.sampler}, "
+        f"{'weights on' if recipe.corruption.weighted else 'weights off: not the objective of ELECTRA'}\n"
         f"{samples} {split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
         f"{_table(figures)}\n\n{_frequency_table(buckets)}\n\nwritten: {path}"
     )

@@ -1,15 +1,16 @@
-"""Sizes of the networks, and what follows from them: parameters and floating-point operations."""
+"""What follows from the sizes of the networks: parameters and floating-point operations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from electra_scale.recipe.model import EncoderSize, ModelConfig
+from electra_scale.model.architectures.architecture import architecture_of
+from electra_scale.recipe.model import ModelConfig
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Trainable parameters by part; the sampling head is not among them."""
+    """Trainable parameters by part; what a corruption learns besides is not among them."""
 
     embeddings: int
     generator: int
@@ -28,45 +29,18 @@ class ParameterCounts:
         return self.embeddings + self.generator + self.generator_head
 
 
-def _encoder_parameters(size: EncoderSize, embedding: int) -> int:
-    hidden, ffn = size.hidden, size.ffn
-    attention = 4 * hidden * hidden + 4 * hidden
-    feed_forward = 2 * hidden * ffn + ffn + hidden
-    norms = 2 * 2 * hidden
-    project = embedding * hidden + hidden if embedding != hidden else 0
-    return project + size.layers * (attention + feed_forward + norms)
-
-
-def parameter_counts(config: ModelConfig) -> ParameterCounts:
-    """Parameters of each part of :class:`electra_scale.model.Electra`, from the sizes alone."""
-    embedding = config.embedding
-    rows = config.vocab_size + config.max_positions + config.token_types
+def parameter_counts(config: ModelConfig, with_generator: bool = True) -> ParameterCounts:
+    """Parameters of each part of :class:`electra_scale.model.electra.Electra`, from the sizes alone."""
+    architecture, embedding = architecture_of(config), config.embedding
     generator, discriminator = config.generator, config.discriminator
+    head = generator.hidden * embedding + embedding + 2 * embedding + config.vocab_size
     return ParameterCounts(
-        embeddings=rows * embedding + 2 * embedding,
-        generator=_encoder_parameters(generator, embedding),
-        generator_head=generator.hidden * embedding + embedding + 2 * embedding + config.vocab_size,
-        discriminator=_encoder_parameters(discriminator, embedding),
+        embeddings=architecture.embedding_parameters(),
+        generator=architecture.encoder_parameters(generator) if with_generator else 0,
+        generator_head=head if with_generator else 0,
+        discriminator=architecture.encoder_parameters(discriminator),
         discriminator_head=discriminator.hidden * discriminator.hidden + 2 * discriminator.hidden + 1,
     )
-
-
-def encoder_flops(size: EncoderSize, embedding: int, positions: int) -> float:
-    """Forward floating-point operations of one encoder per token, a multiply-add counted as 2.
-
-    ``2 E H [E != H] + layers * (8 H^2 + 4 H F + 4 S H)``: the input projection; then per layer Q, K, V and
-    output (4 products H x H), the feed-forward pair (2 products H x F), and scores and values over S
-    positions. Element-wise work is not counted. For packed rows S is the row, as a dense masked product
-    computes it.
-
-    Args:
-        size: the encoder.
-        embedding: width E of its input.
-        positions: row length S.
-    """
-    hidden, ffn = size.hidden, size.ffn
-    project = 2 * embedding * hidden if embedding != hidden else 0
-    return float(project + size.layers * (8 * hidden * hidden + 4 * hidden * ffn + 4 * positions * hidden))
 
 
 def generator_flops(config: ModelConfig, positions: int, masked_share: float) -> float:
@@ -80,7 +54,7 @@ def generator_flops(config: ModelConfig, positions: int, masked_share: float) ->
         masked_share: M/S, masked positions per position.
     """
     head = 2 * config.generator.hidden * config.embedding + 2 * config.embedding * config.vocab_size
-    return encoder_flops(config.generator, config.embedding, positions) + masked_share * head
+    return architecture_of(config).encoder_flops(config.generator, positions) + masked_share * head
 
 
 def discriminator_flops(config: ModelConfig, positions: int) -> float:
@@ -92,13 +66,15 @@ def discriminator_flops(config: ModelConfig, positions: int) -> float:
     """
     hidden = config.discriminator.hidden
     head = 2 * hidden * hidden + 2 * hidden
-    return encoder_flops(config.discriminator, config.embedding, positions) + head
+    return architecture_of(config).encoder_flops(config.discriminator, positions) + head
 
 
-def training_flops(config: ModelConfig, positions: int, masked_share: float, joint: bool) -> float:
+def training_flops(
+    config: ModelConfig, positions: int, masked_share: float, joint: bool, with_generator: bool = True
+) -> float:
     """Operations of a training step per token, which MFU is taken from: 3 times the forward pass.
 
-    Backward forms two products for each of forward's. The sampling head's own products are not among them
+    Backward forms two products for each of forward's. What a corruption learns besides is not among them
     (:func:`electra_scale.corruption.samplers.cost.sampler_flops`).
 
     Args:
@@ -106,8 +82,9 @@ def training_flops(config: ModelConfig, positions: int, masked_share: float, joi
         positions: row length S.
         masked_share: M/S, masked positions per position.
         joint: both networks train; else the generator alone.
+        with_generator: there is a generator.
     """
-    forward = generator_flops(config, positions, masked_share)
+    forward = generator_flops(config, positions, masked_share) if with_generator else 0.0
     if joint:
         forward += discriminator_flops(config, positions)
     return 3 * forward

@@ -1,40 +1,50 @@
-"""Generator and discriminator over one shared embedding layer."""
+"""Generator and discriminator over the embeddings that they share."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from electra_scale.model.architectures.bert import Encoder
-from electra_scale.model.embeddings import Embeddings
+from electra_scale.model.architectures.architecture import Hidden, architecture_of
 from electra_scale.model.heads import DiscriminatorHead, GeneratorHead
 from electra_scale.model.initialisation import initialise, sinusoids
+from electra_scale.model.layout import Layout
+from electra_scale.model.sharing.sharing import sharing_of
 from electra_scale.recipe.model import ModelConfig
 
 
 class Electra(nn.Module):
     """The networks of ELECTRA pre-training (Clark et al. 2020, section 3).
 
-    Shared by both: word, position and token-type embeddings and their LayerNorm. Not shared: the
-    projections from E to H, the encoders, the heads. The generator's output weights are the shared word
-    embeddings.
+    Not shared between the two: the projections from E to H, the encoders, the heads. What is shared, and with what the
+    generator's scores are made, is the configuration's ``sharing``.
 
     Args:
-        config: sizes.
+        config: sizes, architecture and sharing.
         seed: seed of the initial weights; the global random state is neither read nor moved.
+        with_generator: make a generator; a corruption may do without one.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    generator: nn.Module | None
+    generator_head: GeneratorHead | None
+
+    def __init__(self, config: ModelConfig, seed: int = 0, with_generator: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.architecture = architecture_of(config)
         # torch's layers fill themselves from the global generator; fork it so that nobody notices.
         with torch.random.fork_rng(devices=[]):
-            self.embeddings = Embeddings(config)
-            self.generator = Encoder(config.generator, config.embedding, config)
-            self.generator_head = GeneratorHead(
-                config.generator.hidden, config.embedding, config.vocab_size, config.layer_norm_eps
-            )
-            self.discriminator = Encoder(config.discriminator, config.embedding, config)
+            self.sharing = sharing_of(config, self.architecture)
+            self.embeddings = self.sharing.module
+            self.generator, self.generator_head = None, None
+            if with_generator:
+                self.generator = self.architecture.encoder(config.generator)
+                self.generator_head = GeneratorHead(
+                    config.generator.hidden, config.embedding, config.vocab_size, config.architecture.layer_norm_eps
+                )
+            self.discriminator = self.architecture.encoder(config.discriminator)
             self.discriminator_head = DiscriminatorHead(config.discriminator.hidden)
         self.initialise(seed)
 
@@ -44,38 +54,44 @@ class Electra(nn.Module):
         A parameter's values depend on the seed, its name and its shape only. The model must be on the CPU.
         """
         initialise(self, self.config.init_std, seed, self.config.init)
-        if self.config.position_init == "sinusoidal":
-            table = self.embeddings.position.weight
+        learned = dict(self.embeddings.named_parameters()).get("position.weight")
+        if self.config.position_init == "sinusoidal" and learned is not None:
             with torch.no_grad():
-                table.copy_(sinusoids(table.shape[0], table.shape[1], self.config.init_std))
+                learned.copy_(sinusoids(learned.shape[0], learned.shape[1], self.config.init_std))
 
     @property
     def word_embeddings(self) -> Tensor:
-        """(V,E) word embeddings: both networks' input, and the generator's output weights."""
-        return self.embeddings.word.weight
+        """(V,E) table that the generator's scores are made with."""
+        return self.sharing.output_table()
 
-    def generator_hidden(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def generator_hidden(self, ids: Tensor, layout: Layout) -> Tensor:
         """Hidden states of the generator; its head is applied by the caller, at masked positions.
 
         Args:
             ids: (B,S) int64 masked token ids.
-            positions: (B,S) int64 position ids.
-            mask: (B,1,S,S) bool attention mask, or None.
+            layout: positions and segments of the rows.
 
         Returns:
             (B,S,H) with the generator's H.
         """
-        return self.generator(self.embeddings(ids, positions), mask)
+        assert self.generator is not None
+        hidden: Hidden = self.generator(self.sharing.embed_generator(ids, layout), layout)
+        return hidden.last
 
-    def discriminator_logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def discriminator_hidden(self, ids: Tensor, layout: Layout, depths: Sequence[int] = ()) -> Hidden:
+        """Hidden states of the discriminator for token ids (B,S), also after the layers ``depths``."""
+        hidden: Hidden = self.discriminator(self.sharing.embed_discriminator(ids, layout), layout, depths)
+        return hidden
+
+    def discriminator_logits(self, ids: Tensor, layout: Layout) -> Tensor:
         """Logit that each token was replaced.
 
         Args:
             ids: (B,S) int64 token ids with the replacements in place.
-            positions: (B,S) int64 position ids.
-            mask: (B,1,S,S) bool attention mask, or None.
+            layout: positions and segments of the rows.
 
         Returns:
             (B,S) logits, positive for replaced.
         """
-        return self.discriminator_head(self.discriminator(self.embeddings(ids, positions), mask))
+        logits: Tensor = self.discriminator_head(self.discriminator_hidden(ids, layout).last)
+        return logits

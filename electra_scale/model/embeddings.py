@@ -1,27 +1,10 @@
-"""The embedding layer that generator and discriminator share, and position ids for packed rows."""
+"""An embedding layer of word, position and token type."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from electra_scale.recipe.model import ModelConfig
-
-
-def positions_from_segments(segment: Tensor) -> Tensor:
-    """Position ids that restart at 0 wherever the segment changes along a row.
-
-    Args:
-        segment: (B,S) integers, which document of the row a position belongs to, -1 for padding.
-
-    Returns:
-        (B,S) int64 position ids. A run of padding counts from 0 too, so every id is below S.
-    """
-    index = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
-    starts = torch.ones_like(segment, dtype=torch.bool)
-    starts[:, 1:] = segment[:, 1:] != segment[:, :-1]
-    latest_start = torch.where(starts, index, 0).cummax(dim=1).values
-    return index - latest_start
 
 
 class Embeddings(nn.Module):
@@ -31,8 +14,8 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.embedding)
         self.position = nn.Embedding(config.max_positions, config.embedding)
-        self.token_type = nn.Embedding(config.token_types, config.embedding)
-        self.norm = nn.LayerNorm(config.embedding, eps=config.layer_norm_eps)
+        self.token_type = nn.Embedding(config.architecture.token_types, config.embedding)
+        self.norm = nn.LayerNorm(config.embedding, eps=config.architecture.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:

@@ -24,10 +24,6 @@ class GeneratorHead(nn.Module):
         """(M,H) hidden states to (M,E) features."""
         return self.norm(F.gelu(self.dense(hidden)))
 
-    def scores(self, features: Tensor, word_embeddings: Tensor) -> Tensor:
-        """(M,E) features and the (V,E) word embeddings to (M,V) unnormalised log-probabilities."""
-        return F.linear(features, word_embeddings, self.bias)
-
 
 class DiscriminatorHead(nn.Module):
     """Dense H to H, GELU, dense to one logit: positive where the token looks replaced."""

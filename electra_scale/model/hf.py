@@ -1,7 +1,7 @@
 """Conversion to and from Hugging Face checkpoints: the only place that knows transformers' names.
 
-``export`` writes two folders that ``ElectraForPreTraining`` and ``ElectraForMaskedLM`` open;
-``import_checkpoint`` and ``config_from_checkpoint`` read such folders, or hub ids.
+``export`` writes a folder for each network that its class of transformers opens; ``import_checkpoint`` reads such
+folders, or hub ids. Names and configurations are the architecture's.
 """
 
 from __future__ import annotations
@@ -11,25 +11,18 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    ElectraConfig,
-    ElectraForMaskedLM,
-    ElectraForPreTraining,
-)
+from transformers import AutoConfig, AutoTokenizer
 
 from data_pipeline.errors import UserError
+from electra_scale.model.architectures.architecture import Network
 from electra_scale.model.electra import Electra
-from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 logger = logging.getLogger(__name__)
-
-Network = Literal["discriminator", "generator"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -39,98 +32,29 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 
-_EMBEDDINGS = {
-    "word": "word_embeddings",
-    "position": "position_embeddings",
-    "token_type": "token_type_embeddings",
-}
-_LAYER = {
-    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention_output": ("attention.output.dense",),
-    "attention_norm": ("attention.output.LayerNorm",),
-    "ffn_in": ("intermediate.dense",),
-    "ffn_out": ("output.dense",),
-    "ffn_norm": ("output.LayerNorm",),
-}
-_HEADS: dict[Network, dict[str, str]] = {
-    "discriminator": {
-        "dense": "discriminator_predictions.dense",
-        "output": "discriminator_predictions.dense_prediction",
-    },
-    "generator": {"dense": "generator_predictions.dense", "norm": "generator_predictions.LayerNorm"},
-}
-
-
-def _size(config: ModelConfig, network: Network) -> EncoderSize:
-    return config.discriminator if network == "discriminator" else config.generator
-
-
-def _names(config: ModelConfig, network: Network) -> dict[str, tuple[str, ...]]:
-    """Our parameter names to transformers'; several names are parts of ours, stacked along the first axis."""
-    size = _size(config, network)
-    names: dict[str, tuple[str, ...]] = {}
-
-    def both(ours: str, *theirs: str) -> None:
-        for leaf in ("weight", "bias"):
-            names[f"{ours}.{leaf}"] = tuple(f"{name}.{leaf}" for name in theirs)
-
-    for ours, theirs in _EMBEDDINGS.items():
-        names[f"embeddings.{ours}.weight"] = (f"electra.embeddings.{theirs}.weight",)
-    both("embeddings.norm", "electra.embeddings.LayerNorm")
-    if config.embedding != size.hidden:
-        both(f"{network}.project", "electra.embeddings_project")
-    for layer in range(size.layers):
-        for ours, parts in _LAYER.items():
-            both(
-                f"{network}.layers.{layer}.{ours}",
-                *(f"electra.encoder.layer.{layer}.{part}" for part in parts),
-            )
-    for ours, theirs in _HEADS[network].items():
-        both(f"{network}_head.{ours}", theirs)
-    if network == "generator":
-        names["generator_head.bias"] = ("generator_lm_head.bias",)
-    return names
-
-
-def _transformers_config(config: ModelConfig, network: Network, pad_token_id: int | None) -> ElectraConfig:
-    size = _size(config, network)
-    return ElectraConfig(
-        vocab_size=config.vocab_size,
-        embedding_size=config.embedding,
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=size.ffn,
-        hidden_act="gelu",
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.attention_dropout,
-        max_position_embeddings=config.max_positions,
-        type_vocab_size=config.token_types,
-        initializer_range=config.init_std,
-        layer_norm_eps=config.layer_norm_eps,
-        pad_token_id=pad_token_id,
-        tie_word_embeddings=True,
-    )
-
 
 def _transformers_model(model: Electra, network: Network, pad_token_id: int | None) -> Any:
     """The network as a transformers model in fp32 on the CPU."""
     ours = model.state_dict()
+    ours |= {f"embeddings.{name}": value for name, value in model.sharing.exported(network).items()}
     theirs: dict[str, Tensor] = {}
-    for name, parts in _names(model.config, network).items():
+    for name, parts in model.architecture.transformers_names(network).items():
         pieces = ours[name].detach().float().cpu().chunk(len(parts))
         theirs.update(zip(parts, pieces, strict=True))
     # transformers fills new models from the global random state; leave that as it was.
     with torch.random.fork_rng(devices=[]):
-        config = _transformers_config(model.config, network, pad_token_id)
-        if network == "discriminator":
-            result: Any = ElectraForPreTraining(config)
-        else:
-            result = ElectraForMaskedLM(config)
-            theirs["generator_lm_head.weight"] = theirs["electra.embeddings.word_embeddings.weight"]
+        config = model.architecture.transformers_config(network)
+        config.pad_token_id = pad_token_id
+        result: Any = _class_of(model, network)(config)
+    for name, same in model.architecture.tied[network].items():
+        theirs[name] = theirs[same]
     result.load_state_dict(theirs)
     result.tie_weights()
     return result.eval()
+
+
+def _class_of(model: Electra, network: Network) -> Any:
+    return getattr(transformers, model.architecture.hugging_face[network])
 
 
 def _copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
@@ -142,6 +66,11 @@ def _copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
         )
     for name in found:
         shutil.copyfile(tokenizer_dir / name, folder / name)
+
+
+def networks_of(model: Electra) -> list[Network]:
+    """The networks of a model that an export holds; a corruption without a generator has none."""
+    return ["discriminator"] if model.generator is None else ["discriminator", "generator"]
 
 
 def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
@@ -167,12 +96,12 @@ def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
     try:
         # mkdtemp makes it private to this user; the result should be as readable as any new folder.
         partial.chmod(out.parent.stat().st_mode & 0o777)
-        for network in ("discriminator", "generator"):
+        for network in networks_of(model):
             folder = partial / network
             folder.mkdir()
             _copy_tokenizer(tokenizer_dir, folder)
             # AutoTokenizer may need the model type, so a config has to stand there before it is asked.
-            _transformers_config(model.config, network, None).save_pretrained(folder)
+            model.architecture.transformers_config(network).save_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
             if len(tokenizer) > model.config.vocab_size:
                 raise UserError(
@@ -206,44 +135,18 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _read_config(source: str) -> ElectraConfig:
+def _read_config(source: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read a transformers config from {source!r}: {_first_line(error)}; "
             "give a folder with config.json or a hub id"
         ) from error
-    if not isinstance(config, ElectraConfig):
-        raise UserError(f"{source!r} is a {config.model_type} checkpoint; an electra checkpoint is needed")
-    if config.hidden_act != "gelu":
-        raise UserError(f"{source!r} has hidden_act {config.hidden_act!r}; this encoder computes 'gelu' only")
-    return config
 
 
-def _encoder_size(config: ElectraConfig) -> EncoderSize:
-    return EncoderSize(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        ffn=config.intermediate_size,
-        heads=config.num_attention_heads,
-    )
-
-
-def _require_fit(source: str, theirs: ElectraConfig, config: ModelConfig, network: Network) -> None:
-    size = _size(config, network)
-    pairs: dict[str, tuple[float, float]] = {
-        "vocab_size": (theirs.vocab_size, config.vocab_size),
-        "embedding": (theirs.embedding_size, config.embedding),
-        "max_positions": (theirs.max_position_embeddings, config.max_positions),
-        "token_types": (theirs.type_vocab_size, config.token_types),
-        "layer_norm_eps": (theirs.layer_norm_eps, config.layer_norm_eps),
-        f"{network}.layers": (theirs.num_hidden_layers, size.layers),
-        f"{network}.hidden": (theirs.hidden_size, size.hidden),
-        f"{network}.ffn": (theirs.intermediate_size, size.ffn),
-        f"{network}.heads": (theirs.num_attention_heads, size.heads),
-    }
-    wrong = [f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
+def _require_fit(source: str, theirs: Any, model: Electra, network: Network) -> None:
+    wrong = model.architecture.differences(network, theirs)
     if wrong:
         raise UserError(
             f"checkpoint {source!r} does not fit the model: {'; '.join(wrong)}; "
@@ -251,59 +154,23 @@ def _require_fit(source: str, theirs: ElectraConfig, config: ModelConfig, networ
         )
 
 
-def config_from_checkpoint(discriminator: str | Path, generator: str | Path | EncoderSize | None = None) -> ModelConfig:
-    """The model sizes that ``import_checkpoint`` would accept.
-
-    Args:
-        discriminator: folder or hub id of an ``ElectraForPreTraining``, or a folder that ``export`` wrote.
-        generator: folder or hub id of an ``ElectraForMaskedLM``, or its size where there is none.
-
-    Raises:
-        UserError: a checkpoint can't be read, is not ELECTRA's, or the two differ in what they share.
-    """
-    sources = _sources(discriminator, None if isinstance(generator, EncoderSize) else generator)
-    theirs = _read_config(sources.discriminator)
-    if isinstance(generator, EncoderSize):
-        generator_size = generator
-    elif sources.generator is not None:
-        generator_size = _encoder_size(_read_config(sources.generator))
-    else:
-        raise UserError(f"{sources.discriminator!r} has no generator beside it; give its checkpoint or size")
-    config = ModelConfig(
-        vocab_size=theirs.vocab_size,
-        embedding=theirs.embedding_size,
-        discriminator=_encoder_size(theirs),
-        generator=generator_size,
-        max_positions=theirs.max_position_embeddings,
-        token_types=theirs.type_vocab_size,
-        dropout=theirs.hidden_dropout_prob,
-        attention_dropout=theirs.attention_probs_dropout_prob,
-        layer_norm_eps=theirs.layer_norm_eps,
-        init_std=theirs.initializer_range,
-    )
-    if not isinstance(generator, EncoderSize) and sources.generator is not None:
-        _require_fit(sources.generator, _read_config(sources.generator), config, "generator")
-    return config
-
-
-def _read_weights(source: str, config: ModelConfig, network: Network) -> dict[str, Tensor]:
+def _read_weights(source: str, model: Electra, network: Network) -> dict[str, Tensor]:
     """One network's weights under our names, in fp32."""
-    _require_fit(source, _read_config(source), config, network)
-    kind: Any = ElectraForPreTraining if network == "discriminator" else ElectraForMaskedLM
+    _require_fit(source, _read_config(source), model, network)
+    kind = _class_of(model, network)
     try:
         loaded, info = kind.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load {kind.__name__} from {source!r}: {_first_line(error)}") from error
-    missing = sorted(set(info["missing_keys"]) - {"generator_lm_head.weight"})
+    missing = sorted(set(info["missing_keys"]) - set(model.architecture.tied[network]))
     if missing:
         raise UserError(
             f"checkpoint {source!r} lacks {len(missing)} weights of {kind.__name__} (first: {missing[0]}); "
             f"give a {network} checkpoint with its pre-training head"
         )
     theirs: dict[str, Tensor] = loaded.state_dict()
-    return {
-        ours: torch.cat([theirs[part] for part in parts]).float() for ours, parts in _names(config, network).items()
-    }
+    names = model.architecture.transformers_names(network)
+    return {ours: torch.cat([theirs[part] for part in parts]).float() for ours, parts in names.items()}
 
 
 def import_checkpoint(discriminator: str | Path, generator: str | Path | None, model: Electra) -> None:
@@ -321,9 +188,9 @@ def import_checkpoint(discriminator: str | Path, generator: str | Path | None, m
         UserError: a checkpoint can't be read, lacks weights, or does not fit, with both numbers.
     """
     sources = _sources(discriminator, generator)
-    weights = _read_weights(sources.discriminator, model.config, "discriminator")
-    if sources.generator is not None:
-        for name, value in _read_weights(sources.generator, model.config, "generator").items():
+    weights = _read_weights(sources.discriminator, model, "discriminator")
+    if sources.generator is not None and model.generator is not None:
+        for name, value in _read_weights(sources.generator, model, "generator").items():
             if name not in weights:
                 weights[name] = value
             elif not torch.equal(weights[name], value):

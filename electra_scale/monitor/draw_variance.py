@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from electra_scale.tasks.sums import rank_correlation
+from electra_scale.corruption.statistics import rank_correlation
 
 Floats = NDArray[np.float64]
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from electra_scale.corruption.samplers.cost import sampler_parameters
-from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS
-from electra_scale.corruption.vocabulary.vocabulary_pass import block_shape
+from electra_scale.corruption.corruption import cost_of
+from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts
-from electra_scale.recipe.model import EncoderSize, ModelConfig
-from electra_scale.recipe.objective import ObjectiveConfig
+from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.recipe import Recipe
 
 _BUCKET = 500_000_000
 """Numbers of DeepSpeed's buffer for gradients where the JSON names no ``reduce_bucket_size``."""
-
-_BESIDE = 64
-"""Bytes per token and network of what has no width: ids, positions, segments, logits, labels."""
 
 
 @dataclass(frozen=True)
@@ -45,57 +40,6 @@ class Memory:
         return max(self.moments, key=lambda name: self.moments[name])
 
 
-def dropped_elements(size: EncoderSize) -> int:
-    """Numbers per token that dropout keeps a mask for, behind the two blocks of each layer."""
-    return 2 * size.layers * size.hidden
-
-
-def encoder_bytes(size: EncoderSize, config: ModelConfig, element: int, positions: int) -> float:
-    """Bytes per token that autograd keeps of the shared embeddings and one encoder.
-
-    ``b (layers (8 H + 2 F + S) + E + E [E != H])`` with b bytes a number: per layer its input, Q, K, V, context, two
-    LayerNorm inputs and one output of H each, the feed-forward's inner values before and after GELU, and a row of the
-    attention mask. Besides ``4 (layers (heads + 4) + 2)``: softmax normalisers, means and deviations. Attention is
-    fused: one that is not keeps heads x S probabilities as well. A dropped number has a byte for its mask.
-    """
-    hidden, embedding = size.hidden, config.embedding
-    kept = size.layers * (8 * hidden + 2 * size.ffn + positions)
-    kept += embedding + (embedding if embedding != hidden else 0)
-    exact = 4 * (size.layers * (size.heads + 4) + 2)
-    dropped = dropped_elements(size) + embedding if config.dropout > 0 else 0
-    return float(kept * element + exact + dropped + _BESIDE)
-
-
-def masked_bytes(objective: ObjectiveConfig, model: ModelConfig, element: int) -> float:
-    """Bytes per masked position of the generator's head, of the loss of the sampling head and of what they read."""
-    kept = model.generator.hidden + 3 * model.embedding
-    if objective.sampler in ("hp_loss", "hp_dist"):
-        kept += 3 * objective.head.width
-    if objective.sampler == "hp_loss":
-        kept += model.embedding + objective.head.width
-    return float(kept * element)
-
-
-def pass_bytes(objective: ObjectiveConfig, model: ModelConfig, element: int, masked: int) -> tuple[float, float]:
-    """What the pass over the vocabulary keeps until backward, and what it takes besides while it runs.
-
-    Kept: gradients of word embeddings, bias and features in float32, ``4 (V (E + 1) + M E)``. While it runs: tiles of
-    a block, one tile of scores relative to their maximum, and the sampling head's keys in float32.
-    """
-    vocabulary, embedding = model.vocab_size, model.embedding
-    kept = 4.0 * (vocabulary * (embedding + 1) + masked * embedding)
-    tilted = objective.sampler != "electra"
-    tiles = -(-vocabulary // COLUMNS)
-    rows, width = block_shape(masked, vocabulary, tiles * (2 if tilted else 1) * 4)
-    running = 4.0 * rows * width * (tiles * (2 if tilted else 1) + 1)
-    if element == 2:
-        # Products in 16 bit before and after they are float32.
-        running += 2.0 * rows * width + 2.0 * width * embedding
-    if objective.sampler in ("hp_loss", "hp_dist"):
-        running += 4.0 * (vocabulary + masked) * objective.head.width
-    return kept, running
-
-
 def device_memory(
     recipe: Recipe, model: ModelConfig, deepspeed_json: dict[str, Any], ranks: int, micro_batch: int, accumulation: int
 ) -> Memory:
@@ -103,22 +47,22 @@ def device_memory(
     zero = deepspeed_json.get("zero_optimization", {})
     half = bool(deepspeed_json.get("bf16", {}).get("enabled"))
     element = 2 if half else 4
-    parameters = parameter_counts(model).total
-    head = sampler_parameters(recipe.objective, model)
+    parameters = parameter_counts(model, recipe.corruption.uses_generator).total
+    architecture, cost = architecture_of(model), cost_of(recipe.corruption, model)
+    head = cost.parameters
     tokens = micro_batch * recipe.data.sequence_length
     masked = round(tokens * recipe.data.mask_share)
     table = model.vocab_size * model.embedding
     part = parameters / ranks
 
-    generator = tokens * encoder_bytes(model.generator, model, element, recipe.data.sequence_length)
-    discriminator = tokens * encoder_bytes(model.discriminator, model, element, recipe.data.sequence_length)
+    generator = 0.0
+    if recipe.corruption.uses_generator:
+        generator = tokens * architecture.encoder_bytes(model.generator, element, recipe.data.sequence_length)
+    discriminator = tokens * architecture.encoder_bytes(model.discriminator, element, recipe.data.sequence_length)
     discriminator += tokens * 3 * model.discriminator.hidden * element
-    at_masked = masked * masked_bytes(recipe.objective, model, element)
-    kept, running = pass_bytes(recipe.objective, model, element, masked)
-    if recipe.objective.sampler == "hp_dist":
-        # Its backward pass goes over the vocabulary again, while all activations are there.
-        keys = model.vocab_size * recipe.objective.head.width
-        kept += (element + 8) * keys + 4 * min(masked, ROWS) * min(model.vocab_size, COLUMNS)
+    at_masked = cost.masked_bytes(masked, element)
+    running = cost.running_bytes(masked, element)
+    kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element)
 
     bucket_size = int(zero.get("reduce_bucket_size", _BUCKET))
     contiguous = bool(zero.get("contiguous_gradients", True))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_pipeline.errors import UserError
-from electra_scale.corruption.samplers.cost import sampler_flops, sampler_parameters
+from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.cost import parameter_counts, training_flops
 from electra_scale.monitor.hardware import DEVICES, DeviceSheet
 from electra_scale.plan.memory import device_memory
@@ -100,8 +100,9 @@ def plan(
         raise UserError(f"--efficiency is {efficiency}; it must be above 0 and at most 1")
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price is {price}; it must be 0 or more")
-    model = recipe.model.resolve(tokens.vocabulary)
-    counts = parameter_counts(model)
+    model = recipe.networks(tokens.vocabulary)
+    with_generator = recipe.corruption.uses_generator
+    counts = parameter_counts(model, with_generator)
     micro, accumulation = batch_split(recipe.batch.global_batch, cluster.ranks, recipe.batch.most_per_device)
     flops = _flops(recipe, model, micro)
     step_tokens = recipe.batch.global_batch * recipe.data.sequence_length
@@ -119,7 +120,7 @@ def plan(
     seconds = steps * step_seconds + warmup_steps * warmup_seconds
     return {
         "parameters": asdict(counts)
-        | {"total": counts.total, "sampling_head": sampler_parameters(recipe.objective, model)},
+        | {"total": counts.total, "sampling_head": cost_of(recipe.corruption, model).parameters},
         "flops_per_token": flops,
         "tokens": {"step": step_tokens, "run": run_tokens, "epoch": tokens.epoch},
         "batch": {"ranks": cluster.ranks, "micro": micro, "accumulation": accumulation},
@@ -149,15 +150,16 @@ def plan(
 def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
     """Training FLOPs per token, as speed/mfu counts them; those of the sampling head apart."""
     positions, share = recipe.data.sequence_length, recipe.data.mask_share
-    total = training_flops(model, positions, share, joint=True)
-    generator = training_flops(model, positions, share, joint=False)
+    with_generator = recipe.corruption.uses_generator
+    total = training_flops(model, positions, share, True, with_generator)
+    generator = training_flops(model, positions, share, False, with_generator)
     masked = round(micro * positions * share)
     return {
         "generator": generator,
         "discriminator": total - generator,
         "total": total,
-        "sampling_head": sampler_flops(recipe.objective, model, masked) / (micro * positions),
-        "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, joint=False),
+        "sampling_head": cost_of(recipe.corruption, model).flops(masked) / (micro * positions),
+        "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, False, with_generator),
     }
 
 

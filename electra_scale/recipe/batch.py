@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data_pipeline.errors import UserError
+from electra_scale.recipe.checks import too_small
 
 
 @dataclass
@@ -16,6 +17,10 @@ class BatchConfig:
 
     most_per_device: int = 64
     """Largest micro-batch that a device is given; the rest is accumulated."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        return too_small("batch", self, global_batch=1, most_per_device=1)
 
 
 def batch_split(global_batch: int, ranks: int, most_per_device: int) -> tuple[int, int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from electra_scale.recipe.checks import too_small
 
 
 @dataclass
@@ -64,3 +67,29 @@ class DataConfig:
     """How long a store may fail to answer before the run ends; it trains on from what is there while it waits."""
 
     cache: CacheConfig = field(default_factory=CacheConfig)
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        found = too_small(
+            "data",
+            self,
+            sequence_length=8,
+            streams=1,
+            shuffle_window=1,
+            packing_window=1,
+            prefetch_threads=0,
+            prefetch_shards=0,
+        )
+        if not 0 < self.mask_share < 1:
+            found.append(f"data.mask_share is {self.mask_share}; it must lie between 0 and 1")
+        if not 0 <= self.mask_token_share <= 1:
+            found.append(f"data.mask_token_share is {self.mask_token_share}; it must lie between 0 and 1")
+        # Written so that NaN, which compares false, is refused too.
+        if not self.give_up_minutes >= 0:
+            found.append(f"data.give_up_minutes is {self.give_up_minutes}; it must be 0 or more")
+        if not 0 < self.cache.limit_gb < math.inf:
+            found.append(f"data.cache.limit_gb is {self.cache.limit_gb}; it must be a number above 0")
+        for label, weight in self.mixture.items():
+            if not 0 < weight < math.inf:
+                found.append(f"data.mixture.{label} is {weight}; a weight must be a number above 0")
+        return found

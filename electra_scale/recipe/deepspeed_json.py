@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from electra_scale.recipe.optimizer import OptimizerConfig
+from electra_scale.recipe.optimizer import AdamWSettings
 
 
 def read_deepspeed_json(path: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
 
 def resolve_deepspeed_json(
     content: dict[str, Any],
-    optimizer: OptimizerConfig,
+    optimizer: AdamWSettings,
     learning_rate: float,
     micro_batch: int,
     accumulation: int,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from electra_scale.recipe.checks import too_small
 
 
 @dataclass
@@ -33,3 +36,22 @@ class LoggingConfig:
     stuck_minutes: float = 10.0
     """Time without progress after which a rank that waits for others names those that are missing and ends; 0 = never.
     Start-up, saves and a store that does not answer are given longer."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        found = too_small(
+            "logging",
+            self,
+            every=1,
+            evaluate_every=1,
+            evaluate_samples=1,
+            probe_every=0,
+            probe_samples=1,
+            probe_draws=2,
+        )
+        # Written so that NaN, which compares false, is refused too.
+        if not 0 <= self.stuck_minutes < math.inf:
+            found.append(f"logging.stuck_minutes is {self.stuck_minutes}; it must be a number of 0 or more")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            found.append(f"logging.peak_tflops is {self.peak_tflops}; it must be above 0, or unset")
+        return found

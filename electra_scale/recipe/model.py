@@ -1,9 +1,9 @@
-"""Sizes of the networks and what their weights start from."""
+"""Sizes of the networks, how they are built, and what their weights start from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from data_pipeline.errors import UserError
 
@@ -44,60 +44,44 @@ class EncoderSize:
             )
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the whole model.
+@dataclass
+class BertSettings:
+    """The transformer of BERT and ELECTRA: LayerNorm after each residual, erf GELU, learned positions."""
 
-    Args:
-        vocab_size: vocabulary V.
-        embedding: width E of the embeddings that both encoders share.
-        discriminator: size of the encoder that is kept after training.
-        generator: size of the encoder that proposes replacements.
-        max_positions: rows of the position table; no segment may be longer.
-        token_types: rows of the token-type table; pre-training uses row 0, fine-tuning on pairs the others.
-        dropout: share dropped after the embeddings and after each block's output.
-        attention_dropout: share of attention probabilities dropped.
-        layer_norm_eps: epsilon of every LayerNorm.
-        init_std: standard deviation of the initial weights, cut at two deviations.
-        init: ``bert``: all matrices at ``init_std``; ``fan_in``: dense layers at 1/sqrt(inputs).
-        position_init: what learned positions start from, ``normal`` or ``sinusoidal``.
+    kind: Literal["bert"] = "bert"
+    """Which encoder this is."""
 
-    Raises:
-        UserError: a size below 1, or a share outside [0, 1).
-    """
-
-    vocab_size: int
-    embedding: int
-    discriminator: EncoderSize
-    generator: EncoderSize
-    max_positions: int = 512
     token_types: int = 2
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    layer_norm_eps: float = 1e-12
-    init_std: float = 0.02
-    init: Init = "bert"
-    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """Rows of the token-type table; pre-training uses row 0, fine-tuning on pairs the others."""
 
-    def __post_init__(self) -> None:
-        _require_positive(
-            "model",
-            vocab_size=self.vocab_size,
-            embedding=self.embedding,
-            max_positions=self.max_positions,
-            token_types=self.token_types,
-        )
-        for name, share in (("dropout", self.dropout), ("attention_dropout", self.attention_dropout)):
-            if not 0.0 <= share < 1.0:
-                raise UserError(f"model.{name} is {share}; it must be at least 0 and below 1")
-        for name, value in (("layer_norm_eps", self.layer_norm_eps), ("init_std", self.init_std)):
-            if not value > 0.0:
-                raise UserError(f"model.{name} is {value}; it must be above 0")
+    layer_norm_eps: float = 1e-12
+    """Epsilon of every LayerNorm."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        found = []
+        if self.token_types < 1:
+            found.append(f"architecture.token_types is {self.token_types}; it must be at least 1")
+        if not self.layer_norm_eps > 0:
+            found.append(f"architecture.layer_norm_eps is {self.layer_norm_eps}; it must be above 0")
+        return found
 
 
 @dataclass
-class ModelSection:
-    """Sizes of the two encoders; the vocabulary comes from the store."""
+class TiedSettings:
+    """Both networks read one embedding layer, and the generator's scores are made with it (Clark et al. 2020)."""
+
+    kind: Literal["tied"] = "tied"
+    """How embeddings are shared."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        return []
+
+
+@dataclass(kw_only=True)
+class NetworkSettings:
+    """Sizes of the two encoders and of what they share."""
 
     embedding: int = 128
     """Width E of the shared embeddings."""
@@ -120,32 +104,55 @@ class ModelSection:
     init_std: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
 
-    init: Literal["bert", "fan_in"] = "bert"
+    init: Init = "bert"
     """``bert``: every matrix has that deviation; ``fan_in``: dense layers have 1/sqrt(inputs), better when narrow."""
 
     position_init: Literal["normal", "sinusoidal"] = "normal"
     """What the learned position embeddings start from."""
 
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        found = []
+        for name, value in (("embedding", self.embedding), ("max_positions", self.max_positions)):
+            if value < 1:
+                found.append(f"model.{name} is {value}; it must be at least 1")
+        for name, share in (("dropout", self.dropout), ("attention_dropout", self.attention_dropout)):
+            if not 0.0 <= share < 1.0:
+                found.append(f"model.{name} is {share}; it must be at least 0 and below 1")
+        if not self.init_std > 0.0:
+            found.append(f"model.init_std is {self.init_std}; it must be above 0")
+        return found
+
+
+@dataclass(kw_only=True)
+class ModelSection(NetworkSettings):
+    """Sizes of the two encoders and what their weights start from; the vocabulary comes from the store."""
+
     init_from: str | None = None
     """Exported checkpoint (folder with ``discriminator`` and ``generator``) to start from."""
 
     cooccurrence_embeddings: bool = False
-    """Start word embeddings from the corpus' co-occurrence counts: for budgets of minutes (docs/experiments.md)."""
+    """Start word embeddings from the corpus's co-occurrence counts: for budgets of minutes (docs/experiments.md)."""
 
     unigram_bias: bool = False
     """Start the generator's output bias at the log token frequencies."""
 
-    def resolve(self, vocab_size: int) -> ModelConfig:
-        """The model's own configuration for a vocabulary."""
-        return ModelConfig(
-            vocab_size=vocab_size,
-            embedding=self.embedding,
-            discriminator=self.discriminator,
-            generator=self.generator,
-            max_positions=self.max_positions,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            init_std=self.init_std,
-            init=self.init,
-            position_init=self.position_init,
-        )
+
+@dataclass(kw_only=True)
+class ModelConfig(NetworkSettings):
+    """All that the networks are built from: the sizes, the vocabulary V, the architecture and the sharing.
+
+    Raises:
+        UserError: a size below 1, or a share outside [0, 1).
+    """
+
+    vocab_size: int
+    architecture: Any = field(default_factory=BertSettings)
+    sharing: Any = field(default_factory=TiedSettings)
+
+    def __post_init__(self) -> None:
+        found = [*self.problems(), *self.architecture.problems(), *self.sharing.problems()]
+        if self.vocab_size < 1:
+            found.append(f"model.vocab_size is {self.vocab_size}; it must be at least 1")
+        if found:
+            raise UserError("; ".join(found))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import sys
 import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +15,114 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
+from electra_scale.recipe.kinds import SEAMS, default_kind, settings_class
 from electra_scale.recipe.recipe import Recipe
 
+_MOVED = {"objective.discriminator_weight": "task.discriminator_weight", "objective": "corruption"}
+"""Settings that earlier releases had under another name; the longer names first."""
 
-def recipe_parser(program: str) -> ArgumentParser:
+
+class RecipeParser(ArgumentParser):
     """Parser of ``--config FILE`` and ``--section.key value``; ``--help`` explains every setting.
+
+    The settings of sections that choose a method are those of the kind that the arguments choose, so they are added
+    once the arguments are known.
+    """
+
+    kinds: Mapping[str, str] | None = None
+
+    def choose(self, kinds: Mapping[str, str]) -> None:
+        """Add the settings of the methods chosen, by section."""
+        if self.kinds is None:
+            self.kinds = kinds
+            for section, kind in kinds.items():
+                self.add_class_arguments(settings_class(section, kind), section)
+
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        self.choose({section: default_kind(section) for section in SEAMS})
+        kinds = "; ".join(f"{section}: {', '.join(known)}" for section, known in SEAMS.items())
+        return super().format_help(*arguments, **options) + f"\nkinds that a section can choose: {kinds}\n"
+
+
+def recipe_parser(program: str) -> RecipeParser:
+    """A parser of a recipe, to which a caller may add options of its own.
 
     Of several files and options, each overrides the keys that it names, in the order of the command line.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
+    parser = RecipeParser(
         prog=program, exit_on_error=False, allow_abbrev=False, description="Pre-train an ELECTRA encoder."
     )
     parser.add_argument(
         "--config", action="config", help="recipe (YAML); may be given several times, later keys override earlier ones"
     )
-    parser.add_class_arguments(Recipe, None)
+    parser.add_class_arguments(Recipe, None, skip=set(SEAMS))
     return parser
 
 
-def parse_recipe(parser: ArgumentParser, arguments: list[str]) -> tuple[Recipe, Namespace]:
+def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False) -> tuple[Recipe, Namespace]:
     """The recipe that the arguments describe, and all parsed options.
+
+    A setting under the name of an earlier release is read, and reported in a line unless ``quiet``.
 
     Raises UserError, in one line, for a missing file, an unknown key, a wrong type or an impossible setting.
     """
-    for path in _config_paths(arguments):
-        check_keys(path)
+    given = list(_given(arguments))
+    kinds, given = _kinds(given)
+    renamed: set[str] = set()
+    parser.choose(kinds)
+    ready: list[str] = []
+    for item in given:
+        if isinstance(item, str):
+            ready.append(item)
+            continue
+        _check_mapping(item.path, item.content, _settings_of(Recipe, kinds), "", kinds)
+        ready += ["--config", yaml.safe_dump(item.content, default_flow_style=True, width=sys.maxsize).strip()]
+        renamed |= item.renamed
+    renamed |= {name for argument in arguments if (name := _renamed_option(argument)[1])}
     try:
-        parsed = parser.parse_args(arguments)
-        options = parser.instantiate(parsed)
-    except ArgumentError as error:
+        options = parser.instantiate(parser.parse_args(ready))
+    except (ArgumentError, ValueError) as error:
         raise UserError(_one_line(str(error))) from error
-    except ValueError as error:
-        raise UserError(_one_line(str(error))) from error
-    names = [part.name for part in dataclasses.fields(Recipe)]
-    recipe = Recipe(**{name: options[name] for name in names})
+    recipe = Recipe(**{part.name: options[part.name] for part in dataclasses.fields(Recipe)})
     problems = recipe.problems()
     if problems:
         raise UserError("; ".join(problems))
+    # The other ranks of a launch have read the same.
+    if renamed and not quiet and os.environ.get("RANK", "0") == "0":
+        changes = ", ".join(f"{old} as {_new_name(old)}" for old in sorted(renamed))
+        print(f"the recipe uses names of an earlier release; they are read so: {changes}", file=sys.stderr)
     return recipe, options
 
 
-def check_keys(path: Path) -> None:
-    """Refuse a recipe file that can't be read or has a key that no setting has; names the nearest one."""
+@dataclasses.dataclass
+class _File:
+    """A recipe file of the command line, its settings under their names of today."""
+
+    path: Path
+    content: dict[str, Any]
+    renamed: set[str]
+
+
+def _given(arguments: list[str]) -> Iterator[str | _File]:
+    """The arguments in order, files read, old names of options and short forms of kinds written out."""
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option == "--config":
+            path = value if equals else next(rest, None)
+            if path is None:
+                yield argument
+                return
+            yield _read_file(Path(path))
+            continue
+        new, _ = _renamed_option(option)
+        if new.removeprefix("--") in SEAMS:
+            new += ".kind"
+        yield new + equals + value
+
+
+def _read_file(path: Path) -> _File:
     if not path.is_file():
         raise UserError(f"recipe {path} does not exist; the shipped ones are in recipes/")
     try:
@@ -63,31 +131,110 @@ def check_keys(path: Path) -> None:
         raise UserError(f"recipe {path} is not valid YAML: {_one_line(str(error))}") from error
     if not isinstance(content, dict):
         raise UserError(f"recipe {path} must be a mapping of settings, it is {type(content).__name__}")
-    _check_mapping(path, content, Recipe, "")
+    renamed = set()
+    for old, new in _MOVED.items():
+        *parents, leaf = old.split(".")
+        holder: Any = content
+        for parent in parents:
+            holder = holder.get(parent) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or leaf not in holder:
+            continue
+        renamed.add(old)
+        value = holder.pop(leaf)
+        section, *rest = new.split(".")
+        value = {rest[0]: value} if rest else value
+        if not isinstance(value, dict):
+            raise UserError(f"recipe {path}: {old} must be a mapping of settings, it is {value!r}")
+        both = set(content.get(section) or {}) & set(value)
+        if both:
+            raise UserError(f"recipe {path}: {section}.{min(both)} is there twice, once under its old name {old}")
+        content[section] = {**(content.get(section) or {}), **value}
+    for section in SEAMS:
+        if isinstance(content.get(section), str):
+            content[section] = {"kind": content[section]}
+    return _File(path, content, renamed)
 
 
-def _check_mapping(path: Path, content: dict[str, Any], of: type, prefix: str) -> None:
+def _kinds(given: list[str | _File]) -> tuple[dict[str, str], list[str | _File]]:
+    """The kind of each section that the arguments choose; what an earlier file set for another kind is dropped."""
+    kinds = {section: default_kind(section) for section in SEAMS}
+    chosen: dict[str, int] = {}
+    for place, item in enumerate(given):
+        for section, kind in _choices(item, given[place + 1 : place + 2]):
+            if kind != kinds[section]:
+                kinds[section], chosen[section] = kind, place
+            # Known from here on; a kind that does not exist is refused, naming those that do.
+            settings_class(section, kind)
+    for section, place in chosen.items():
+        for item in given[:place]:
+            if isinstance(item, _File):
+                item.content.pop(section, None)
+    return kinds, given
+
+
+def _choices(item: str | _File, following: list[str | _File]) -> Iterator[tuple[str, str]]:
+    if isinstance(item, _File):
+        for section in SEAMS:
+            settings = item.content.get(section)
+            if isinstance(settings, dict) and "kind" in settings:
+                yield section, str(settings["kind"])
+        return
+    option, equals, value = item.partition("=")
+    section, dot, key = option.removeprefix("--").partition(".")
+    if option.startswith("--") and section in SEAMS and dot and key == "kind":
+        following_text = following[0] if following and isinstance(following[0], str) else ""
+        yield section, value if equals else following_text
+
+
+def _renamed_option(option: str) -> tuple[str, str]:
+    """An option under its name of today, and the old name if it has one."""
+    name = option.partition("=")[0].removeprefix("--")
+    if not option.startswith("--"):
+        return option, ""
+    for old, new in _MOVED.items():
+        if name == old or name.startswith(f"{old}."):
+            return option.replace(old, new, 1), old
+    return option, ""
+
+
+def _new_name(old: str) -> str:
+    return next(new for name, new in _MOVED.items() if old == name)
+
+
+def _settings_of(of: type, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Types of a section's settings by name."""
     hints = typing.get_type_hints(of)
-    known = {part.name: hints[part.name] for part in dataclasses.fields(of)}
+    types = {part.name: hints[part.name] for part in dataclasses.fields(of)}
+    if of is Recipe:
+        types |= {section: settings_class(section, kind) for section, kind in kinds.items()}
+    return types
+
+
+def _check_mapping(
+    path: Path, content: dict[str, Any], known: Mapping[str, Any], prefix: str, kinds: Mapping[str, str]
+) -> None:
+    """Refuse a key that no setting has; names the nearest one."""
     for key, value in content.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             advice = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
             raise UserError(f"recipe {path}: unknown key {prefix}{key}; {advice}")
-        if dataclasses.is_dataclass(known[key]):
-            if not isinstance(value, dict):
-                raise UserError(f"recipe {path}: {prefix}{key} must be a mapping of settings, it is {value!r}")
-            _check_mapping(path, value, typing.cast(type, known[key]), f"{prefix}{key}.")
-
-
-def _config_paths(arguments: list[str]) -> list[Path]:
-    paths = []
-    for index, argument in enumerate(arguments):
-        if argument == "--config" and index + 1 < len(arguments):
-            paths.append(Path(arguments[index + 1]))
-        elif argument.startswith("--config="):
-            paths.append(Path(argument.removeprefix("--config=")))
-    return paths
+        of = known[key]
+        named = typing.get_origin(of) is dict and dataclasses.is_dataclass(typing.get_args(of)[1])
+        if not dataclasses.is_dataclass(of) and not named:
+            continue
+        if not isinstance(value, dict):
+            raise UserError(f"recipe {path}: {prefix}{key} must be a mapping of settings, it is {value!r}")
+        if not named:
+            _check_mapping(path, value, _settings_of(typing.cast(type, of), kinds), f"{prefix}{key}.", kinds)
+            continue
+        one = _settings_of(typing.get_args(of)[1], kinds)
+        for name, settings in value.items():
+            if not isinstance(settings, dict):
+                raise UserError(
+                    f"recipe {path}: {prefix}{key}.{name} must be a mapping of settings, it is {settings!r}"
+                )
+            _check_mapping(path, settings, one, f"{prefix}{key}.{name}.", kinds)
 
 
 def _one_line(text: str) -> str:
@@ -96,14 +243,19 @@ def _one_line(text: str) -> str:
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain values, as they are written into the run folder."""
-    values = dataclasses.asdict(recipe)
-    values["optimizer"]["betas"] = list(recipe.optimizer.betas)
-    return values
+    plain: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def recipe_of_run(path: Path) -> Recipe:
     """The resolved recipe that a run wrote into its folder; raises UserError if there is none."""
     if not path.is_file():
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}")
-    recipe, _ = parse_recipe(recipe_parser("recipe"), ["--config", str(path)])
+    recipe, _ = parse_recipe(recipe_parser("recipe"), ["--config", str(path)], quiet=True)
     return recipe

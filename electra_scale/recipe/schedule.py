@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from electra_scale.recipe.checks import too_small
+
 
 @dataclass
 class ScheduleConfig:
@@ -14,6 +16,10 @@ class ScheduleConfig:
 
     warmup_steps: int = 100
     """Steps over which the rate rises."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        return too_small("schedule", self, steps=1, warmup_steps=0)
 
 
 @dataclass
@@ -31,3 +37,12 @@ class GeneratorWarmupConfig:
 
     mask_share: float = 0.4
     """Share of tokens that the generator predicts; more than in the joint phase gives more signal a step."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        found = too_small("generator_warmup", self, steps=0, warmup_steps=0)
+        if not 0 < self.mask_share < 1:
+            found.append(f"generator_warmup.mask_share is {self.mask_share}; it must lie between 0 and 1")
+        if not self.learning_rate > 0:
+            found.append(f"generator_warmup.learning_rate is {self.learning_rate}; it must be above 0")
+        return found

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser
-
-from electra_scale.recipe.parse import recipe_parser
+from electra_scale.recipe.parse import RecipeParser, recipe_parser
 
 
-def pretrain_parser() -> ArgumentParser:
+def pretrain_parser() -> RecipeParser:
     """Parser of a recipe and of what only a start of it has."""
     parser = recipe_parser("electra_scale.pretrain")
     parser.add_argument(

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.corruption.ahead import Ahead
+from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import generator_key
 from electra_scale.data.patience import DataError
+from electra_scale.model.layout import Layout
 from electra_scale.monitor.meter import Meter
-from electra_scale.monitor.metrics import generator_metrics, joint_metrics
 from electra_scale.recipe.phases import PhasePlan, learning_rate
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
-from electra_scale.tasks.sums import Flattener, combine
+from electra_scale.tasks.sums import Flattener, combine, logged_value
 from electra_scale.train.checkpoint.state import RunState
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World
@@ -33,6 +34,9 @@ from electra_scale.train.lifecycle.watchdog import Whereabouts
 
 STEP_WINDOW = 100
 """Steps over which disc_loss_variance/step_window is taken."""
+
+_WATCHED = "loss/discriminator"
+"""The loss whose variance over steps is logged."""
 
 
 @dataclass
@@ -69,6 +73,7 @@ class GlobalSteps:
         self.discriminator_losses: deque[float] = deque(state.discriminator_losses, maxlen=STEP_WINDOW)
         self.skipped = state.skipped
         self._first = True
+        self._exact: dict[str, float] = {}
         self.skipped_in_row = state.skipped_in_row
 
     def run(self, step: int, steps: Steps, plan: PhasePlan, engine: Engine, meter: Meter, logged: bool) -> StepResult:
@@ -82,22 +87,15 @@ class GlobalSteps:
         self.where.at("waiting for its data", step + 1, patient=True)
         batches, ahead, failure = steps.take(step)
         self.where.at("agreeing on the counts", step + 1)
-        counts = self._global_counts(batches, failure)
         module = engine.module
-        if plan.name == "joint":
-            module.begin_step(step - plan.first)
+        counts = self._global_counts(module, batches, failure)
         # The first one of a life may compile for minutes.
         self.where.at("computing the gradient", step + 1, long=self._first)
         self._first = False
-        values = self._gradient(step, batches, ahead, engine, counts, logged)
-        loss = values["generator_loss"].sum() + values.get("discriminator_loss", np.zeros(1)).sum()
-        finite = math.isfinite(loss)
-        mean_loss = module.sampler.mean_loss
-        if plan.name == "joint":
-            if finite:
-                module.sampler.observe(float(values["weighted_loss"][0] / max(values["masked"][0], 1.0)))
-            if self.looks_ahead(step + 1, plan):
-                self._draw_ahead(step + 1, steps, module, step + 1 - plan.first)
+        kept, values = self._gradient(step, self._clock(step, plan), batches, ahead, engine, counts, logged)
+        finite = all(math.isfinite(values[one.name].sum()) for one in kept if one.weight is not None)
+        if plan.name == "joint" and self.looks_ahead(step + 1, plan):
+            self._draw_ahead(step + 1, steps, module, plan)
         self.where.at("updating the weights", step + 1)
         rate = learning_rate(plan, step, self.recipe)
         norm, updated = engine.step(rate, refuse=not finite)
@@ -106,17 +104,20 @@ class GlobalSteps:
         if updated:
             self.skipped_in_row = 0
             if plan.name == "joint":
-                self.discriminator_losses.append(float(values["discriminator_loss"][0] / max(values["tokens"][0], 1.0)))
+                module.corruptor.observe(values)
+                watched = next((one for one in kept if one.name == _WATCHED), None)
+                if watched is not None:
+                    self.discriminator_losses.append(logged_value(watched, values))
         else:
             skipped = "gradient" if finite else "loss"
-            module.sampler.mean_loss = mean_loss
             self._count_skipped(step, skipped)
         if not logged:
             return StepResult({}, skipped)
-        metrics = self._metrics(plan, values)
-        metrics |= {"optim/lr": rate, "optim/grad_norm": norm, "optim/head_grad_norm": engine.head_norm}
+        metrics = self._metrics(plan, module, kept, values)
+        metrics |= {"optim/lr": rate, "optim/grad_norm": norm}
+        metrics["optim/head_grad_norm"] = engine.replicated_norms.get("sampler", 0.0)
         metrics["optim/skipped_steps"] = float(self.skipped)
-        data, rank_seconds = self._data_metrics(float(counts.tokens), engine, meter)
+        data, rank_seconds = self._data_metrics(float(counts["tokens"]), engine, meter)
         return StepResult(metrics | data | meter.read(), skipped, rank_seconds)
 
     def looks_ahead(self, step: int, plan: PhasePlan) -> bool:
@@ -126,7 +127,7 @@ class GlobalSteps:
         (drawn_ahead.py), so that a resumed run draws what the straight one does.
         """
         saved = step % self.recipe.checkpoint.every == 0
-        return self.recipe.objective.look_ahead and step < plan.last and not saved
+        return self.recipe.corruption.looks_ahead and step < plan.last and not saved
 
     def poll(self) -> None:
         """Raise Stopped if any rank has been asked to stop; every rank must call it."""
@@ -134,28 +135,37 @@ class GlobalSteps:
         votes = torch.tensor(self.stop.votes(), dtype=torch.float64, device=self.world.device)
         self.stop.raise_if_asked(self.world.sum(votes).tolist(), self.world.size)
 
+    def _clock(self, step: int, plan: PhasePlan) -> Clock:
+        epoch = step * self.recipe.batch.global_batch // self.loader.samples
+        return Clock(step, epoch, plan.name, step - plan.first)
+
     def _gradient(
         self,
         step: int,
+        clock: Clock,
         batches: list[Batch],
         ahead: list[Ahead | None],
         engine: Engine,
         counts: GlobalCounts,
         logged: bool,
-    ) -> dict[str, Any]:
-        """All micro-batches forward and backward; their sums over all ranks."""
+    ) -> tuple[list[Statistic], dict[str, Any]]:
+        """All micro-batches forward and backward; their statistics, and the values over all ranks, counts included."""
         total: Tensor | None = None
         flattener: Flattener | None = None
         engine.forward_seconds = 0.0
         for number, batch in enumerate(batches):
             self._seed_dropout(step, number)
-            sums = engine.forward_backward(batch.to(self.world.device), counts, logged, ahead[number])
-            flattener = flattener or Flattener(sums)
-            vector = flattener.pack(sums)
+            layout = Layout.of(batch.segment).to(self.world.device)
+            statistics = engine.forward_backward(
+                batch.to(self.world.device), layout, clock, counts, logged, ahead[number]
+            )
+            flattener = flattener or Flattener(statistics)
+            vector = flattener.pack(statistics)
             total = combine(total, vector, flattener.maximum_mask(vector.device))
         assert flattener is not None
         assert total is not None
-        return dict(flattener.unpack(self._reduce(total, flattener).cpu().numpy()))
+        values = dict(flattener.unpack(self._reduce(total, flattener).cpu().numpy()))
+        return flattener.kept, {name: np.array([value]) for name, value in self._exact.items()} | values
 
     def _count_skipped(self, step: int, what: str) -> None:
         self.skipped += 1
@@ -168,21 +178,24 @@ class GlobalSteps:
                 "data, then go on with --resume auto"
             )
 
-    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, joint_step: int) -> None:
+    def _draw_ahead(self, step: int, steps: Steps, module: PretrainModule, plan: PhasePlan) -> None:
+        clock = self._clock(step, plan)
+
         def draw(number: int, batch: Batch) -> Ahead:
             self._seed_dropout(step, number, "look-ahead dropout")
-            return module.look_ahead(batch.to(self.world.device))
+            layout = Layout.of(batch.segment).to(self.world.device)
+            drawn: Ahead = module.corruptor.look_ahead(module.electra, batch.to(self.world.device), layout, clock)
+            return drawn
 
         self.where.at("waiting for its next data", step, patient=True)
-        module.begin_step(joint_step)
         steps.draw_ahead(step, draw)
 
-    def _metrics(self, plan: PhasePlan, values: Mapping[str, Any]) -> dict[str, float]:
-        objective = self.recipe.objective
+    def _metrics(
+        self, plan: PhasePlan, module: PretrainModule, kept: list[Statistic], values: Mapping[str, Any]
+    ) -> dict[str, float]:
+        metrics = module.metrics(kept, values)
         if plan.name != "joint":
-            metrics = generator_metrics(dict(values))
-            return metrics | {"loss/total": metrics["loss/generator"]}
-        metrics = joint_metrics(dict(values), objective.discriminator_weight, objective.sampler_weight)
+            return metrics
         recent = self.discriminator_losses
         metrics["disc_loss_variance/step_window"] = statistics.pvariance(recent) if len(recent) > 1 else 0.0
         return metrics
@@ -204,18 +217,19 @@ class GlobalSteps:
         }
         return metrics, tuple(seconds)
 
-    def _global_counts(self, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
+    def _global_counts(self, module: PretrainModule, batches: list[Batch], failure: DataError | None) -> GlobalCounts:
         """Counts over all ranks; every rank hears here of a stop and of one that has no batch, so that none waits."""
-        masked = sum(len(batch.masked) for batch in batches)
-        tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
-        local = [masked, tokens, failure is not None, *self.stop.votes()]
-        counts = self.world.sum(torch.tensor(local, dtype=torch.float64, device=self.world.device))
-        self.stop.raise_if_asked(counts[3:].tolist(), self.world.size)
-        counts = counts.float()
-        if counts[2] > 0:
+        names = module.count_names
+        own = [sum(module.count(name, batch) for batch in batches) for name in names]
+        local = [failure is not None, *self.stop.votes(), *own]
+        summed = self.world.sum(torch.tensor(local, dtype=torch.float64, device=self.world.device))
+        failures, *rest = summed.tolist()
+        votes, counted = rest[: -len(names)], rest[-len(names) :]
+        self.stop.raise_if_asked(votes, self.world.size)
+        if failures > 0:
             raise failure or DataError("another rank could not read its data; its own line and log.txt say why")
-        counts = counts.clamp(min=1)
-        return GlobalCounts(counts[0], counts[1])
+        self._exact = dict(zip(names, counted, strict=True))
+        return dict(zip(names, summed[-len(names) :].float().clamp(min=1).unbind(), strict=True))
 
     def _reduce(self, total: Tensor, flattener: Flattener) -> Tensor:
         maximum = flattener.maximum_mask(total.device)

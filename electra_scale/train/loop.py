@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import time
 from dataclasses import replace
@@ -14,14 +13,12 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.retries import retries
-from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.patience import DataError, Patience
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.data.run_data import run_loader
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.cost import training_flops
-from electra_scale.model.electra import Electra
 from electra_scale.monitor.alarms import Alarms, signatures
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
@@ -30,10 +27,9 @@ from electra_scale.monitor.slow_ranks import SlowRanks, rank_metrics
 from electra_scale.monitor.writer import RunWriter
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
-from electra_scale.recipe.objective import LEARNING
 from electra_scale.recipe.phases import Phase, PhasePlan, phases
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import PretrainModule
+from electra_scale.tasks.module import PretrainModule, build_module
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import RunState, tag_of
@@ -93,7 +89,7 @@ class Run:
         self.store = Store(recipe.data.store, recipe.data.cache)
         self.patience = Patience(recipe.data.give_up_minutes, self._data_line)
         self.special = special_tokens(self.store.tokenizer_dir)
-        self.config = recipe.model.resolve(self.store.manifest.tokenizer.vocab_size)
+        self.config = recipe.networks(self.store.manifest.tokenizer.vocab_size)
         self.folder = RunFolder(Path(recipe.run_dir))
         self.loader = self._loader("train")
         heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
@@ -184,7 +180,9 @@ class Run:
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
         self.counted_from = time.monotonic() - self.state.seconds
         length = self.recipe.data.sequence_length
-        flops = training_flops(self.config, length, plan.mask_share, plan.name == "joint")
+        flops = training_flops(
+            self.config, length, plan.mask_share, plan.name == "joint", self.recipe.corruption.uses_generator
+        )
         meter = Meter(self.recipe.batch.global_batch * length, flops, self.peak * self.world.size)
         first = max(self.state.step, plan.first)
         self._check_time_slice(known=self.state.step > 0)
@@ -326,18 +324,16 @@ class Run:
         )
 
     def _alarms(self) -> Alarms:
-        objective = self.recipe.objective
-        learns = objective.sampler in LEARNING
-        bound = 1 / objective.mixture if learns and objective.mixture else math.inf
+        corruption = self.recipe.corruption
         return Alarms(
             signatures(
-                learns=learns,
-                weight_bound=bound if objective.weighted else 0.0,
+                learns=corruption.learns,
+                weight_bound=corruption.weight_bound,
                 evaluates=self.heldout.loader is not None,
                 probes=self.heldout.loader is not None and self.recipe.logging.probe_every > 0,
                 warmup_steps=self.recipe.schedule.warmup_steps,
                 joint_from=self.recipe.generator_warmup.steps,
-                sampler_from=self.recipe.generator_warmup.steps + objective.start_after,
+                sampler_from=self.recipe.generator_warmup.steps + corruption.sampled_from,
             )
         )
 
@@ -368,12 +364,11 @@ class Run:
     def _module(self, phase: Phase, fresh: bool) -> PretrainModule:
         """Networks with their first weights; ``fresh`` = these are really trained from, not loaded over."""
         recipe = self.recipe
-        electra = Electra(self.config, recipe.seed)
+        module = build_module(recipe, self.config, self.special, phase)
         # The engine sends the main rank's weights to all others.
         if fresh and self.world.main:
-            set_first_weights(electra, recipe.model, self.store, recipe.seed, self._say)
-        sampler = build_sampler(recipe.objective, self.config, recipe.seed)
-        return PretrainModule(electra, sampler, recipe.objective, self.special, phase)
+            set_first_weights(module.electra, recipe.model, self.store, recipe.seed, self._say)
+        return module
 
     def _engine(self, module: PretrainModule, plan: PhasePlan) -> Engine:
         resolved = resolve_deepspeed_json(
@@ -388,7 +383,6 @@ class Run:
             module.to(self.world.device),
             resolved,
             self.recipe.optimizer,
-            self.recipe.objective.head,
             self.world,
         )
 
@@ -430,7 +424,7 @@ class Run:
             f"{start}: {self.recipe.total_steps} steps of {self.recipe.batch.global_batch} x "
             f"{self.recipe.data.sequence_length} on {self.world.size} ranks "
             f"(micro-batch {self.micro}, accumulation {self.accumulation}, {self.world.device.type}), "
-            f"sampler {self.recipe.objective.sampler}, {self.loader.samples:,} samples an epoch"
+            f"{self.recipe.corruption.label}, {self.loader.samples:,} samples an epoch"
         )
 
     def _last_good(self) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from data_pipeline.errors import UserError
-from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.cooccurrence import cooccurrence_embeddings
 from electra_scale.model.electra import Electra
 from electra_scale.recipe.model import ModelSection
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import PretrainModule
+from electra_scale.tasks.module import PretrainModule, build_module
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.engine.engine import consolidated_weights
@@ -48,6 +47,7 @@ def set_first_weights(
             electra.word_embeddings.copy_(torch.from_numpy(vectors))
     if model.unigram_bias:
         counts = torch.from_numpy(store.token_counts()).double() + 1.0
+        assert electra.generator_head is not None
         with torch.no_grad():
             electra.generator_head.bias.copy_((counts / counts.sum()).log())
 
@@ -64,9 +64,7 @@ def load_module(folder: RunFolder, recipe: Recipe, tag: str) -> PretrainModule:
         )
     checkpoint.refuse_damaged(folder.checkpoints, tag)
     weights = consolidated_weights(folder.checkpoints, tag)
-    config = recipe.model.resolve(int(weights["electra.embeddings.word.weight"].shape[0]))
-    electra = Electra(config, recipe.seed)
-    sampler = build_sampler(recipe.objective, config, recipe.seed)
-    module = PretrainModule(electra, sampler, recipe.objective, special_tokens(folder.tokenizer), "joint")
+    config = recipe.networks(int(weights["electra.embeddings.word.weight"].shape[0]))
+    module = build_module(recipe, config, special_tokens(folder.tokenizer), "joint")
     module.load_state_dict(weights, strict=True)
     return module

@@ -34,8 +34,8 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_an_unknown_recipe_key_is_refused(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    path = recipe_file(**{"objective.focal_gama": 1.0})
-    refused(plain("--config", path), tmp_path, "objective.focal_gama", "focal_gamma", str(path), fresh=True)
+    path = recipe_file(**{"corruption.focal_gama": 1.0})
+    refused(plain("--config", path), tmp_path, "corruption.focal_gama", "focal_gamma", str(path), fresh=True)
 
 
 def test_a_store_without_a_manifest_is_refused(recipe_file: RecipeFile, store: Path, tmp_path: Path) -> None:

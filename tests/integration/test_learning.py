@@ -31,7 +31,7 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             recipe["data"]["mask_share"] = 0.3
             recipe["model"] |= {"init": "fan_in", "init_std": 0.05, "cooccurrence_embeddings": True}
             recipe["model"] |= {"unigram_bias": True, "position_init": "sinusoidal"}
-            recipe["objective"] |= {"sampler": sampler, "focal_gamma": gamma}
+            recipe["corruption"] |= {"sampler": sampler, "focal_gamma": gamma}
             recipe["batch"] = {"global_batch": 32, "most_per_device": 32}
             recipe["optimizer"] = {"learning_rate": 3e-3, "betas": [0.9, 0.98]}
             recipe["schedule"] = {"steps": 240, "warmup_steps": 10}

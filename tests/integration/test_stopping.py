@@ -31,7 +31,7 @@ def lives(recipe: Path, folder: Path, polls: int, spoiled: str = "") -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("changes", [{}, {"objective.look_ahead": True}], ids=["plain", "look-ahead"])
+@pytest.mark.parametrize("changes", [{}, {"corruption.look_ahead": True}], ids=["plain", "look-ahead"])
 def test_a_run_stopped_at_any_step_evaluation_and_probe_equals_the_straight_one(
     changes: dict[str, Any], recipe_file: RecipeFile, tmp_path: Path
 ) -> None:

@@ -20,11 +20,11 @@ def recipes(folder: Path) -> Path:
     """The tests' small recipe as base, and two arms."""
     folder.mkdir()
     base = json.loads(json.dumps(RECIPE))
-    base["objective"] = {"sampler": "electra", "head": {"width": 16}}
+    base["corruption"] = {"sampler": "electra", "head": {"width": 16}}
     base["logging"] |= {"evaluate_every": 100}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     for arm, sampler in (("electra", "electra"), ("hp_loss_own", "hp_loss")):
-        (folder / f"{arm}.yaml").write_text(yaml.safe_dump({"objective": {"sampler": sampler}}))
+        (folder / f"{arm}.yaml").write_text(yaml.safe_dump({"corruption": {"sampler": sampler}}))
     return folder
 
 

@@ -43,7 +43,7 @@ def recipe(folder: Path, store: Path, steps: int) -> Path:
     content = json.loads(json.dumps(RECIPE))
     content["data"]["store"] = str(store)
     content["model"] |= {"dropout": 0.1, "attention_dropout": 0.1}
-    content["objective"] |= {"look_ahead": True, "mixture": 0.1}
+    content["corruption"] |= {"look_ahead": True, "mixture": 0.1}
     content["generator_warmup"] = {"steps": 6, "warmup_steps": 2}
     content["schedule"] = {"steps": steps - 6, "warmup_steps": 4}
     content["checkpoint"] = {"every": EVERY, "keep": 2, "keep_every": 40}

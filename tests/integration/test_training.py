@@ -12,16 +12,18 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from electra_scale.corruption.samplers.build import build_sampler
+from electra_scale.corruption.corruption import Clock
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.model.electra import Electra
+from electra_scale.model.layout import Layout
 from electra_scale.monitor.writer import JOINT_TAGS
+from electra_scale.optim.adamw import AdamW
+from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.phases import learning_rate, phases
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import ROOT, end, launched, plain, ranks, rows, run, start, write_recipe
 from tests.support.waiting import row_count, wait_for_rows
@@ -137,17 +139,17 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
         data.streams,
         data.shuffle_window,
     )
-    config = recipe.model.resolve(store.manifest.tokenizer.vocab_size)
-    sampler = build_sampler(recipe.objective, config, recipe.seed)
-    module = PretrainModule(Electra(config, recipe.seed), sampler, recipe.objective, special, "joint")
+    config = recipe.networks(store.manifest.tokenizer.vocab_size)
+    module = build_module(recipe, config, special, "joint")
     settings = recipe.optimizer
+    parts = [part for part in parts_of(module, settings) if not part.replicated]
     optimizer = torch.optim.AdamW(
-        module.parameter_groups(settings.weight_decay),
+        AdamW(settings).groups(parts),
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
     )
-    head = list(sampler.parameters())
+    head = list(module.sampler.parameters())
     decayed = [
         {"params": [p for p in head if (p.dim() > 1) == matrices], "weight_decay": settings.weight_decay * matrices}
         for matrices in (True, False)
@@ -157,16 +159,17 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
     found = []
     for step in range(steps):
         batch = loader.batch(step, 0, recipe.batch.global_batch, data.mask_share)
-        counts = GlobalCounts(torch.tensor(float(len(batch.masked))), (batch.segment >= 0).sum().float())
+        counts = {"masked": torch.tensor(float(len(batch.masked))), "tokens": (batch.segment >= 0).sum().float()}
         optimizer.zero_grad()
-        loss, _ = module(batch, counts, 1.0, False)
+        clock = Clock(step, 0, "joint", step)
+        loss, _ = module(batch, Layout.of(batch.segment), clock, counts, 1.0, False)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.electra.parameters(), settings.clip)
         for updated in (optimizer, head_optimizer) if head_optimizer else (optimizer,):
             for group in updated.param_groups:
                 group["lr"] = learning_rate(plan, step, recipe)
         if head_optimizer is not None:
-            torch.nn.utils.clip_grad_norm_(head, recipe.objective.head.clip)
+            torch.nn.utils.clip_grad_norm_(head, recipe.corruption.head.clip)
             head_optimizer.step()
             head_optimizer.zero_grad()
         optimizer.step()
@@ -178,7 +181,7 @@ def reference_loop(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
 def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(
         **{
-            "objective.sampler": sampler,
+            "corruption.sampler": sampler,
             "generator_warmup.steps": 0,
             "schedule.steps": 20,
             # Two micro-batches a rank, so that accumulation is part of the comparison.
@@ -239,7 +242,7 @@ def test_dropout_is_keyed_so_that_resume_stays_exact(recipe_file: RecipeFile, tm
 
 
 def test_draws_a_step_ahead_are_weighted_logged_and_resumed_exactly(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    path = recipe_file(**{"objective.look_ahead": True})
+    path = recipe_file(**{"corruption.look_ahead": True})
     folder = tmp_path / "run"
     result = run(plain("--config", path, "--run_dir", folder), tmp_path)
     assert result.returncode == 0, result.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -83,17 +85,25 @@ class Sampler(nn.Module):
     """Whether :meth:`loss` gives a loss."""
 
     mixture: float = 0.0
-    """Draws come from (1 - mixture) q + mixture p."""
+    """Draws come from (1 - mixture) q + mixture p, unless a draw is asked for another mixture."""
 
     mean_loss: float = 0.0
-    """What a sampler keeps of the values that :meth:`observe` was told; part of a checkpoint."""
+    """What a sampler keeps of the values that :meth:`observe` got; part of a checkpoint."""
 
     def tilt(self, masked: Masked) -> Tilt | None:
         """How q differs from p at these positions, without gradient; None where it does not."""
         return None
 
     def observe(self, weighted_loss: float) -> None:
-        """Hear the mean of w l over the masked positions of the last global batch."""
+        """Take note of the mean of w l over the masked positions of a global batch, after its update."""
+
+    def memory(self) -> dict[str, float]:
+        """What it keeps from step to step besides its parameters; part of a checkpoint."""
+        return {"mean_loss": self.mean_loss}
+
+    def load_memory(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`memory` gave."""
+        self.mean_loss = state["mean_loss"]
 
     def loss(self, masked: Masked, drawn: Draw, discriminator_loss: Tensor) -> Tensor:
         """The sampler's own loss per position (M,), given the discriminator's loss (M,) at the drawn tokens.

@@ -10,11 +10,11 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler, TemperatureS
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler, TwoScalarSampler
+from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.model import ModelConfig
-from electra_scale.recipe.objective import ObjectiveConfig
 
 
-def build_sampler(objective: ObjectiveConfig, model: ModelConfig, seed: int) -> Sampler:
+def build_sampler(objective: GeneratorSettings, model: ModelConfig, seed: int) -> Sampler:
     """The sampler that the recipe names; a head that the sampler does not use is not created."""
     if objective.sampler == "electra":
         return ElectraSampler()
@@ -31,7 +31,7 @@ def build_sampler(objective: ObjectiveConfig, model: ModelConfig, seed: int) -> 
         seed=seed,
         # A level common to all tokens cancels in a distribution; only the fitted loss needs one.
         level=objective.sampler == "hp_loss",
-        layer_norm_eps=model.layer_norm_eps,
+        layer_norm_eps=model.architecture.layer_norm_eps,
     )
     if objective.sampler == "hp_loss":
         permutation = _permutation(model.vocab_size, seed) if objective.head.shuffled else None

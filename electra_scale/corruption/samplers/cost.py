@@ -2,41 +2,93 @@
 
 from __future__ import annotations
 
+from electra_scale.corruption.corruption import CorruptionCost
+from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS
+from electra_scale.corruption.vocabulary.vocabulary_pass import block_shape
+from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.model import ModelConfig
-from electra_scale.recipe.objective import ObjectiveConfig
 
 
-def sampler_parameters(objective: ObjectiveConfig, model: ModelConfig) -> int:
+def sampler_parameters(settings: GeneratorSettings, model: ModelConfig) -> int:
     """Parameters of the sampler that :func:`electra_scale.corruption.samplers.build.build_sampler` makes."""
-    if objective.sampler == "two_scalars":
+    if settings.sampler == "two_scalars":
         return 2
-    if objective.sampler not in ("hp_loss", "hp_dist"):
+    if settings.sampler not in ("hp_loss", "hp_dist"):
         return 0
-    width = objective.head.width
+    width = settings.head.width
     keys = model.embedding * width if width != model.embedding else width
-    scalars = (objective.sampler == "hp_loss") + objective.head.own_token
+    scalars = (settings.sampler == "hp_loss") + settings.head.own_token
     return model.generator.hidden * width + width + 2 * width + keys + scalars * (width + 1)
 
 
-def sampler_flops(objective: ObjectiveConfig, model: ModelConfig, masked: int) -> float:
+def sampler_flops(settings: GeneratorSettings, model: ModelConfig, masked: int) -> float:
     """Operations of the sampling head for a micro-batch with M = ``masked`` positions; forward, backward and the draw.
 
     With width K: the draw costs ``2 V E K [K != E]`` for keys and ``2 M V K`` for scores, which have no backward pass
     with hp_loss. That of hp_dist goes over the vocabulary again, ``2 M V (E + 3 K)``, and through the keys. What is
     left is ``O(M K (H + E))``.
     """
-    if objective.sampler not in ("hp_loss", "hp_dist"):
+    if settings.sampler not in ("hp_loss", "hp_dist"):
         return 0.0
-    head = objective.head
+    head = settings.head
     width, embedding, vocabulary = head.width, model.embedding, model.vocab_size
     projects = width != embedding
-    scalars = (objective.sampler == "hp_loss") + head.own_token
+    scalars = (settings.sampler == "hp_loss") + head.own_token
     dense = 2 * masked * width * model.generator.hidden
     keys = 2 * embedding * width if projects else 0
     draw = dense + 2 * masked * width * scalars + keys * vocabulary + 2 * masked * vocabulary * width
     # Dense layer and outputs again, with their gradients; the encoder's too if the loss reaches it.
     learn = dense * (3 if head.reaches_encoder else 2) + 3 * 2 * masked * width * scalars
-    if objective.sampler == "hp_loss":
+    if settings.sampler == "hp_loss":
         # Keys of the drawn tokens and the gradient of their projection; the embeddings get none.
         return float(draw + learn + 2 * keys * masked)
     return float(draw + learn + 2 * keys * vocabulary + 2 * masked * vocabulary * (embedding + 3 * width))
+
+
+class GeneratorCost(CorruptionCost):
+    """What the pass over the vocabulary and the sampler add to a step; formulas in docs/plan.md."""
+
+    def __init__(self, settings: GeneratorSettings, model: ModelConfig) -> None:
+        self.settings = settings
+        self.model = model
+        self.parameters = sampler_parameters(settings, model)
+
+    def flops(self, masked: int) -> float:
+        return sampler_flops(self.settings, self.model, masked)
+
+    def masked_bytes(self, masked: int, element: int) -> float:
+        """Of the generator's head, of the loss of the sampling head and of what they read."""
+        settings, model = self.settings, self.model
+        kept = model.generator.hidden + 3 * model.embedding
+        if settings.sampler in ("hp_loss", "hp_dist"):
+            kept += 3 * settings.head.width
+        if settings.sampler == "hp_loss":
+            kept += model.embedding + settings.head.width
+        return float(masked * kept * element)
+
+    def kept_bytes(self, masked: int, element: int) -> float:
+        """Gradients of word embeddings, bias and features in float32, ``4 (V (E + 1) + M E)``."""
+        vocabulary, embedding = self.model.vocab_size, self.model.embedding
+        return 4.0 * (vocabulary * (embedding + 1) + masked * embedding)
+
+    def running_bytes(self, masked: int, element: int) -> float:
+        """Tiles of a block, one tile of scores relative to their maximum, and the sampling head's keys in float32."""
+        settings, vocabulary = self.settings, self.model.vocab_size
+        kinds = 1 if settings.sampler == "electra" else 2
+        tiles = -(-vocabulary // COLUMNS)
+        rows, width = block_shape(masked, vocabulary, tiles * kinds * 4)
+        running = 4.0 * rows * width * (tiles * kinds + 1)
+        if element == 2:
+            # Products in 16 bit before and after they are float32.
+            running += 2.0 * rows * width + 2.0 * width * self.model.embedding
+        if settings.sampler in ("hp_loss", "hp_dist"):
+            running += 4.0 * (vocabulary + masked) * settings.head.width
+        return running
+
+    def backward_bytes(self, masked: int, element: int) -> float:
+        """The backward pass of hp_dist goes over the vocabulary again."""
+        if self.settings.sampler != "hp_dist":
+            return 0.0
+        vocabulary = self.model.vocab_size
+        keys = vocabulary * self.settings.head.width
+        return float((element + 8) * keys + 4 * min(masked, ROWS) * min(vocabulary, COLUMNS))

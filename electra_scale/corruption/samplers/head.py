@@ -26,10 +26,9 @@ class SamplingHead(nn.Module):
         hidden: width H of the generator.
         embedding: width E of the word embeddings.
         width: K, the width in which scores are formed; 16 to E is sensible.
-        own_token: make the own-token output (``own``).
+        own_token: make the own-token output.
         init_std: deviation of the initial dense weight.
         seed: seed of the initial weights.
-        embeddings_grad: let the head's loss reach the word embeddings; off, they enter detached.
         level: make the per-position level. Switch it off where only differences between tokens matter
             (HP_Dist): its gradient would be rounding noise.
         layer_norm_eps: epsilon of the LayerNorm.
@@ -44,12 +43,10 @@ class SamplingHead(nn.Module):
         init_std: float = 0.02,
         *,
         seed: int = 0,
-        embeddings_grad: bool = False,
         level: bool = True,
         layer_norm_eps: float = 1e-12,
     ) -> None:
         super().__init__()
-        self.embeddings_grad = embeddings_grad
         with torch.random.fork_rng(devices=[]):
             self.dense = nn.Linear(hidden, width)
             self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
@@ -74,10 +71,10 @@ class SamplingHead(nn.Module):
     def keys(self, word_embeddings: Tensor) -> Tensor:
         """(V,E) word embeddings, or any rows of them, to (V,K); scores are ``features @ keys.T + offset``.
 
-        For a pass over the vocabulary in chunks: compute features and offset once, keys per chunk.
+        For a pass over the vocabulary in chunks: compute features and offset once, keys per chunk. The head's loss does
+        not reach the word embeddings.
         """
-        if not self.embeddings_grad:
-            word_embeddings = word_embeddings.detach()
+        word_embeddings = word_embeddings.detach()
         if self.gain is not None:
             return word_embeddings * self.gain
         assert self.projected is not None
@@ -88,34 +85,3 @@ class SamplingHead(nn.Module):
         if self.level is None:
             return features.new_zeros(features.shape[:-1])
         return self.level(features).squeeze(-1)
-
-    def scores(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """Scores of all tokens: (M,H) hidden states and (V,E) word embeddings to (M,V)."""
-        features = self.features(hidden)
-        return features @ self.keys(word_embeddings).T + self.offset(features).unsqueeze(-1)
-
-    def scores_at(self, hidden: Tensor, word_embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """Scores of one token per position, in O(M E K) without touching the rest of the vocabulary.
-
-        Args:
-            hidden: (M,H) generator hidden states.
-            word_embeddings: (V,E).
-            tokens: (M,) int64 token ids.
-
-        Returns:
-            (M,), what ``scores(...)`` holds at ``[i, tokens[i]]``.
-        """
-        features = self.features(hidden)
-        rows = word_embeddings if self.embeddings_grad else word_embeddings.detach()
-        keys = self.keys(F.embedding(tokens, rows))
-        return (features * keys).sum(-1) + self.offset(features)
-
-    def own(self, hidden: Tensor) -> Tensor:
-        """(M,H) generator hidden states to the (M,) score of each position's own, original token.
-
-        Raises:
-            RuntimeError: the head was made without ``own_token``.
-        """
-        if self.own_token is None:
-            raise RuntimeError("this SamplingHead was made with own_token=False and has no own-token output")
-        return self.own_token(self.features(hidden)).squeeze(-1)

@@ -11,7 +11,7 @@ from electra_scale.corruption.samplers.base import Draw, Masked, Sampler, Tile, 
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
 from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, put, ranges, score_tile, scores_of
-from electra_scale.recipe.objective import ObjectiveConfig
+from electra_scale.recipe.corruption import GeneratorSettings
 
 _MEMORY = 0.99
 
@@ -25,16 +25,16 @@ class HardnessDistributionSampler(Sampler):
 
     learns = True
 
-    def __init__(self, head: SamplingHead, objective: ObjectiveConfig) -> None:
+    def __init__(self, head: SamplingHead, objective: GeneratorSettings) -> None:
         super().__init__()
         self.head = head
         self.mixture = objective.mixture
         self.reaches_encoder = objective.head.reaches_encoder
         # How much of the mean of the steps before is kept; None: the loss is not divided by it.
-        self.memory = {"none": None, "batch": 0.0, "moving": _MEMORY}[objective.head.normaliser]
+        self.kept_share = {"none": None, "batch": 0.0, "moving": _MEMORY}[objective.head.normaliser]
 
     def observe(self, weighted_loss: float) -> None:
-        kept = self.memory if self.memory is not None and self.mean_loss > 0 else 0.0
+        kept = self.kept_share if self.kept_share is not None and self.mean_loss > 0 else 0.0
         self.mean_loss = kept * self.mean_loss + (1 - kept) * weighted_loss
 
     def tilt(self, masked: Masked) -> Tilt:
@@ -50,7 +50,7 @@ class HardnessDistributionSampler(Sampler):
         )
         factor = (drawn.weight * discriminator_loss).detach()
         # Of the global batch before this one: known on every rank, and the same for any split into micro-batches.
-        if self.memory is not None and self.mean_loss > 0:
+        if self.kept_share is not None and self.mean_loss > 0:
             factor = factor / self.mean_loss
         return -factor * log_q
 

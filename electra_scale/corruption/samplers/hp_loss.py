@@ -12,7 +12,7 @@ from electra_scale.corruption.samplers.base import Draw, Masked, Sampler, Tile, 
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
 from electra_scale.corruption.vocabulary.tiles import exponential, put
-from electra_scale.recipe.objective import ObjectiveConfig
+from electra_scale.recipe.corruption import GeneratorSettings
 
 _HIGHEST = 88.0
 """Scores above count as this one when a token is drawn and weighted, or exp would overflow float32."""
@@ -39,7 +39,7 @@ class PredictedLossSampler(Sampler):
 
     learns = True
 
-    def __init__(self, objective: ObjectiveConfig) -> None:
+    def __init__(self, objective: GeneratorSettings) -> None:
         super().__init__()
         self.mixture = objective.mixture
         self.floor = objective.head.floor
@@ -59,7 +59,7 @@ class PredictedLossSampler(Sampler):
 class HardnessLossSampler(PredictedLossSampler):
     """The estimate comes from the sampling head: one for each token, and perhaps one for the original token."""
 
-    def __init__(self, head: SamplingHead, objective: ObjectiveConfig, permutation: Tensor | None = None) -> None:
+    def __init__(self, head: SamplingHead, objective: GeneratorSettings, permutation: Tensor | None = None) -> None:
         super().__init__(objective)
         self.head = head
         self.reaches_encoder = objective.head.reaches_encoder
@@ -85,7 +85,7 @@ class HardnessLossSampler(PredictedLossSampler):
 class TwoScalarSampler(PredictedLossSampler):
     """One number for the original token and one for all others: the control that knows the label and nothing else."""
 
-    def __init__(self, objective: ObjectiveConfig) -> None:
+    def __init__(self, objective: GeneratorSettings) -> None:
         super().__init__(objective)
         self.original_score = nn.Parameter(torch.zeros(1))
         self.other_score = nn.Parameter(torch.zeros(1))

@@ -51,6 +51,7 @@ def vocabulary_pass(
     entropy: bool = False,
     columns: int = COLUMNS,
     memory: int = MEMORY,
+    mixture: float | None = None,
 ) -> VocabularyPass:
     """Generator loss, draw and weight at M positions, in tiles of ``columns`` tokens and blocks within ``memory``.
 
@@ -60,7 +61,9 @@ def vocabulary_pass(
     each position has one that is finite.
     """
     tilt = None
+    mixed = 0.0
     if sampler is not None:
+        mixed = sampler.mixture if mixture is None else mixture
         with torch.no_grad():
             tilt = sampler.tilt(masked)
     parameters = (masked.features, masked.word_embeddings, masked.bias)
@@ -68,7 +71,7 @@ def vocabulary_pass(
         original=masked.original,
         uniform=None if sampler is None else masked.uniform,
         tilt=tilt,
-        mixture=0.0 if sampler is None else sampler.mixture,
+        mixture=mixed,
         focal_gamma=focal_gamma,
         entropy=entropy,
         gradients=torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
@@ -78,14 +81,16 @@ def vocabulary_pass(
     loss, log_probability, hits, entropies, tokens, log_normaliser, log_tilted = _Pass.apply(*parameters, settings)
     drawn = None
     if sampler is not None:
-        drawn = _weighted(masked, tokens, tilt, log_normaliser, log_tilted - log_normaliser, sampler.mixture)
+        drawn = _weighted(masked, tokens, tilt, log_normaliser, log_tilted - log_normaliser, mixed)
     return VocabularyPass(loss, log_probability, hits, entropies if entropy else None, drawn)
 
 
-def propose(sampler: Sampler, masked: Masked, columns: int = COLUMNS, memory: int = MEMORY) -> Draw:
+def propose(
+    sampler: Sampler, masked: Masked, columns: int = COLUMNS, memory: int = MEMORY, mixture: float | None = None
+) -> Draw:
     """Draw a replacement for each masked position from q, with the weight p/q. No gradient."""
     with torch.no_grad():
-        drawn = vocabulary_pass(masked, sampler, columns=columns, memory=memory).drawn
+        drawn = vocabulary_pass(masked, sampler, columns=columns, memory=memory, mixture=mixture).drawn
     assert drawn is not None
     return drawn
 

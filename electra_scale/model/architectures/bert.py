@@ -1,30 +1,41 @@
-"""The transformer encoder of BERT and ELECTRA: LayerNorm after each residual, erf GELU."""
+"""The transformer encoder of BERT and ELECTRA: LayerNorm after each residual, erf GELU, learned positions."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from electra_scale.model.architectures.architecture import Hidden, Network
+from electra_scale.model.embeddings import Embeddings
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
+_BESIDE = 64
+"""Bytes per token and network of what has no width: ids, positions, segments, logits, labels."""
 
-def attention_mask(segment: Tensor) -> Tensor | None:
-    """Which positions may attend to which: those of the same segment.
-
-    Padding (-1) attends to padding, so that no row of the mask is empty and no softmax gives NaN. Segment
-    ids must be unique in their row: two separate stretches with one id would see each other.
-
-    Args:
-        segment: (B,S) integers.
-
-    Returns:
-        (B,1,S,S) bool, True where attention is allowed; or None when everything is, which lets attention
-        take its faster path. None is only looked for on the CPU: elsewhere the look would make the host
-        wait for the device.
-    """
-    if segment.device.type == "cpu" and bool((segment == segment[:, :1]).all()):
-        return None
-    return (segment[:, :, None] == segment[:, None, :]).unsqueeze(1)
+_EMBEDDINGS = {
+    "word": "word_embeddings",
+    "position": "position_embeddings",
+    "token_type": "token_type_embeddings",
+}
+_LAYER = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention_output": ("attention.output.dense",),
+    "attention_norm": ("attention.output.LayerNorm",),
+    "ffn_in": ("intermediate.dense",),
+    "ffn_out": ("output.dense",),
+    "ffn_norm": ("output.LayerNorm",),
+}
+_HEADS: dict[Network, dict[str, str]] = {
+    "discriminator": {
+        "dense": "discriminator_predictions.dense",
+        "output": "discriminator_predictions.dense_prediction",
+    },
+    "generator": {"dense": "generator_predictions.dense", "norm": "generator_predictions.LayerNorm"},
+}
 
 
 class EncoderLayer(nn.Module):
@@ -37,10 +48,10 @@ class EncoderLayer(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.attention_output = nn.Linear(hidden, hidden)
-        self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.attention_norm = nn.LayerNorm(hidden, eps=config.architecture.layer_norm_eps)
         self.ffn_in = nn.Linear(hidden, size.ffn)
         self.ffn_out = nn.Linear(size.ffn, hidden)
-        self.ffn_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.ffn_norm = nn.LayerNorm(hidden, eps=config.architecture.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -63,31 +74,154 @@ class EncoderLayer(nn.Module):
         return self.ffn_norm(hidden + self.dropout(self.ffn_out(inner)))
 
 
-class Encoder(nn.Module):
+class BertEncoder(nn.Module):
     """A stack of :class:`EncoderLayer`, with a projection from E to H in front where the two differ.
 
     Args:
         size: layers, widths and heads.
-        embedding: width E of the input.
-        config: the model's dropout shares and LayerNorm epsilon.
+        config: width E of the input, dropout shares and LayerNorm epsilon.
     """
 
-    def __init__(self, size: EncoderSize, embedding: int, config: ModelConfig) -> None:
+    def __init__(self, size: EncoderSize, config: ModelConfig) -> None:
         super().__init__()
-        self.project = nn.Linear(embedding, size.hidden) if embedding != size.hidden else None
+        self.project = nn.Linear(config.embedding, size.hidden) if config.embedding != size.hidden else None
         self.layers = nn.ModuleList(EncoderLayer(size, config) for _ in range(size.layers))
 
-    def forward(self, embedded: Tensor, mask: Tensor | None) -> Tensor:
-        """Encode embedded tokens.
-
-        Args:
-            embedded: (B,S,E).
-            mask: (B,1,S,S) bool from :func:`attention_mask`, or None where everything may be attended to.
-
-        Returns:
-            (B,S,H).
-        """
+    def forward(self, embedded: Tensor, layout: Layout, depths: Sequence[int] = ()) -> Hidden:
+        """Encode embedded tokens (B,S,E); attention stays inside a segment of the layout."""
+        mask = layout.mask()
         hidden = embedded if self.project is None else self.project(embedded)
-        for layer in self.layers:
+        at = {0: hidden} if 0 in depths else {}
+        for depth, layer in enumerate(self.layers, 1):
             hidden = layer(hidden, mask)
-        return hidden
+            if depth in depths:
+                at[depth] = hidden
+        return Hidden(hidden, at)
+
+
+class BertArchitecture:
+    """Encoders of this kind, for a configuration of the networks."""
+
+    hugging_face: ClassVar[dict[Network, str]] = {
+        "discriminator": "ElectraForPreTraining",
+        "generator": "ElectraForMaskedLM",
+    }
+
+    tied: ClassVar[dict[Network, dict[str, str]]] = {
+        "discriminator": {},
+        "generator": {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    }
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    def embeddings(self) -> Embeddings:
+        return Embeddings(self.config)
+
+    def encoder(self, size: EncoderSize) -> BertEncoder:
+        return BertEncoder(size, self.config)
+
+    def embedding_parameters(self) -> int:
+        config = self.config
+        rows = config.vocab_size + config.max_positions + config.architecture.token_types
+        return rows * config.embedding + 2 * config.embedding
+
+    def encoder_parameters(self, size: EncoderSize) -> int:
+        hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
+        attention = 4 * hidden * hidden + 4 * hidden
+        feed_forward = 2 * hidden * ffn + ffn + hidden
+        norms = 2 * 2 * hidden
+        project = embedding * hidden + hidden if embedding != hidden else 0
+        return project + size.layers * (attention + feed_forward + norms)
+
+    def encoder_flops(self, size: EncoderSize, positions: float) -> float:
+        """``2 E H [E != H] + layers * (8 H^2 + 4 H F + 4 S H)``.
+
+        The input projection; then per layer Q, K, V and output (4 products H x H), the feed-forward pair (2 products
+        H x F), and scores and values over S positions. Element-wise work is not counted.
+        """
+        hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
+        project = 2 * embedding * hidden if embedding != hidden else 0
+        return float(project + size.layers * (8 * hidden * hidden + 4 * hidden * ffn + 4 * positions * hidden))
+
+    def encoder_bytes(self, size: EncoderSize, element: int, positions: int) -> float:
+        """``b (layers (8 H + 2 F + S) + E + E [E != H])`` with b bytes a number.
+
+        Per layer its input, Q, K, V, context, two LayerNorm inputs and one output of H each, the feed-forward's inner
+        values before and after GELU, and a row of the attention mask. Besides ``4 (layers (heads + 4) + 2)``: softmax
+        normalisers, means and deviations. Attention is fused: one that is not keeps heads x S probabilities as well. A
+        dropped number has a byte for its mask.
+        """
+        hidden, embedding = size.hidden, self.config.embedding
+        kept = size.layers * (8 * hidden + 2 * size.ffn + positions)
+        kept += embedding + (embedding if embedding != hidden else 0)
+        exact = 4 * (size.layers * (size.heads + 4) + 2)
+        dropped = dropped_elements(size) + embedding if self.config.dropout > 0 else 0
+        return float(kept * element + exact + dropped + _BESIDE)
+
+    def transformers_config(self, network: Network) -> Any:
+        from transformers import ElectraConfig
+
+        config = self.config
+        size: EncoderSize = getattr(config, network)
+        return ElectraConfig(
+            vocab_size=config.vocab_size,
+            embedding_size=config.embedding,
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=size.ffn,
+            hidden_act="gelu",
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.attention_dropout,
+            max_position_embeddings=config.max_positions,
+            type_vocab_size=config.architecture.token_types,
+            initializer_range=config.init_std,
+            layer_norm_eps=config.architecture.layer_norm_eps,
+            tie_word_embeddings=True,
+        )
+
+    def transformers_names(self, network: Network) -> dict[str, tuple[str, ...]]:
+        size: EncoderSize = getattr(self.config, network)
+        names: dict[str, tuple[str, ...]] = {}
+
+        def both(ours: str, *theirs: str) -> None:
+            for leaf in ("weight", "bias"):
+                names[f"{ours}.{leaf}"] = tuple(f"{name}.{leaf}" for name in theirs)
+
+        for ours, theirs in _EMBEDDINGS.items():
+            names[f"embeddings.{ours}.weight"] = (f"electra.embeddings.{theirs}.weight",)
+        both("embeddings.norm", "electra.embeddings.LayerNorm")
+        if self.config.embedding != size.hidden:
+            both(f"{network}.project", "electra.embeddings_project")
+        for layer in range(size.layers):
+            for ours, parts in _LAYER.items():
+                both(f"{network}.layers.{layer}.{ours}", *(f"electra.encoder.layer.{layer}.{part}" for part in parts))
+        for ours, theirs in _HEADS[network].items():
+            both(f"{network}_head.{ours}", theirs)
+        if network == "generator":
+            names["generator_head.bias"] = ("generator_lm_head.bias",)
+        return names
+
+    def differences(self, network: Network, config: Any) -> list[str]:
+        ours, size = self.config, getattr(self.config, network)
+        if config.model_type != "electra":
+            return [f"model_type {config.model_type} there, electra here"]
+        pairs: dict[str, tuple[object, object]] = {
+            "hidden_act": (getattr(config, "hidden_act", None), "gelu"),
+            "vocab_size": (config.vocab_size, ours.vocab_size),
+            "embedding": (getattr(config, "embedding_size", None), ours.embedding),
+            "max_positions": (config.max_position_embeddings, ours.max_positions),
+            "token_types": (getattr(config, "type_vocab_size", None), ours.architecture.token_types),
+            "layer_norm_eps": (getattr(config, "layer_norm_eps", None), ours.architecture.layer_norm_eps),
+            f"{network}.layers": (config.num_hidden_layers, size.layers),
+            f"{network}.hidden": (config.hidden_size, size.hidden),
+            f"{network}.ffn": (config.intermediate_size, size.ffn),
+            f"{network}.heads": (config.num_attention_heads, size.heads),
+        }
+        return [f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
+
+
+def dropped_elements(size: EncoderSize) -> int:
+    """Numbers per token that dropout keeps a mask for, behind the two blocks of each layer."""
+    return 2 * size.layers * size.hidden

@@ -17,23 +17,22 @@ from deepspeed.checkpoint.constants import (
     UNIVERSAL_CHECKPOINT_VERSION_KEY,
     UNIVERSAL_CHECKPOINT_VERSION_VALUE,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipeline.errors import UserError
-from electra_scale.corruption.ahead import Ahead
+from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.loader import Batch
-from electra_scale.recipe.objective import SamplingHeadConfig
-from electra_scale.recipe.optimizer import OptimizerConfig
+from electra_scale.model.layout import Layout
+from electra_scale.optim.adamw import build_optimizer
+from electra_scale.optim.parts import parts_of
+from electra_scale.optim.replicated import ReplicatedOptimizer
+from electra_scale.recipe.optimizer import PARTS, AdamWSettings
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.checksums import Sums
 from electra_scale.train.checkpoint.full_disk import writing
 from electra_scale.train.engine import universal
-from electra_scale.train.engine.head_optimizer import HeadOptimizer
 from electra_scale.train.engine.world import World
-
-_SAMPLER = "sampler.pt"
-"""Weights and optimizer state of the sampling head in a checkpoint, the same for every rank."""
 
 _WEIGHTS = "mp_rank_00_model_states.pt"
 """Weights of all parameters in a checkpoint, also of those that the phase does not train."""
@@ -50,29 +49,26 @@ class Engine:
         self,
         module: PretrainModule,
         deepspeed_json: dict[str, Any],
-        optimizer: OptimizerConfig,
-        head: SamplingHeadConfig,
+        optimizer: AdamWSettings,
         world: World,
     ) -> None:
         self.world = world
         self.module = module
-        self.head_rate = head.learning_rate_scale
-        self.head_norm = 0.0
+        parts = parts_of(module, optimizer)
+        method = build_optimizer(optimizer)
+        self.peak_rate = float(deepspeed_json["optimizer"]["params"]["lr"])
         self.forward_seconds = 0.0
         self._refused = False
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module,
-            model_parameters=module.parameter_groups(optimizer.weight_decay, optimizer.generator_rate),
+            model_parameters=method.groups([part for part in parts if not part.replicated]),
             config=deepspeed_json,
             dist_init_required=False,
         )
         self._skip_what_is_not_finite()
-        self._head: HeadOptimizer | None = None
-        if module.phase == "joint" and any(True for _ in module.sampler.parameters()):
-            self._head = HeadOptimizer(
-                module.sampler, optimizer.betas, optimizer.eps, optimizer.weight_decay, head.clip, world.sum
-            )
+        self._replicated = [ReplicatedOptimizer(part, method, world.sum) for part in parts if part.replicated]
+        self.replicated_norms: dict[str, float] = {one.part.name: 0.0 for one in self._replicated}
 
     @property
     def loss_scale(self) -> float:
@@ -80,20 +76,20 @@ class Engine:
         return float(self.world.size * self.accumulation)
 
     def forward_backward(
-        self, batch: Batch, counts: GlobalCounts, detailed: bool, ahead: Ahead | None = None
-    ) -> dict[str, Tensor]:
-        """One micro-batch: add its gradients, give its sums.
+        self, batch: Batch, layout: Layout, clock: Clock, counts: GlobalCounts, detailed: bool, ahead: Any = None
+    ) -> list[Statistic]:
+        """One micro-batch: add its gradients, give its statistics.
 
         If ``detailed``, the forward pass, which waits for no other rank, is added to ``forward_seconds``.
         """
         began = time.monotonic()
-        loss, sums = self._engine(batch, counts, self.loss_scale, detailed, ahead)
+        loss, statistics = self._engine(batch, layout, clock, counts, self.loss_scale, detailed, ahead)
         if detailed:
             get_accelerator().synchronize()
             self.forward_seconds += time.monotonic() - began
         self._engine.backward(loss)
         self._engine_step_if_inside()
-        return sums
+        return statistics
 
     def _engine_step_if_inside(self) -> None:
         # DeepSpeed counts micro-batches in step(); inside the accumulation it only counts.
@@ -122,25 +118,25 @@ class Engine:
     def step(self, learning_rate: float, refuse: bool = False) -> tuple[float, bool]:
         """Update the weights after the last micro-batch, unless ``refuse`` or a gradient is not finite.
 
-        Returns the norm of the global gradient, without the sampling head's, before clipping, and whether there was an
-        update; all ranks get the same, and without one weights and optimizer state are what they were.
+        Returns the norm of the global gradient, without that of replicated parts, before clipping, and whether there
+        was an update; all ranks get the same, and without one weights and optimizer state are what they were.
         """
         self._refused = False
-        if self._head is not None:
+        for one in self._replicated:
             # The loss was scaled for an engine that averages over ranks.
-            self.head_norm = self._head.gather(1 / self.world.size)
-            refuse = refuse or not math.isfinite(self.head_norm)
+            self.replicated_norms[one.part.name] = one.gather(1 / self.world.size)
+            refuse = refuse or not math.isfinite(self.replicated_norms[one.part.name])
         if refuse:
             self._refuse()
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate * group.get("rate", 1.0)
+            group["lr"] = (self.peak_rate if group.get("constant") else learning_rate) * group.get("rate", 1.0)
         self._engine.step()
         updated = bool(self._engine.was_step_applied())
-        if self._head is not None:
+        for one in self._replicated:
             if updated:
-                self._head.step(learning_rate * self.head_rate)
+                one.step(one.part.at(learning_rate, self.peak_rate))
             else:
-                self._head.skip()
+                one.skip()
         return float(self._engine.get_global_grad_norm()), updated
 
     def save(self, folder: Path, tag: str) -> Sums:
@@ -151,8 +147,9 @@ class Engine:
         info = {UNIVERSAL_CHECKPOINT_INFO: {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}}
         with writing(folder / tag):
             self._engine.save_checkpoint(str(folder), tag=tag, client_state=info, save_latest=False)
-            if self._head is not None and self.world.main:
-                torch.save(self._head.state(), folder / tag / _SAMPLER)
+            if self.world.main:
+                for one in self._replicated:
+                    torch.save(one.state(), folder / tag / f"{one.part.name}.pt")
             return checksums.sums_of(folder / tag, self._written(folder / tag))
 
     def _written(self, path: Path) -> list[str]:
@@ -175,14 +172,14 @@ class Engine:
             path = self._load_universal(self.world.from_main(lambda: universal.convert(folder / tag)))
         if path is None:
             raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to go on from the one before")
-        if self._head is not None:
-            sampler = folder / tag / _SAMPLER
-            if not sampler.is_file():
+        for one in self._replicated:
+            file = folder / tag / f"{one.part.name}.pt"
+            if not file.is_file():
                 raise UserError(
-                    f"checkpoint {folder / tag} has no {_SAMPLER}: it was written by an earlier release or is damaged; "
-                    "go on with that release, or remove it to go on from the one before"
+                    f"checkpoint {folder / tag} has no {file.name}: it was written by an earlier release or is "
+                    "damaged; resume with that release, or remove it to resume from the one before"
                 )
-            self._head.load(torch.load(sampler, map_location=self.world.device, weights_only=True))
+            one.load(torch.load(file, map_location=self.world.device, weights_only=True))
 
     def _load_universal(self, path: Path) -> str | None:
         # DeepSpeed restores from this form only what the optimizer has.
@@ -219,16 +216,13 @@ def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag))
-    sampler = folder / tag / _SAMPLER
-    if sampler.is_file():
-        state = torch.load(sampler, map_location="cpu", weights_only=True)
-        weights |= {f"sampler.{name}": value for name, value in state["weights"].items()}
+    for name in PARTS:
+        file = folder / tag / f"{name}.pt"
+        if file.is_file():
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            prefix = f"electra.{name}" if any(key.startswith(f"electra.{name}.") for key in weights) else name
+            weights |= {f"{prefix}.{key}": value for key, value in state["weights"].items()}
     return weights
-
-
-def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights by name; raises RuntimeError if a name is missing or too many."""
-    module.load_state_dict(weights, strict=True)
 
 
 def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:

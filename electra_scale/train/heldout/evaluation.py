@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.fixed import ElectraSampler
-from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
+from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.loader import Batch, Loader
-from electra_scale.monitor.metrics import auc
+from electra_scale.model.layout import Layout
 from electra_scale.tasks.module import PretrainModule
-from electra_scale.tasks.sums import Flattener, combine, detection_statistics, generator_statistics
+from electra_scale.tasks.sums import Flattener, combine
 from electra_scale.train.engine.world import World
 
 
@@ -35,6 +34,7 @@ def evaluate(
     samples = min(samples, loader.samples)
     share = -(-samples // world.size)
     first, last = world.rank * share, min((world.rank + 1) * share, samples)
+    clock = Clock(0, 0, module.phase, 0)
     was_training = module.training
     module.eval()
     total: Tensor | None = None
@@ -46,8 +46,9 @@ def evaluate(
             if begin > first and begin >= last:
                 continue
             count = min(micro_batch, last - begin)
-            batch = loader.batch(0, begin if count > 0 else 0, max(count, 1), mask_share).to(world.device)
-            statistics = _statistics(module, batch)
+            batch = loader.batch(0, begin if count > 0 else 0, max(count, 1), mask_share)
+            layout = Layout.of(batch.segment).to(world.device)
+            statistics = _statistics(module, batch.to(world.device), layout, clock)
             flattener = flattener or Flattener(statistics)
             vector = flattener.pack(statistics)
             if count <= 0:
@@ -58,27 +59,15 @@ def evaluate(
     assert flattener is not None
     assert total is not None
     sums = flattener.unpack(world.sum(total).cpu().numpy())
-    masked, tokens = float(sums["masked"][0]), float(sums["tokens"][0])
-    metrics = {
-        "eval/generator_cross_entropy": float(sums["generator_cross_entropy"][0]) / masked,
-        "eval/generator_accuracy": float(sums["generator_hits"][0]) / masked,
-    }
+    metrics = module.corruptor.heldout_metrics(sums)
+    return metrics | module.task.heldout_metrics(sums) if module.phase == "joint" else metrics
+
+
+def _statistics(module: PretrainModule, batch: Batch, layout: Layout, clock: Clock) -> list[Statistic]:
+    corruption = module.corruptor.heldout(module.electra, batch, layout, clock)
+    found = [*corruption.statistics, Statistic("masked", batch.masked.new_tensor(len(batch.masked)))]
+    found.append(Statistic("tokens", (batch.segment >= 0).sum()))
     if module.phase == "joint":
-        metrics["eval/discriminator_loss"] = float(sums["discriminator_loss"][0]) / tokens
-        metrics["eval/auc"] = auc(sums["histogram_replaced"], sums["histogram_original"])
-    return metrics
-
-
-def _statistics(module: PretrainModule, batch: Batch) -> dict[str, Tensor]:
-    masked = module.masked_positions(batch)
-    found = vocabulary_pass(masked, ElectraSampler() if module.phase == "joint" else None, entropy=True)
-    real = batch.segment >= 0
-    sums = {"masked": batch.masked.new_tensor(len(batch.masked)), "tokens": real.sum()}
-    assert found.entropy is not None
-    sums |= generator_statistics(found.log_probability, found.hits, found.entropy)
-    if found.drawn is not None:
-        ids = batch.ids.flatten().index_copy(0, batch.masked, found.drawn.tokens).view_as(batch.ids)
-        logits, loss = module.discriminate(ids, batch)
-        sums["discriminator_loss"] = (loss * real).sum()
-        sums |= detection_statistics(logits, ids != batch.ids, module.ordinary(batch))
-    return sums
+        hidden = module.electra.discriminator_hidden(corruption.ids, layout, module.task.depths)
+        found += module.task.heldout(module.electra, hidden, corruption, batch)
+    return found

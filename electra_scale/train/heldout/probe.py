@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from electra_scale.cluster.ranks import Ranks
+from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.samplers.base import Masked, Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.noise import uniforms_at
+from electra_scale.model.layout import Layout
 from electra_scale.monitor.draw_variance import GRADIENT_PARTS, Redrawn
 from electra_scale.tasks.module import PretrainModule
+from electra_scale.tasks.replaced_tokens import ReplacedTokens
 
 
 def probe(
@@ -60,7 +63,8 @@ def probe(
             position = np.array([row], dtype=np.int64)
             batch = loader.rows(position, mask_share)
             uniform = _uniforms(loader.seed, int(loader.order.places(position).sample[0]), draws, batch)
-            found = _measure(module, batch.to(ranks.device), uniform.to(ranks.device), micro_batch)
+            layout = Layout.of(batch.segment)
+            found = _measure(module, batch.to(ranks.device), layout, uniform.to(ranks.device), micro_batch)
             for name, value in found.items():
                 table[name][row][: len(value)] = value
             advance()
@@ -105,15 +109,20 @@ def _uniforms(seed: int, sample: int, draws: int, batch: Batch) -> Tensor:
     return torch.from_numpy(numbers.reshape(draws, len(masked)))
 
 
-def _measure(module: PretrainModule, batch: Batch, uniform: Tensor, micro_batch: int) -> dict[str, Tensor]:
-    """What :func:`_shapes` lists, of a batch of one row, given ``uniform`` (K, M)."""
+def _measure(
+    module: PretrainModule, batch: Batch, layout: Layout, uniform: Tensor, micro_batch: int
+) -> dict[str, Tensor]:
+    """What :func:`_shapes` lists, of a batch of one row, given ``uniform`` (K, M); the layout is on the host."""
+    corruptor = module.corruptor
+    assert isinstance(corruptor, GeneratorCorruption)
     with torch.no_grad():
-        masked = module.masked_positions(batch)
+        masked = corruptor.masked_positions(module.electra, batch, layout.to(batch.ids.device))
     plain = ElectraSampler()
-    from_p = _redraw(module, plain, batch, masked, uniform, micro_batch)
+    row = _Row(batch, layout, masked)
+    from_p = _redraw(module, corruptor, plain, row, uniform, micro_batch)
     from_q = from_p
-    if not isinstance(module.sampler, ElectraSampler):
-        from_q = _redraw(module, module.sampler, batch, masked, uniform, micro_batch)
+    if not isinstance(corruptor.sampler, ElectraSampler):
+        from_q = _redraw(module, corruptor, corruptor.sampler, row, uniform, micro_batch)
     return {
         "loss_p": from_p.loss,
         "loss_q": from_q.loss,
@@ -130,6 +139,15 @@ def _measure(module: PretrainModule, batch: Batch, uniform: Tensor, micro_batch:
 
 
 @dataclass
+class _Row:
+    """A batch of one row, its layout on the host, and what the generator says about it."""
+
+    batch: Batch
+    layout: Layout
+    masked: Masked
+
+
+@dataclass
 class _Redraws:
     """Of one sample: (M, K) each, and the gradient's variance (parts,)."""
 
@@ -141,10 +159,19 @@ class _Redraws:
 
 
 def _redraw(
-    module: PretrainModule, sampler: Sampler, batch: Batch, masked: Masked, uniform: Tensor, micro_batch: int
+    module: PretrainModule,
+    corruptor: GeneratorCorruption,
+    sampler: Sampler,
+    row: _Row,
+    uniform: Tensor,
+    micro_batch: int,
 ) -> _Redraws:
+    batch, masked, task = row.batch, row.masked, module.task
+    assert isinstance(task, ReplacedTokens)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    parts = (module.electra.discriminator_head, module.electra.discriminator.layers[-1])
+    layers = module.electra.discriminator.layers
+    assert isinstance(layers, nn.ModuleList)
+    parts = (module.electra.discriminator_head, layers[-1])
     spreads = [_GradientSpread(part) for part in parts]
     for numbers in uniform.split(micro_batch):
         copies = len(numbers)
@@ -159,14 +186,17 @@ def _redraw(
                 uniform=many.uniform,
             ),
         )
-        weight = module.weight(drawn)
-        ids = many.ids.flatten().index_copy(0, many.masked, drawn.tokens).view_as(many.ids)
+        corruption = corruptor.replaced(many, masked, drawn)
+        layout = Layout.of(row.layout.segment.repeat(copies, 1)).to(many.ids.device)
+        weight = corruption.token_weight.flatten()[many.masked]
         with torch.enable_grad(), _recorded([part for spread in spreads for part in spread.parts]) as calls:
-            _, loss = module.discriminate(ids, many)
-            real = (many.segment >= 0).to(loss.dtype)
-            token_weight = real.flatten().index_copy(0, many.masked, weight).view_as(loss)
+            _, loss = task.detect(
+                module.electra, module.electra.discriminator_hidden(corruption.ids, layout), corruption
+            )
             # Up to the outputs of the last parts only, so no parameter's gradient is formed or touched.
-            slopes = torch.autograd.grad((loss * token_weight).sum(), [call.output for call in calls.values()])
+            slopes = torch.autograd.grad(
+                (loss * corruption.token_weight).sum(), [call.output for call in calls.values()]
+            )
         for spread in spreads:
             spread.add(calls, dict(zip(calls, slopes, strict=True)))
         kept = drawn.tokens == masked.original.repeat(copies)

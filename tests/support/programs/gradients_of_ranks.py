@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from deepspeed.utils import safe_get_full_grad
 
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.deepspeed_json import resolve_deepspeed_json
-from electra_scale.recipe.optimizer import OptimizerConfig
-from electra_scale.tasks.module import GlobalCounts
+from electra_scale.recipe.optimizer import AdamWSettings
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import join_world, leave_world
 from tests.support.fixtures.runs import ROOT
-from tests.unit.train.conftest import SAMPLERS, make_loader, make_module
+from tests.unit.train.conftest import SAMPLERS, clock_of, make_loader, make_module
 
 GLOBAL_BATCH = 32
 
@@ -26,18 +26,19 @@ GLOBAL_BATCH = 32
 def main(folder: Path, micro_batches: list[int]) -> None:
     world = join_world()
     share = GLOBAL_BATCH // world.size
-    optimizer = OptimizerConfig(clip=0.0)
+    optimizer = AdamWSettings(clip=0.0)
     content = json.loads((ROOT / "ds_configs/zero2.json").read_text())
     for micro in micro_batches:
         resolved = resolve_deepspeed_json(content, optimizer, 1e-3, micro, share // micro, world.size)
-        for name, objective in SAMPLERS.items():
-            module = make_module(objective)
-            engine = Engine(module, resolved, optimizer, objective.head, world)
+        for name, settings in SAMPLERS.items():
+            module = make_module(settings)
+            engine = Engine(module, resolved, optimizer, world)
             batch = make_loader(GLOBAL_BATCH, GLOBAL_BATCH).batch(0, world.rank * share, share, 0.3)
             local = torch.tensor([len(batch.masked), int((batch.segment >= 0).sum())], dtype=torch.float64)
             masked, tokens = world.sum(local).float()
             for part in batch.split(micro):
-                engine.forward_backward(part, GlobalCounts(masked, tokens), True)
+                counts = {"masked": masked, "tokens": tokens}
+                engine.forward_backward(part, Layout.of(part.segment), clock_of(module), counts, True)
             found = {
                 key: safe_get_full_grad(parameter).clone()
                 for key, parameter in module.electra.named_parameters(prefix="electra")

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import PretrainModule
@@ -22,7 +23,7 @@ from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World, join_world, leave_world
 from tests.support.fixtures.runs import ROOT
 from tests.support.instruments.live_memory import LiveMemory
-from tests.unit.plan.conftest import ROWS, batch_of, counts_of, module_of, recipe_of
+from tests.unit.plan.conftest import CLOCK, ROWS, batch_of, counts_of, module_of, recipe_of
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def _measure(
 ) -> Held:
     content = resolve_deepspeed_json(case.deepspeed_json(), recipe.optimizer, 1e-3, ROWS, case.accumulation, world.size)
     batch = batch_of(recipe)
-    counts = counts_of(batch)
-    engine = Engine(module, content, recipe.optimizer, recipe.objective.head, world)
+    counts, layout = counts_of(batch), Layout.of(batch.segment)
+    engine = Engine(module, content, recipe.optimizer, world)
     held = Held()
     # The moments are there after the first step.
     for _ in range(2):
@@ -92,7 +93,7 @@ def _measure(
         held.micro_batch = 0
         for _ in range(case.accumulation):
             live.most = live.now
-            engine.forward_backward(batch, counts, False)
+            engine.forward_backward(batch, layout, CLOCK, counts, False)
             held.micro_batch = max(held.micro_batch, live.most)
         live.most = live.now
         engine.step(1e-3)

@@ -14,13 +14,19 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler, TemperatureS
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler, TwoScalarSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
+from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
 from electra_scale.recipe.model import EncoderSize, ModelConfig
-from electra_scale.recipe.objective import ObjectiveConfig, SamplingHeadConfig
 
 V = 50
 ORIGINAL = 7
 HIDDEN, EMBEDDING = 6, V + 1
-MODEL = ModelConfig(V, EMBEDDING, EncoderSize(1, 8, 8, 2), EncoderSize(1, HIDDEN, 8, 2), max_positions=8)
+MODEL = ModelConfig(
+    vocab_size=V,
+    embedding=EMBEDDING,
+    discriminator=EncoderSize(1, 8, 8, 2),
+    generator=EncoderSize(1, HIDDEN, 8, 2),
+    max_positions=8,
+)
 
 Array = NDArray[np.float64]
 
@@ -82,8 +88,8 @@ class Case:
         self.believed = self.losses if exact else random.uniform(0.05, 3.0, V)
         if name == "two_scalars":
             self.believed = np.where(np.arange(V) == ORIGINAL, self.believed[ORIGINAL], self.believed[0])
-        head = SamplingHeadConfig(own_token=own_token, form=form, floor=floor)
-        self.objective = ObjectiveConfig(mixture=mixture, temperature=temperature, head=head)
+        head = SamplingHeadSettings(own_token=own_token, form=form, floor=floor)
+        self.objective = GeneratorSettings(mixture=mixture, temperature=temperature, head=head)
         self.sampler = self.make_sampler(name)
         hard = {
             "electra": self.p,
@@ -173,11 +179,11 @@ def varied(rows: int, seed: int = 0) -> Masked:
 
 def objective(
     name: str, own_token: bool = True, form: str = "rms", mixture: float = 0.1, **head: Any
-) -> ObjectiveConfig:
-    return ObjectiveConfig(
+) -> GeneratorSettings:
+    return GeneratorSettings(
         sampler=name,
         mixture=mixture,
-        head=SamplingHeadConfig(own_token=own_token, form=form, width=4, **head),
+        head=SamplingHeadSettings(own_token=own_token, form=form, width=4, **head),
     )
 
 

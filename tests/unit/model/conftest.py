@@ -24,7 +24,7 @@ def _shape(name: str) -> ModelConfig:
     sizes = recipe.model.discriminator, recipe.model.generator
     if name in ("base", "large"):
         sizes = replace(sizes[0], layers=2), replace(sizes[1], layers=2)
-    return ModelConfig(VOCAB, recipe.model.embedding, *sizes)
+    return ModelConfig(vocab_size=VOCAB, embedding=recipe.model.embedding, discriminator=sizes[0], generator=sizes[1])
 
 
 PRESETS = {name: _shape(name) for name in ("tiny", "small", "base", "large")}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.errors import UserError
-from electra_scale.model.architectures.bert import attention_mask
 from electra_scale.model.cost import discriminator_flops, generator_flops, parameter_counts
 from electra_scale.model.electra import Electra
-from electra_scale.model.embeddings import positions_from_segments
+from electra_scale.model.layout import Layout, attention_mask, positions_from_segments
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 from .conftest import VOCAB, rough_model
+
+
+def rows(count: int, positions: int) -> Layout:
+    """Rows of one segment each."""
+    return Layout.of(torch.zeros(count, positions, dtype=torch.int64))
 
 
 def test_positions_restart_with_each_segment() -> None:
@@ -31,7 +37,6 @@ def test_positions_restart_with_each_segment() -> None:
 def test_attention_stays_inside_a_segment() -> None:
     segment = torch.tensor([[0, 0, 1, -1, -1]])
     mask = attention_mask(segment)
-    assert mask is not None
     assert mask.shape == (1, 1, 5, 5)
     assert mask.dtype == torch.bool
     for i in range(5):
@@ -41,10 +46,34 @@ def test_attention_stays_inside_a_segment() -> None:
 
 
 def test_no_mask_where_each_row_is_one_segment() -> None:
-    assert attention_mask(torch.tensor([[0, 0], [3, 3]])) is None
-    assert attention_mask(torch.tensor([[0, 0], [3, -1]])) is not None
-    # The look would make the host wait, so other devices always get a mask.
-    assert attention_mask(torch.zeros(2, 3, dtype=torch.int64, device="meta")) is not None
+    assert Layout.of(torch.tensor([[0, 0], [3, 3]])).mask() is None
+    assert Layout.of(torch.tensor([[0, 0], [3, -1]])).mask() is not None
+
+
+def test_a_layout_knows_where_segments_begin_and_which_is_longest() -> None:
+    layout = Layout.of(torch.tensor([[0, 0, 0, 1, 1, -1], [2, 2, 2, 2, 3, 4]]))
+    assert layout.boundaries.tolist() == [0, 3, 5, 6, 10, 11, 12]
+    assert layout.boundaries.dtype == torch.int32
+    assert layout.longest == 4
+    assert not layout.whole
+
+
+def test_states_of_inner_layers_are_given_where_asked(tiny: ModelConfig) -> None:
+    model = rough_model(tiny)
+    ids = torch.randint(0, VOCAB, (2, 9))
+    layout = rows(2, 9)
+    with torch.no_grad():
+        hidden = model.discriminator_hidden(ids, layout, depths=(0, 2))
+        assert set(hidden.at) == {0, 2}
+        assert hidden.at[0].shape == hidden.last.shape
+        after = model.discriminator.layers[2](hidden.at[2], None)
+    assert torch.equal(after, hidden.last)
+
+
+def test_a_model_without_a_generator_starts_as_one_with_it(tiny: ModelConfig) -> None:
+    alone, both = Electra(tiny, seed=3, with_generator=False).state_dict(), Electra(tiny, seed=3).state_dict()
+    assert not any("generator" in name for name in alone)
+    assert all(torch.equal(value, both[name]) for name, value in alone.items())
 
 
 def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
@@ -52,17 +81,17 @@ def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
     first, second = torch.randint(0, VOCAB, (1, 11)), torch.randint(0, VOCAB, (1, 7))
     ids = torch.cat([first, second, torch.zeros(1, 6, dtype=torch.int64)], dim=1)
     segment = torch.tensor([[0] * 11 + [1] * 7 + [-1] * 6])
-    positions, mask = positions_from_segments(segment), attention_mask(segment)
+    layout = Layout.of(segment)
     with torch.no_grad():
-        hidden = model.generator_hidden(ids, positions, mask)
-        logits = model.discriminator_logits(ids, positions, mask)
+        hidden = model.generator_hidden(ids, layout)
+        logits = model.discriminator_logits(ids, layout)
         start = 0
         for alone in (first, second):
             stop = start + alone.shape[1]
-            index = torch.arange(alone.shape[1])[None]
-            expected = model.generator_hidden(alone, index, None)
+            whole = rows(1, alone.shape[1])
+            expected = model.generator_hidden(alone, whole)
             torch.testing.assert_close(hidden[:, start:stop], expected, atol=1e-5, rtol=0)
-            expected = model.discriminator_logits(alone, index, None)
+            expected = model.discriminator_logits(alone, whole)
             torch.testing.assert_close(logits[:, start:stop], expected, atol=1e-5, rtol=0)
             start = stop
     assert hidden.isfinite().all()
@@ -71,11 +100,11 @@ def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
 
 def test_dropout_acts_in_training_only(tiny: ModelConfig) -> None:
     model = rough_model(tiny)
-    ids, positions = torch.randint(0, VOCAB, (2, 9)), torch.arange(9).expand(2, 9)
+    ids, layout = torch.randint(0, VOCAB, (2, 9)), rows(2, 9)
     with torch.no_grad():
-        assert torch.equal(*(model.discriminator_logits(ids, positions, None) for _ in range(2)))
+        assert torch.equal(*(model.discriminator_logits(ids, layout) for _ in range(2)))
         model.train()
-        assert not torch.equal(*(model.discriminator_logits(ids, positions, None) for _ in range(2)))
+        assert not torch.equal(*(model.discriminator_logits(ids, layout) for _ in range(2)))
 
 
 def test_initial_weights_follow_from_the_seed_alone(tiny: ModelConfig) -> None:
@@ -91,7 +120,7 @@ def test_initial_weights_follow_from_the_seed_alone(tiny: ModelConfig) -> None:
 
 
 def test_initial_weights_of_one_part_ignore_the_others(tiny: ModelConfig) -> None:
-    other = ModelConfig(VOCAB, 128, tiny.discriminator, EncoderSize(1, 32, 64, 1))
+    other = replace(tiny, generator=EncoderSize(1, 32, 64, 1))
     state = Electra(other).state_dict()
     for name, value in Electra(tiny).state_dict().items():
         if name.split(".")[0] in {"embeddings", "discriminator", "discriminator_head"}:
@@ -112,12 +141,12 @@ def test_initial_values_are_berts(tiny: ModelConfig) -> None:
 
 def test_both_networks_train_the_shared_embeddings_and_nothing_else_in_common(tiny: ModelConfig) -> None:
     model = rough_model(tiny)
-    ids, positions = torch.randint(0, VOCAB, (2, 9)), torch.arange(9).expand(2, 9)
-    model.generator_hidden(ids, positions, None).square().sum().backward()
+    ids, layout = torch.randint(0, VOCAB, (2, 9)), rows(2, 9)
+    model.generator_hidden(ids, layout).square().sum().backward()
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {"embeddings", "generator"}
     model.zero_grad()
-    model.discriminator_logits(ids, positions, None).square().sum().backward()
+    model.discriminator_logits(ids, layout).square().sum().backward()
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {"embeddings", "discriminator", "discriminator_head"}
 
@@ -131,14 +160,14 @@ def test_parameter_counts_are_those_of_the_model(preset: ModelConfig) -> None:
 
 def test_flops_are_those_torch_counts(tiny: ModelConfig) -> None:
     model = rough_model(tiny)
-    ids, positions = torch.randint(0, VOCAB, (2, 32)), torch.arange(32).expand(2, 32)
+    ids, layout = torch.randint(0, VOCAB, (2, 32)), rows(2, 32)
     # The counter does not know the CPU's fused attention, but the products of the plain one.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        hidden = model.generator_hidden(ids, positions, None).flatten(0, 1)[:16]
-        model.generator_head.scores(model.generator_head(hidden), model.word_embeddings)
+        hidden = model.generator_hidden(ids, layout).flatten(0, 1)[:16]
+        model.generator_head(hidden) @ model.word_embeddings.T
     assert counter.get_total_flops() == 64 * generator_flops(tiny, 32, masked_share=16 / 64)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.discriminator_logits(ids, positions, None)
+        model.discriminator_logits(ids, layout)
     assert counter.get_total_flops() == 64 * discriminator_flops(tiny, 32)
 
 
@@ -148,6 +177,6 @@ def test_impossible_sizes_are_refused_in_one_line(tiny: ModelConfig) -> None:
     with pytest.raises(UserError, match=r"layers is 0"):
         EncoderSize(0, 100, 400, 4)
     with pytest.raises(UserError, match=r"model\.dropout is 1\.0"):
-        ModelConfig(VOCAB, 128, tiny.discriminator, tiny.generator, dropout=1.0)
+        replace(tiny, dropout=1.0)
     with pytest.raises(UserError, match=r"vocab_size is 0"):
-        ModelConfig(0, 128, tiny.discriminator, tiny.generator)
+        replace(tiny, vocab_size=0)

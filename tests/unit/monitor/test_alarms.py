@@ -70,7 +70,7 @@ def test_a_signature_gives_one_sentence_that_says_what_since_when_and_what_to_do
     assert "since step 10000" in said
     # Once more than half of the window shows it.
     assert f"alarm at step {10000 + 10 * (window // 2)}:" in said
-    assert any(advice in said for advice in ("objective.", "optimizer.", "model."))
+    assert any(advice in said for advice in ("corruption.", "optimizer.", "model."))
 
 
 @pytest.mark.parametrize(("tag", "value", "what", "shown", "window"), FAILURES)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 
-from electra_scale.corruption.samplers.build import build_sampler
+from electra_scale.corruption.corruption import Clock, build_corruptor
 from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
@@ -15,9 +13,11 @@ from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.tasks.task import build_task
 from tests.support.fixtures.runs import ROOT
 
 VOCABULARY, ROWS = 8192, 4
+CLOCK = Clock(0, 0, "joint", 0)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -27,19 +27,23 @@ def recipe_of(name: str) -> Recipe:
     return recipe
 
 
-@lru_cache(maxsize=2)
+_ELECTRAS: dict[str, Electra] = {}
+
+
 def _electra(model: ModelConfig) -> Electra:
-    return Electra(model)
+    if repr(model) not in _ELECTRAS:
+        _ELECTRAS[repr(model)] = Electra(model)
+    return _ELECTRAS[repr(model)]
 
 
 def module_of(recipe: Recipe, phase: Phase = "joint") -> PretrainModule:
     """The recipe's networks, which all tests share, without gradients."""
-    model = recipe.model.resolve(VOCABULARY)
+    model = recipe.networks(VOCABULARY)
     electra = _electra(model)
     electra.zero_grad()
     special = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
-    sampler = build_sampler(recipe.objective, model, seed=0)
-    return PretrainModule(electra, sampler, recipe.objective, special, phase)
+    corruptor = build_corruptor(recipe.corruption, model, special, seed=0)
+    return PretrainModule(electra, corruptor, build_task(recipe.task, model, special), phase)
 
 
 def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Batch:
@@ -54,4 +58,4 @@ def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Ba
 
 
 def counts_of(batch: Batch) -> GlobalCounts:
-    return GlobalCounts(torch.tensor(float(len(batch.masked))), torch.tensor(float(batch.ids.numel())))
+    return {"masked": torch.tensor(float(len(batch.masked))), "tokens": torch.tensor(float(batch.ids.numel()))}

@@ -22,7 +22,7 @@ RANKS = 2
 
 def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int) -> Memory:
     recipe = recipe_of(name)
-    return device_memory(recipe, recipe.model.resolve(VOCABULARY), deepspeed_json, ranks, ROWS, accumulation)
+    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, ROWS, accumulation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -73,7 +73,7 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest
 
     monkeypatch.setattr(F, "dropout", counting)
     module(batch, counts_of(batch), 1.0, False)
-    model, tokens = recipe.model.resolve(VOCABULARY), batch.ids.numel()
+    model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     encoders = dropped_elements(model.generator) + dropped_elements(model.discriminator)
     assert dropped == tokens * (encoders + 2 * model.embedding)
 
@@ -106,7 +106,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
-    model = recipe_of(case.recipe).model.resolve(VOCABULARY)
+    model = recipe_of(case.recipe).networks(VOCABULARY)
     weights = parameter_counts(model).total * (2 if "bf16" in case.deepspeed else 4)
     # The sampling head's gradient and a few flags are summed as well.
     assert measured["all_reduced"] == pytest.approx(case.accumulation * weights, rel=0.01)

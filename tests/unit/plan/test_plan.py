@@ -45,10 +45,10 @@ def test_parameters_are_those_of_the_modules(name: str) -> None:
 @pytest.mark.parametrize("sampler", ["electra", "hp_loss", "hp_dist", "two_scalars"])
 def test_parameters_of_every_sampler_are_those_of_the_module(sampler: Any, width: int) -> None:
     recipe = recipe_of("small.yaml")
-    recipe.objective.sampler, recipe.objective.head.width = sampler, width
-    model = recipe.model.resolve(VOCABULARY)
-    expected = sum(parameter.numel() for parameter in build_sampler(recipe.objective, model, seed=0).parameters())
-    assert sampler_parameters(recipe.objective, model) == expected
+    recipe.corruption.sampler, recipe.corruption.head.width = sampler, width
+    model = recipe.networks(VOCABULARY)
+    expected = sum(parameter.numel() for parameter in build_sampler(recipe.corruption, model, seed=0).parameters())
+    assert sampler_parameters(recipe.corruption, model) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_parameters_of_every_sampler_are_those_of_the_module(sampler: Any, width
 )
 def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sampler: Any, width: int) -> None:
     recipe = recipe_of(name)
-    recipe.objective.sampler, recipe.objective.head.width = sampler, width
+    recipe.corruption.sampler, recipe.corruption.head.width = sampler, width
     module, batch = module_of(recipe, phase), batch_of(recipe)
     aten = torch.ops.aten
     # torch counts neither products that are added in place nor those with a vector.
@@ -72,10 +72,10 @@ def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sa
     # The fused attention of a CPU is not counted either, and others count what they compute twice.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=more) as counter:
         module(batch, counts_of(batch), 1.0, False)[0].backward()
-    model, tokens = recipe.model.resolve(VOCABULARY), batch.ids.numel()
+    model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     joint, masked = phase == "joint", len(batch.masked)
     planned = training_flops(model, batch.ids.shape[1], masked / tokens, joint) * tokens
-    planned += sampler_flops(recipe.objective, model, masked) if joint else 0
+    planned += sampler_flops(recipe.corruption, model, masked) if joint else 0
     # What is left is the gradient of the vocabulary's bias.
     assert planned <= counter.get_total_flops() <= 1.003 * planned
 

@@ -52,32 +52,32 @@ def test_values_of_a_file_are_read_and_the_others_keep_their_default(write: Writ
     content = {
         "seed": 5,
         "model": {"generator": {"layers": 3, "hidden": 32, "ffn": 64, "heads": 2}, "dropout": 0},
-        "objective": {"sampler": "hp_dist", "importance_weights": False, "head": {"own_token": False}},
+        "corruption": {"sampler": "hp_dist", "importance_weights": False, "head": {"own_token": False}},
         "optimizer": {"betas": [0.9, 0.98], "learning_rate": "1e-3"},
     }
     recipe = parse("--config", write(content))
     expected = Recipe(seed=5)
     expected.model.generator = EncoderSize(3, 32, 64, 2)
     expected.model.dropout = 0.0
-    expected.objective.sampler = "hp_dist"
-    expected.objective.importance_weights = False
-    expected.objective.head.own_token = False
+    expected.corruption.sampler = "hp_dist"
+    expected.corruption.importance_weights = False
+    expected.corruption.head.own_token = False
     expected.optimizer.betas = (0.9, 0.98)
     expected.optimizer.learning_rate = 1e-3
     assert recipe == expected
 
 
 def test_options_override_the_file(write: Write) -> None:
-    path = write({"data": {"sequence_length": 64, "mask_share": 0.2}, "objective": {"focal_gamma": 2.0}})
+    path = write({"data": {"sequence_length": 64, "mask_share": 0.2}, "corruption": {"focal_gamma": 2.0}})
     recipe = parse(
-        *("--config", path, "--data.sequence_length", 32, "--objective.head.own_token", "false"),
-        *("--model.discriminator.layers", 3, "--run_dir=elsewhere", "--objective.importance_weights", "null"),
+        *("--config", path, "--data.sequence_length", 32, "--corruption.head.own_token", "false"),
+        *("--model.discriminator.layers", 3, "--run_dir=elsewhere", "--corruption.importance_weights", "null"),
     )
     assert recipe.data.sequence_length == 32
     assert recipe.data.mask_share == 0.2
-    assert recipe.objective.focal_gamma == 2.0
-    assert recipe.objective.head.own_token is False
-    assert recipe.objective.importance_weights is None
+    assert recipe.corruption.focal_gamma == 2.0
+    assert recipe.corruption.head.own_token is False
+    assert recipe.corruption.importance_weights is None
     assert recipe.model.discriminator == dataclasses.replace(Recipe().model.discriminator, layers=3)
     assert recipe.run_dir == "elsewhere"
 
@@ -90,9 +90,9 @@ def base_and_arm(tmp_path: Path) -> tuple[Path, Path]:
         "seed: 5\n"
         "data: {sequence_length: 64}\n"
         "model: {discriminator: {layers: 3, hidden: 128, ffn: 512, heads: 4}}\n"
-        "objective: {focal_gamma: 1.0, head: {width: 16, own_token: false}}\n"
+        "corruption: {focal_gamma: 1.0, head: {width: 16, own_token: false}}\n"
     )
-    arm.write_text("seed: 6\nmodel: {discriminator: {layers: 5}}\nobjective: {head: {width: 32}}\n")
+    arm.write_text("seed: 6\nmodel: {discriminator: {layers: 5}}\ncorruption: {head: {width: 32}}\n")
     return base, arm
 
 
@@ -101,9 +101,9 @@ def test_a_later_file_overrides_the_keys_that_it_names_and_no_others(base_and_ar
     expected = parse("--config", base)
     expected.seed = 6
     expected.model.discriminator = dataclasses.replace(expected.model.discriminator, layers=5)
-    expected.objective.head.width = 32
+    expected.corruption.head.width = 32
     assert parse("--config", base, "--config", arm) == expected
-    assert expected.objective.head.own_token is False
+    assert expected.corruption.head.own_token is False
 
 
 def test_files_and_options_override_in_the_order_of_the_command_line(base_and_arm: tuple[Path, Path]) -> None:
@@ -111,7 +111,7 @@ def test_files_and_options_override_in_the_order_of_the_command_line(base_and_ar
     assert parse("--config", arm, "--config", base).seed == 5
     assert parse("--config", base, f"--config={arm}", "--seed", 7).seed == 7
     assert parse("--config", base, "--seed", 7, "--config", arm).seed == 6
-    assert parse("--config", base, "--objective.head.width", 8, "--config", arm).objective.head.width == 32
+    assert parse("--config", base, "--corruption.head.width", 8, "--config", arm).corruption.head.width == 32
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -119,19 +119,19 @@ def test_an_unknown_key_is_refused_in_each_of_several_files(
     base_and_arm: tuple[Path, Path], tmp_path: Path, place: int
 ) -> None:
     wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("objective: {head: {widht: 8}}\n")
+    wrong.write_text("corruption: {head: {widht: 8}}\n")
     files = [*base_and_arm]
     files.insert(place, wrong)
     text = refused(*(part for file in files for part in ("--config", file)))
-    assert f"recipe {wrong}: unknown key objective.head.widht; did you mean objective.head.width?" in text
+    assert f"recipe {wrong}: unknown key corruption.head.widht; did you mean corruption.head.width?" in text
 
 
 @pytest.mark.parametrize(
     ("content", "key", "near"),
     [
         ({"data": {"sequence_lenght": 64}}, "data.sequence_lenght", "data.sequence_length"),
-        ({"objectiv": {}}, "objectiv", "objective"),
-        ({"objective": {"head": {"own_tokens": True}}}, "objective.head.own_tokens", "objective.head.own_token"),
+        ({"corruptio": {}}, "corruptio", "corruption"),
+        ({"corruption": {"head": {"own_tokens": True}}}, "corruption.head.own_tokens", "corruption.head.own_token"),
         ({"model": {"generator": {"layer": 2}}}, "model.generator.layer", "model.generator.layers"),
     ],
 )
@@ -152,7 +152,7 @@ def test_an_unknown_key_like_no_other_gets_the_known_ones(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--data.sequence_lenght", "--nothing", "--data.sequence_len", "--objective.importance"]
+    "option", ["--data.sequence_lenght", "--nothing", "--data.sequence_len", "--corruption.importance"]
 )
 def test_an_unknown_option_is_refused_also_where_it_begins_like_a_known_one(option: str) -> None:
     assert option in refused(option, "64")
@@ -166,9 +166,9 @@ def test_an_unknown_option_is_refused_also_where_it_begins_like_a_known_one(opti
         ({"data": 5}, "data", "5"),
         ({"data": None}, "data", "None"),
         ({"run_dir": 5}, "run_dir", "5"),
-        ({"objective": {"sampler": "hp_los"}}, "objective.sampler", "hp_los"),
+        ({"corruption": {"sampler": "hp_los"}}, "corruption.sampler", "hp_los"),
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas", "[0.9]"),
-        ({"objective": {"head": {"own_token": 3}}}, "objective.head.own_token", "3"),
+        ({"corruption": {"head": {"own_token": 3}}}, "corruption.head.own_token", "3"),
     ],
 )
 def test_a_wrong_type_is_refused_naming_key_and_value(
@@ -254,10 +254,10 @@ def test_a_file_of_bytes_is_named(tmp_path: Path) -> None:
         ("model.attention_dropout", -0.1),
         ("model.embedding", 0),
         ("model.init_std", 0),
-        ("objective.temperature", 0),
-        ("objective.mixture", 2),
-        ("objective.focal_gamma", -1),
-        ("objective.head.floor", 0),
+        ("corruption.temperature", 0),
+        ("corruption.mixture", 2),
+        ("corruption.focal_gamma", -1),
+        ("corruption.head.floor", 0),
     ],
 )
 def test_an_impossible_value_is_refused_before_anything_starts(key: str, value: object) -> None:
@@ -265,9 +265,9 @@ def test_an_impossible_value_is_refused_before_anything_starts(key: str, value: 
 
 
 def test_all_impossible_values_are_named_at_once(write: Write) -> None:
-    text = refused("--config", write({"batch": {"global_batch": 0}, "objective": {"mixture": 2}}))
+    text = refused("--config", write({"batch": {"global_batch": 0}, "corruption": {"mixture": 2}}))
     assert "batch.global_batch is 0" in text
-    assert "objective.mixture is 2" in text
+    assert "corruption.mixture is 2" in text
 
 
 def test_samples_longer_than_the_position_table_are_refused_naming_both() -> None:
@@ -313,7 +313,7 @@ def test_help_explains_every_setting() -> None:
 def test_shipped_recipes_are_possible(path: Path) -> None:
     recipe = parse("--config", path)
     assert (ROOT / recipe.deepspeed).is_file()
-    assert recipe.model.resolve(30522).vocab_size == 30522
+    assert recipe.networks(30522).vocab_size == 30522
 
 
 def test_there_are_shipped_recipes() -> None:
@@ -322,7 +322,7 @@ def test_there_are_shipped_recipes() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_recipe_of_a_run_is_the_one_it_began_with(path: Path, tmp_path: Path) -> None:
-    recipe = parse("--config", path, "--optimizer.betas", "[0.8, 0.97]", "--objective.importance_weights", "false")
+    recipe = parse("--config", path, "--optimizer.betas", "[0.8, 0.97]", "--corruption.importance_weights", "false")
     written = tmp_path / "recipe.yaml"
     written.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
     assert recipe_of_run(written) == recipe
@@ -330,7 +330,7 @@ def test_the_recipe_of_a_run_is_the_one_it_began_with(path: Path, tmp_path: Path
 
 def test_unset_values_survive_the_round_trip(tmp_path: Path) -> None:
     recipe = Recipe()
-    assert recipe.objective.importance_weights is None
+    assert recipe.corruption.importance_weights is None
     assert recipe.model.init_from is None
     assert recipe.logging.peak_tflops is None
     written = tmp_path / "recipe.yaml"

@@ -10,9 +10,17 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.model.architectures.bert import attention_mask
-from electra_scale.model.embeddings import positions_from_segments
-from tests.unit.train.conftest import LEARNING, SAMPLERS, V, counts_of, gradients, make_batch, make_module
+from electra_scale.model.layout import Layout
+from tests.unit.train.conftest import (
+    LEARNING,
+    SAMPLERS,
+    V,
+    counts_of,
+    gradients,
+    make_batch,
+    make_module,
+    masked_positions,
+)
 
 PARTS = {
     "generator encoder": "electra.generator.",
@@ -58,12 +66,10 @@ def test_the_embeddings_get_the_discriminators_loss_from_its_input_alone() -> No
     """Not through the tied weights of the generator's output, nor through the draw."""
     batch, module = make_batch(), make_module(SAMPLERS["hp_loss rms own"])
     with torch.no_grad():
-        drawn = propose(module.sampler, module.masked_positions(batch))
+        drawn = propose(module.sampler, masked_positions(module, batch))
     ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
     weight = (batch.segment >= 0).float().flatten().index_copy(0, batch.masked, drawn.weight)
-    logits = module.electra.discriminator_logits(
-        ids, positions_from_segments(batch.segment), attention_mask(batch.segment)
-    )
+    logits = module.electra.discriminator_logits(ids, Layout.of(batch.segment))
     loss = binary_cross_entropy_with_logits(logits, (ids != batch.ids).float(), reduction="none").flatten() @ weight
     loss = 50 * loss / (batch.segment >= 0).sum()
     embeddings = dict(module.electra.embeddings.named_parameters(prefix="electra.embeddings"))

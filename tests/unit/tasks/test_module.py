@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from electra_scale.corruption.corruption import Statistic
 from electra_scale.corruption.samplers.base import Masked
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Batch
+from electra_scale.model.layout import Layout
+from electra_scale.optim.adamw import AdamW
+from electra_scale.optim.parts import parts_of
+from electra_scale.recipe.optimizer import AdamWSettings
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, combine
 from tests.unit.train.conftest import (
@@ -17,23 +24,36 @@ from tests.unit.train.conftest import (
     SAMPLERS,
     SPECIAL,
     V,
+    clock_of,
+    contribution,
     counts_of,
+    discriminate,
+    generator_of,
     gradients,
+    look_ahead,
     make_batch,
     make_module,
+    masked_positions,
 )
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
-def corrupted(module: PretrainModule, batch: Batch) -> tuple[Tensor, Masked, Tensor, Tensor]:
+def corrupted(module: PretrainModule, batch: Batch, joint_step: int = 0) -> tuple[Tensor, Masked, Tensor, Tensor]:
     """Ids that the discriminator sees, the generator's pass, drawn tokens and weights."""
+    corruptor = generator_of(module)
     with torch.no_grad():
-        masked = module.masked_positions(batch)
-        drawn = propose(module.sampler, masked)
+        masked = masked_positions(module, batch)
+        drawn = propose(corruptor.sampler, masked, mixture=corruptor.mixture_at(clock_of(module, joint_step)))
     ids = batch.ids.clone().flatten()
     ids[batch.masked] = drawn.tokens
     return ids.view_as(batch.ids), masked, drawn.tokens, drawn.weight
+
+
+def groups_of(module: PretrainModule) -> list[dict[str, Any]]:
+    """What the engine trains, with the generator at half the rate."""
+    settings = AdamWSettings(weight_decay=0.01, generator_rate=0.5)
+    return AdamW(settings).groups([part for part in parts_of(module, settings) if not part.replicated])
 
 
 def naive_bce(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,11 +69,11 @@ def test_a_new_sampler_gives_the_losses_and_gradients_of_plain_electra(name: str
     counts = counts_of(batch)
     plain = make_module(SAMPLERS["electra"])
     hard = make_module(SAMPLERS[name], rough=False, mixture=mixture, sampler_weight=0.0)
-    plain_loss, plain_sums = plain(batch, counts, 1.0, True)
-    hard_loss, hard_sums = hard(batch, counts, 1.0, True)
+    plain_loss, plain_sums = contribution(plain, batch, counts)
+    hard_loss, hard_sums = contribution(hard, batch, counts)
     assert torch.equal(corrupted(plain, batch)[0], corrupted(hard, batch)[0])
     assert torch.equal(plain_loss, hard_loss)
-    for key in set(plain_sums) - {"sampler_loss"}:
+    for key in set(plain_sums) - {"loss/sampler"}:
         assert torch.equal(plain_sums[key], hard_sums[key]), key
     hard_gradients = gradients(hard, [batch], counts)
     for key, gradient in gradients(plain, [batch], counts).items():
@@ -65,11 +85,11 @@ def test_weights_switched_off_leave_the_draws_and_drop_the_weights() -> None:
     batch = make_batch()
     weighted = make_module(SAMPLERS["hp_loss rms own"])
     mining = make_module(SAMPLERS["hp_loss rms own"], importance_weights=False)
-    weighted_sums, mining_sums = (module(batch, counts_of(batch), 1.0, True)[1] for module in (weighted, mining))
+    weighted_sums, mining_sums = (contribution(module, batch, counts_of(batch))[1] for module in (weighted, mining))
     assert torch.equal(corrupted(weighted, batch)[0], corrupted(mining, batch)[0])
     assert float(mining_sums["weight"]) == float(mining_sums["weight_squared"]) == len(batch.masked)
     assert float(weighted_sums["weight_squared"]) != len(batch.masked)
-    assert float(weighted_sums["discriminator_loss"].detach()) != float(mining_sums["discriminator_loss"].detach())
+    assert float(weighted_sums["loss/discriminator"].detach()) != float(mining_sums["loss/discriminator"].detach())
 
 
 @every_sampler
@@ -77,38 +97,38 @@ def test_the_total_is_the_formula(name: str) -> None:
     batch = make_batch()
     module = make_module(SAMPLERS[name], focal_gamma=1.0, discriminator_weight=7.0, sampler_weight=3.0)
     counts = counts_of(batch)
-    loss, sums = module(batch, counts, 1.0, True)
+    loss, sums = contribution(module, batch, counts)
     ids, masked, tokens, weight = corrupted(module, batch)
     p = torch.softmax((masked.features @ masked.word_embeddings.T + masked.bias).double(), -1).gather(
         1, masked.original[:, None]
     )[:, 0]
     generator = (-(1 - p) * p.log()).sum()
     with torch.no_grad():
-        logits, _ = module.discriminate(ids, batch)
+        logits, _ = discriminate(module, ids, batch)
         # Replaced means different from the original: a draw of the original counts as original.
         losses = naive_bce(logits, ids != batch.ids)
         drawn = propose(module.sampler, masked)
         at_masked = losses.flatten()[batch.masked]
         sampler = module.sampler.loss(masked, drawn, at_masked).sum() if module.sampler.learns else torch.zeros(())
     factor = torch.ones_like(losses).flatten()
-    factor[batch.masked] = weight.double() if module.objective.weighted else 1.0
+    factor[batch.masked] = weight.double() if generator_of(module).settings.weighted else 1.0
     real = (batch.segment >= 0).flatten()
     discriminator = (losses.flatten() * factor * real).sum()
-    assert float(sums["generator_loss"]) == pytest.approx(float(generator), rel=1e-5)
-    assert float(sums["discriminator_loss"]) == pytest.approx(float(discriminator), rel=1e-5)
-    assert float(sums["sampler_loss"]) == pytest.approx(float(sampler), rel=1e-4)
-    total = generator / counts.masked + 7 * discriminator / counts.tokens + 3 * sampler / counts.masked
+    assert float(sums["loss/generator"]) == pytest.approx(float(generator), rel=1e-5)
+    assert float(sums["loss/discriminator"]) == pytest.approx(float(discriminator), rel=1e-5)
+    assert float(sums["loss/sampler"]) == pytest.approx(float(sampler), rel=1e-4)
+    total = generator / counts["masked"] + 7 * discriminator / counts["tokens"] + 3 * sampler / counts["masked"]
     assert float(loss.detach()) == pytest.approx(float(total), rel=1e-5)
     assert int(sums["identical"]) == int((tokens == masked.original).sum())
-    assert int(sums["tokens"]) == int(real.sum()) == int(counts.tokens)
-    assert int(sums["masked"]) == len(batch.masked)
+    assert module.count("tokens", batch) == int(real.sum()) == int(counts["tokens"])
+    assert module.count("masked", batch) == len(batch.masked)
 
 
 @every_sampler
 def test_one_batch_of_eight_gives_the_gradients_of_two_of_four(name: str) -> None:
     whole, halves = make_batch(), [make_batch(0, 4), make_batch(4, 4)]
     counts = counts_of(whole)
-    assert vars(counts) == vars(counts_of(*halves))
+    assert counts == counts_of(*halves)
     # Unequal shares, so that a mean of means would show.
     assert len(halves[0].masked) != len(halves[1].masked)
     module = make_module(SAMPLERS[name], focal_gamma=1.0)
@@ -123,11 +143,16 @@ def test_sums_of_micro_batches_are_those_of_the_whole(name: str) -> None:
     whole, parts = make_batch(), [make_batch(0, 3), make_batch(3, 1), make_batch(4, 4)]
     module = make_module(SAMPLERS[name])
     counts = counts_of(whole)
-    _, expected = module(whole, counts, 1.0, True)
-    flattener = Flattener(expected)
+    _, expected = contribution(module, whole, counts)
+
+    def statistics(part: Batch) -> list[Statistic]:
+        found: list[Statistic] = module(part, Layout.of(part.segment), clock_of(module), counts, 1.0, True)[1]
+        return found
+
+    flattener = Flattener(statistics(whole))
     total: Tensor | None = None
     for part in parts:
-        vector = flattener.pack(module(part, counts, 1.0, True)[1])
+        vector = flattener.pack(statistics(part))
         total = combine(total, vector, flattener.maximum_mask(vector.device))
     assert total is not None
     found = flattener.unpack(total.numpy())
@@ -138,7 +163,7 @@ def test_sums_of_micro_batches_are_those_of_the_whole(name: str) -> None:
 
 def test_the_loss_scale_multiplies_the_loss_and_nothing_else() -> None:
     batch, module = make_batch(), make_module(SAMPLERS["hp_loss rms own"])
-    (one, sums), (six, same) = (module(batch, counts_of(batch), scale, False) for scale in (1.0, 6.0))
+    (one, sums), (six, same) = (contribution(module, batch, counts_of(batch), scale, False) for scale in (1.0, 6.0))
     assert torch.allclose(six, 6 * one)
     assert all(torch.equal(value, same[key]) for key, value in sums.items())
 
@@ -147,7 +172,7 @@ def test_the_generator_sees_the_mask_where_it_should_and_the_token_elsewhere() -
     batch, module = make_batch(), make_module(SAMPLERS["electra"])
     seen: list[Tensor] = []
     module.electra.embeddings.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    module.masked_positions(batch)
+    masked_positions(module, batch)
     expected = batch.ids.clone().flatten()
     expected[batch.masked[batch.shown_as_mask]] = SPECIAL.mask
     assert 0 < int(batch.shown_as_mask.sum()) < len(batch.masked)
@@ -176,21 +201,21 @@ def test_documents_of_a_row_do_not_see_each_other() -> None:
     module = make_module(SAMPLERS["electra"])
     place, position = batch.masked // batch.ids.shape[1], batch.masked % batch.ids.shape[1]
     elsewhere = (place != row) | (batch.segment[row, position] == 0)
-    features, changed = (module.masked_positions(part).features for part in (batch, other))
+    features, changed = (masked_positions(module, part).features for part in (batch, other))
     assert torch.allclose(features[elsewhere], changed[elsewhere], atol=1e-6)
     assert ((place == row) & elsewhere).any()
 
 
 def test_detection_is_measured_at_ordinary_tokens() -> None:
     batch, module = make_batch(), make_module(SAMPLERS["electra"])
-    ordinary = module.ordinary(batch)
+    ordinary = module.task.ordinary(batch)
     assert torch.equal(ordinary, ~torch.isin(batch.ids, torch.tensor([SPECIAL.pad, SPECIAL.cls, SPECIAL.sep])))
 
 
 def test_a_warm_up_trains_the_generator_alone() -> None:
     batch, module = make_batch(), make_module(SAMPLERS["hp_loss rms own"], "generator_warmup")
-    loss, sums = module(batch, counts_of(batch), 1.0, True)
-    assert float(loss.detach()) == pytest.approx(float(sums["generator_loss"]) / len(batch.masked))
+    loss, sums = contribution(module, batch, counts_of(batch))
+    assert float(loss.detach()) == pytest.approx(float(sums["loss/generator"]) / len(batch.masked))
     for key, gradient in gradients(module, [batch], counts_of(batch)).items():
         trained = key.startswith(("electra.embeddings", "electra.generator"))
         assert bool(gradient.any()) == trained, key
@@ -200,7 +225,7 @@ def test_a_batch_without_masked_positions_teaches_the_discriminator_only() -> No
     whole = make_batch()
     none = Batch(whole.ids, whole.segment, *(part[:0] for part in (whole.masked, whole.shown_as_mask, whole.uniform)))
     module = make_module(SAMPLERS["hp_loss rms own"])
-    loss, _ = module(none, counts_of(whole), 1.0, True)
+    loss, _ = contribution(module, none, counts_of(whole))
     assert loss.isfinite()
     found = gradients(module, [none], counts_of(whole))
     assert all(gradient.isfinite().all() for gradient in found.values())
@@ -211,7 +236,7 @@ def test_a_batch_without_masked_positions_teaches_the_discriminator_only() -> No
 @every_sampler
 def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
     module = make_module(SAMPLERS[name])
-    groups = module.parameter_groups(0.01, 0.5)
+    groups = groups_of(module)
     names = {id(parameter): key for key, parameter in module.named_parameters()}
     listed: list[str] = []
     for group in groups:
@@ -228,7 +253,7 @@ def test_each_trained_parameter_is_in_exactly_one_group(name: str) -> None:
 
 def test_a_warm_up_gives_the_optimizer_what_it_trains_and_no_more() -> None:
     module = make_module(SAMPLERS["hp_loss rms own"], "generator_warmup")
-    groups = module.parameter_groups(0.01, 0.5)
+    groups = groups_of(module)
     # The generator's own pace is for the joint phase.
     assert all(group["rate"] == 1.0 for group in groups)
     listed = {id(parameter) for group in groups for parameter in group["params"]}
@@ -244,10 +269,10 @@ def test_the_model_of_these_tests_has_no_dropout() -> None:
 def test_no_weight_exceeds_the_clip() -> None:
     batch = make_batch()
     plain, clipped = (make_module(SAMPLERS["hp_loss rms own"], weight_clip=clip) for clip in (None, 1.02))
-    before, after = (module(batch, counts_of(batch), 1.0, True)[1] for module in (plain, clipped))
+    before, after = (contribution(module, batch, counts_of(batch))[1] for module in (plain, clipped))
     assert float(before["weight_max"]) > 1.02
     assert float(after["weight_max"]) == pytest.approx(1.02)
-    assert float(after["discriminator_loss"]) < float(before["discriminator_loss"])
+    assert float(after["loss/discriminator"]) < float(before["loss/discriminator"])
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -255,12 +280,11 @@ def test_before_its_start_a_sampler_draws_like_plain_electra_and_learns(name: st
     batch = make_batch()
     plain, early = make_module(SAMPLERS["electra"]), make_module(SAMPLERS[name], start_after=3)
     for step in range(5):
-        early.begin_step(step)
-        same = torch.equal(corrupted(plain, batch)[0], corrupted(early, batch)[0])
-        weights = corrupted(early, batch)[3]
+        same = torch.equal(corrupted(plain, batch)[0], corrupted(early, batch, step)[0])
+        weights = corrupted(early, batch, step)[3]
         assert bool((weights == 1).all()) == (step < 3)
         assert same or step >= 3
-        found = gradients(early, [batch], counts_of(batch))
+        found = gradients(early, [batch], counts_of(batch), step)
         assert any(gradient.any() for key, gradient in found.items() if key.startswith("sampler."))
 
 
@@ -268,8 +292,8 @@ def test_before_its_start_a_sampler_draws_like_plain_electra_and_learns(name: st
 def test_a_step_drawn_ahead_is_the_step_itself_while_nothing_has_moved(name: str) -> None:
     batch = make_batch()
     module = make_module(SAMPLERS[name])
-    loss, sums = module(batch, counts_of(batch), 1.0, True)
-    again, other = module(batch, counts_of(batch), 1.0, True, module.look_ahead(batch))
+    loss, sums = contribution(module, batch, counts_of(batch))
+    again, other = contribution(module, batch, counts_of(batch), ahead=look_ahead(module, batch))
     assert float(again) == pytest.approx(float(loss), rel=1e-5)
     assert float(other["stale"]) == len(batch.masked)
     assert float(sums["stale"]) == 0
@@ -279,13 +303,13 @@ def test_a_step_drawn_ahead_is_the_step_itself_while_nothing_has_moved(name: str
 def test_a_step_drawn_ahead_uses_the_old_tokens_with_the_weights_of_now() -> None:
     batch = make_batch()
     module = make_module(SAMPLERS["hp_loss rms own"])
-    ahead = module.look_ahead(batch)
+    ahead = look_ahead(module, batch)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.1)
-    _, sums = module(batch, counts_of(batch), 1.0, True, ahead)
+    _, sums = contribution(module, batch, counts_of(batch), ahead=ahead)
     with torch.no_grad():
-        masked = module.masked_positions(batch)
+        masked = masked_positions(module, batch)
         log_p = torch.log_softmax(masked.features @ masked.word_embeddings.T + masked.bias, -1)
         weight = (log_p.gather(1, ahead.tokens[:, None])[:, 0] - ahead.log_q).exp()
     assert float(sums["weight"]) == pytest.approx(float(weight.double().sum()), rel=1e-5)

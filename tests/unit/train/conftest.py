@@ -10,14 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.build import build_sampler
+from electra_scale.corruption.ahead import Ahead
+from electra_scale.corruption.corruption import Clock, Corruption
+from electra_scale.corruption.generator import GeneratorCorruption
+from electra_scale.corruption.samplers.base import Masked
 from electra_scale.data.loader import Batch, Loader
 from electra_scale.data.rows import PackedShard, SpecialTokens
 from electra_scale.model.electra import Electra
+from electra_scale.model.layout import Layout
+from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
 from electra_scale.recipe.model import EncoderSize, ModelConfig
-from electra_scale.recipe.objective import ObjectiveConfig, SamplingHeadConfig
 from electra_scale.recipe.phases import Phase
+from electra_scale.recipe.task import ReplacedTokensSettings
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
+from electra_scale.tasks.replaced_tokens import ReplacedTokens
 
 V, S = 24, 14
 SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
@@ -30,13 +36,13 @@ MODEL = ModelConfig(
     dropout=0.0,
     attention_dropout=0.0,
 )
-SAMPLERS: dict[str, ObjectiveConfig] = {
-    "electra": ObjectiveConfig(sampler="electra"),
-    "temperature": ObjectiveConfig(sampler="temperature", importance_weights=True),
+SAMPLERS: dict[str, GeneratorSettings] = {
+    "electra": GeneratorSettings(sampler="electra"),
+    "temperature": GeneratorSettings(sampler="temperature", importance_weights=True),
     **{
-        f"{name} {form} {'own' if own else 'context'}": ObjectiveConfig(
+        f"{name} {form} {'own' if own else 'context'}": GeneratorSettings(
             sampler=name,
-            head=SamplingHeadConfig(width=6, own_token=own, form=form),
+            head=SamplingHeadSettings(width=6, own_token=own, form=form),
         )
         for name, form, own in (
             ("hp_loss", "rms", True),
@@ -48,9 +54,9 @@ SAMPLERS: dict[str, ObjectiveConfig] = {
         )
     },
 }
-SAMPLERS["two_scalars"] = ObjectiveConfig(sampler="two_scalars")
-SAMPLERS["hp_loss gradient shuffled"] = ObjectiveConfig(
-    sampler="hp_loss", head=SamplingHeadConfig(width=6, target="gradient", shuffled=True)
+SAMPLERS["two_scalars"] = GeneratorSettings(sampler="two_scalars")
+SAMPLERS["hp_loss gradient shuffled"] = GeneratorSettings(
+    sampler="hp_loss", head=SamplingHeadSettings(width=6, target="gradient", shuffled=True)
 )
 LEARNING = [name for name in SAMPLERS if name.startswith("hp")]
 
@@ -60,17 +66,63 @@ def random(seed: int) -> torch.Generator:
 
 
 def make_module(
-    objective: ObjectiveConfig, phase: Phase = "joint", rough: bool = True, **changes: Any
+    settings: GeneratorSettings,
+    phase: Phase = "joint",
+    rough: bool = True,
+    discriminator_weight: float = 50.0,
+    **changes: Any,
 ) -> PretrainModule:
-    """A module whose weights depend on the sampler's parts in nothing but the sampler; ``changes`` of the objective."""
-    objective = replace(objective, **changes)
+    """A module whose weights depend on the sampler's parts in nothing but the sampler; ``changes`` of its settings."""
     electra = Electra(MODEL, seed=1)
-    sampler = build_sampler(objective, MODEL, seed=1)
-    module = PretrainModule(electra, sampler, objective, SPECIAL, phase)
+    corruptor = GeneratorCorruption(replace(settings, **changes), MODEL, SPECIAL, seed=1)
+    task = ReplacedTokens(ReplacedTokensSettings(discriminator_weight=discriminator_weight), MODEL, SPECIAL)
+    module = PretrainModule(electra, corruptor, task, phase)
     roughen(electra, 2)
     if rough:
-        roughen(sampler, 3)
+        roughen(corruptor.sampler, 3)
     return module
+
+
+def clock_of(module: PretrainModule, joint_step: int = 0) -> Clock:
+    return Clock(joint_step, 0, module.phase, joint_step)
+
+
+def contribution(
+    module: PretrainModule,
+    batch: Batch,
+    counts: GlobalCounts,
+    scale: float = 1.0,
+    detailed: bool = True,
+    ahead: Ahead | None = None,
+    joint_step: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of a micro-batch, and its statistics by name."""
+    clock = clock_of(module, joint_step)
+    loss, statistics = module(batch, Layout.of(batch.segment), clock, counts, scale, detailed, ahead)
+    return loss, {one.name: one.value for one in statistics}
+
+
+def generator_of(module: PretrainModule) -> GeneratorCorruption:
+    assert isinstance(module.corruptor, GeneratorCorruption)
+    return module.corruptor
+
+
+def masked_positions(module: PretrainModule, batch: Batch) -> Masked:
+    """What the generator says about the masked positions."""
+    return generator_of(module).masked_positions(module.electra, batch, Layout.of(batch.segment))
+
+
+def look_ahead(module: PretrainModule, batch: Batch, joint_step: int = 0) -> Ahead:
+    clock = clock_of(module, joint_step)
+    return generator_of(module).look_ahead(module.electra, batch, Layout.of(batch.segment), clock)
+
+
+def discriminate(module: PretrainModule, ids: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits and loss (B, S) for corrupted ids."""
+    assert isinstance(module.task, ReplacedTokens)
+    hidden = module.electra.discriminator_hidden(ids, Layout.of(batch.segment))
+    corruption = Corruption(ids, ids != batch.ids, torch.ones_like(ids, dtype=torch.float32), batch.masked)
+    return module.task.detect(module.electra, hidden, corruption)
 
 
 def roughen(part: torch.nn.Module, seed: int) -> None:
@@ -117,14 +169,16 @@ def make_batch(first: int = 0, count: int = 8, mask_share: float = 0.3) -> Batch
 def counts_of(*batches: Batch) -> GlobalCounts:
     masked = sum(len(batch.masked) for batch in batches)
     tokens = sum(int((batch.segment >= 0).sum()) for batch in batches)
-    return GlobalCounts(torch.tensor(float(masked)), torch.tensor(float(tokens)))
+    return {"masked": torch.tensor(float(masked)), "tokens": torch.tensor(float(tokens))}
 
 
-def gradients(module: PretrainModule, batches: list[Batch], counts: GlobalCounts) -> dict[str, Tensor]:
+def gradients(
+    module: PretrainModule, batches: list[Batch], counts: GlobalCounts, joint_step: int = 0
+) -> dict[str, Tensor]:
     """Gradients that the batches leave together; zeros where a parameter got none."""
     module.zero_grad()
     for batch in batches:
-        loss, _ = module(batch, counts, 1.0, False)
+        loss, _ = contribution(module, batch, counts, detailed=False, joint_step=joint_step)
         loss.backward()
     return {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()

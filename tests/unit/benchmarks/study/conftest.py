@@ -19,10 +19,10 @@ def write_arms(folder: Path, **objectives: dict[str, Any]) -> Path:
     """A folder of recipes: the tests' small one as base, and an arm for each objective."""
     folder.mkdir(parents=True, exist_ok=True)
     base = json.loads(json.dumps(RECIPE))
-    base["objective"] = {"sampler": "electra", "head": {"width": 16}}
+    base["corruption"] = {"sampler": "electra", "head": {"width": 16}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     for arm, objective in objectives.items():
-        (folder / f"{arm}.yaml").write_text(yaml.safe_dump({"objective": objective}))
+        (folder / f"{arm}.yaml").write_text(yaml.safe_dump({"corruption": objective}))
     return folder
 
 

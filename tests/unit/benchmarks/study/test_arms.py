@@ -59,14 +59,14 @@ def test_every_arm_is_listed() -> None:
 def test_an_arm_changes_only_what_it_is_about(arm: str) -> None:
     base, changed = flat(recipe_to_dict(parse("base"))), flat(recipe_to_dict(parse("base", arm)))
     differing = {key: value for key, value in changed.items() if base.get(key) != value}
-    assert differing == {f"objective.{key}": value for key, value in DIFFERS[arm].items()}
+    assert differing == {f"corruption.{key}": value for key, value in DIFFERS[arm].items()}
     assert set(base) == set(changed)
 
 
 @pytest.mark.parametrize("arm", DIFFERS)
 def test_an_arm_names_no_more_than_it_needs(arm: str) -> None:
     named = set(flat(yaml.safe_load((FOLDER / f"{arm}.yaml").read_text())))
-    assert named - {f"objective.{key}" for key in DIFFERS[arm]} <= {"objective.sampler", "objective.temperature"}
+    assert named - {f"corruption.{key}" for key in DIFFERS[arm]} <= {"corruption.sampler", "corruption.temperature"}
 
 
 def test_no_two_arms_are_the_same_recipe() -> None:
@@ -77,7 +77,7 @@ def test_no_two_arms_are_the_same_recipe() -> None:
 
 def test_the_base_is_plain_electra() -> None:
     base = parse("base")
-    assert (base.objective.sampler, base.objective.focal_gamma, base.model.dropout) == ("electra", 0.0, 0.0)
+    assert (base.corruption.sampler, base.corruption.focal_gamma, base.model.dropout) == ("electra", 0.0, 0.0)
 
 
 def test_each_step_of_the_base_is_logged() -> None:

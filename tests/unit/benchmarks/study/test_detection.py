@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from benchmarks.study.detection import calibration, corrupted, detection
 from electra_scale.tasks.module import PretrainModule
-from tests.unit.train.conftest import SAMPLERS, make_batch, make_module, roughen
+from tests.unit.train.conftest import SAMPLERS, discriminate, make_batch, make_module, roughen
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(discriminator: PretrainMod
     logits, replaced = [], []
     for batch in batches:
         ids = corrupted(generator, batch)
-        counted = discriminator.ordinary(batch)
-        logits.append(discriminator.discriminate(ids, batch)[0][counted])
+        counted = discriminator.task.ordinary(batch)
+        logits.append(discriminate(discriminator, ids, batch)[0][counted])
         replaced.append((ids != batch.ids)[counted])
     labels = torch.cat(replaced).numpy()
     ranks = rankdata(torch.cat(logits).detach().numpy())

@@ -15,7 +15,7 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.recipe.objective import ObjectiveConfig
+from electra_scale.recipe.corruption import GeneratorSettings
 from tests.unit.corruption.conftest import (
     MODEL,
     ORIGINAL,
@@ -90,7 +90,7 @@ def test_constant_hardness_is_plain_electra(name: str, own_token: bool, form: st
 
 
 def test_temperature_one_is_plain_electra() -> None:
-    sampler = build_sampler(ObjectiveConfig(sampler="temperature", temperature=1.0), MODEL, seed=0)
+    sampler = build_sampler(GeneratorSettings(sampler="temperature", temperature=1.0), MODEL, seed=0)
     assert_is_plain_electra(sampler, varied(4000))
 
 

@@ -48,7 +48,7 @@ def test_a_new_or_foreign_folder_holds_no_run(folder: RunFolder) -> None:
 
 def test_a_run_can_be_described_in_full(folder: RunFolder, tmp_path: Path) -> None:
     recipe = Recipe(seed=7)
-    recipe.objective.focal_gamma = 2.0
+    recipe.corruption.focal_gamma = 2.0
     deepspeed = {"zero_optimization": {"stage": 2}}
     folder.describe(recipe, deepspeed, store(tmp_path / "store"))
     assert recipe_of_run(folder.recipe) == recipe

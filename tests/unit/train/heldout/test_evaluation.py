@@ -12,7 +12,7 @@ from torch import Tensor
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Loader
 from electra_scale.train.heldout.evaluation import evaluate
-from tests.unit.train.conftest import SAMPLERS, make_loader, make_module
+from tests.unit.train.conftest import SAMPLERS, discriminate, generator_of, make_loader, make_module, masked_positions
 
 
 class Waiting(Exception):
@@ -82,18 +82,18 @@ def test_the_numbers_are_those_of_a_plain_loop_over_the_rows() -> None:
     for row in range(13):
         batch = loader.batch(0, row, 1, 0.15)
         with torch.no_grad():
-            masked = module.masked_positions(batch)
+            masked = masked_positions(module, batch)
             log_p = torch.log_softmax(masked.features @ masked.word_embeddings.T + masked.bias, -1)
-            drawn = propose(module.sampler, masked).tokens
+            drawn = propose(generator_of(module).sampler, masked).tokens
             ids = batch.ids.flatten().index_copy(0, batch.masked, drawn).view_as(batch.ids)
-            logits, losses = module.discriminate(ids, batch)
+            logits, losses = discriminate(module, ids, batch)
         entropy -= float(log_p[torch.arange(len(log_p)), masked.original].sum())
         hits += int((log_p.argmax(-1) == masked.original).sum())
         masked_count += len(masked.original)
         real = batch.segment >= 0
         detection += float(losses[real].sum())
         tokens += int(real.sum())
-        ordinary = module.ordinary(batch)
+        ordinary = module.task.ordinary(batch)
         scored += zip(logits[ordinary].tolist(), (ids != batch.ids)[ordinary].tolist(), strict=True)
     (metrics,) = evaluated(loader=loader)
     assert metrics["eval/generator_cross_entropy"] == pytest.approx(entropy / masked_count, rel=1e-5)

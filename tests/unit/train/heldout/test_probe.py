@@ -15,7 +15,16 @@ from electra_scale.data.noise import uniforms
 from electra_scale.monitor.draw_variance import Redrawn, draw_figures
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.train.heldout.probe import probe
-from tests.unit.train.conftest import LEARNING, SAMPLERS, S, make_loader, make_module
+from tests.unit.train.conftest import (
+    LEARNING,
+    SAMPLERS,
+    S,
+    discriminate,
+    generator_of,
+    make_loader,
+    make_module,
+    masked_positions,
+)
 
 CPU = torch.device("cpu")
 
@@ -30,13 +39,13 @@ def one_draw(module: PretrainModule, loader: Loader, row: int, draw: int, from_p
     """A draw for one row as training would make it, and every parameter's gradient of its loss sum."""
     batch = loader.batch(0, row, 1, 0.3)
     sample = loader.order.places(np.array([row])).sample
-    masked = module.masked_positions(batch)
+    masked = masked_positions(module, batch)
     masked.uniform = torch.from_numpy(uniforms(loader.seed, np.array([draw]), sample, S, "probe")[0])[batch.masked]
-    drawn = propose(ElectraSampler() if from_p else module.sampler, masked)
+    drawn = propose(ElectraSampler() if from_p else generator_of(module).sampler, masked)
     ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
-    _, loss = module.discriminate(ids, batch)
+    _, loss = discriminate(module, ids, batch)
     weight = (batch.segment >= 0).float().flatten()
-    weight[batch.masked] = drawn.weight if module.objective.weighted else 1.0
+    weight[batch.masked] = drawn.weight if generator_of(module).settings.weighted else 1.0
     module.zero_grad()
     (loss.flatten() * weight).sum().backward()
     found = {
@@ -84,7 +93,7 @@ def test_the_figures_are_those_of_a_plain_loop_over_rows_and_draws(name: str) ->
     assert figures["positions"] == positions
 
 
-@pytest.mark.parametrize("name", [name for name, objective in SAMPLERS.items() if objective.weighted])
+@pytest.mark.parametrize("name", [name for name, settings in SAMPLERS.items() if settings.weighted])
 def test_the_mean_of_the_weighted_loss_is_that_of_an_enumeration_over_the_vocabulary(name: str) -> None:
     """One masked position a row, since only given the other replacements are the two means equal."""
     module = make_module(SAMPLERS[name]).eval()
@@ -93,12 +102,12 @@ def test_the_mean_of_the_weighted_loss_is_that_of_an_enumeration_over_the_vocabu
     with torch.no_grad():
         for row in range(samples):
             batch = loader.batch(0, row, 1, 0.02)
-            masked = module.masked_positions(batch)
+            masked = masked_positions(module, batch)
             assert len(masked.original) == 1
             scores = masked.features @ masked.word_embeddings.T + masked.bias
             for token, chance in enumerate(scores.softmax(-1)[0]):
                 ids = batch.ids.flatten().index_fill(0, batch.masked, token).view_as(batch.ids)
-                expected += float(chance * module.discriminate(ids, batch)[1].flatten()[batch.masked])
+                expected += float(chance * discriminate(module, ids, batch)[1].flatten()[batch.masked])
     figures = draw_figures(probed(module, samples, draws=300, share=0.02, micro=300))
     error = figures["mean_difference_error"]
     assert 0 < error < 0.05 * figures["mean_loss_p"]

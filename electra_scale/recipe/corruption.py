@@ -1,9 +1,10 @@
-"""Settings of the generator's loss and of the replacement sampler."""
+"""Settings of the corruption: what the discriminator is shown instead of the text."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 SamplerName = Literal["electra", "temperature", "hp_loss", "hp_dist", "two_scalars"]
 
@@ -11,8 +12,44 @@ LEARNING = ("hp_loss", "hp_dist", "two_scalars")
 """Samplers that learn from the discriminator's loss, and whose draws carry weights unless the recipe says otherwise."""
 
 
+class CorruptionSettings:
+    """What the rest of the program asks of any corruption's settings; a kind overrides what differs for it."""
+
+    uses_generator: ClassVar[bool] = True
+    """Whether there is a generator network; without one there is neither a warm-up nor a variance probe."""
+
+    @property
+    def label(self) -> str:
+        """A word or two for the line that a run starts with."""
+        return type(self).__name__
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns from the discriminator's loss."""
+        return False
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a step's replacements are drawn before the update of the step before."""
+        return False
+
+    @property
+    def sampled_from(self) -> int:
+        """The joint step from which replacements come from what has been learned."""
+        return 0
+
+    @property
+    def weight_bound(self) -> float:
+        """The largest weight of a drawn token; 0 where draws carry no weights."""
+        return 0.0
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        return []
+
+
 @dataclass
-class SamplingHeadConfig:
+class SamplingHeadSettings:
     """What learns hardness; ``two_scalars`` reads only form, floor, target and rate."""
 
     width: int = 64
@@ -49,8 +86,11 @@ class SamplingHeadConfig:
 
 
 @dataclass
-class ObjectiveConfig:
-    """What generator, discriminator and sampler minimise."""
+class GeneratorSettings(CorruptionSettings):
+    """A generator learns masked prediction, and replacements are drawn from it by a sampler (Clark et al. 2020)."""
+
+    kind: Literal["generator"] = "generator"
+    """Which corruption this is."""
 
     sampler: SamplerName = "hp_loss"
     """Which distribution replacements are drawn from."""
@@ -77,43 +117,62 @@ class ObjectiveConfig:
     focal_gamma: float = 0.0
     """Focal exponent of the generator's loss; 0 is cross-entropy."""
 
-    discriminator_weight: float = 50.0
-    """Weight of the discriminator's loss in the total."""
-
     sampler_weight: float = 1.0
     """Weight of the sampling head's loss in the total."""
 
-    head: SamplingHeadConfig = field(default_factory=SamplingHeadConfig)
+    head: SamplingHeadSettings = field(default_factory=SamplingHeadSettings)
     """The sampling head."""
 
     @property
     def weighted(self) -> bool:
         """Whether the discriminator's loss at masked positions carries importance weights."""
         if self.importance_weights is None:
-            return self.sampler in LEARNING
+            return self.learns
         return self.importance_weights
+
+    @property
+    def learns(self) -> bool:
+        return self.sampler in LEARNING
+
+    @property
+    def label(self) -> str:
+        return f"sampler {self.sampler}"
+
+    @property
+    def looks_ahead(self) -> bool:
+        return self.look_ahead
+
+    @property
+    def sampled_from(self) -> int:
+        return self.start_after
+
+    @property
+    def weight_bound(self) -> float:
+        if not self.weighted:
+            return 0.0
+        return 1 / self.mixture if self.learns and self.mixture else math.inf
 
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""
         found = []
         if self.temperature <= 0:
-            found.append(f"objective.temperature is {self.temperature}; it must be above 0")
+            found.append(f"corruption.temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.mixture <= 1:
-            found.append(f"objective.mixture is {self.mixture}; it must lie between 0 and 1")
+            found.append(f"corruption.mixture is {self.mixture}; it must lie between 0 and 1")
         if self.weight_clip is not None and not self.weight_clip > 0:
-            found.append(f"objective.weight_clip is {self.weight_clip}; it must be above 0, or unset")
+            found.append(f"corruption.weight_clip is {self.weight_clip}; it must be above 0, or unset")
         if self.start_after < 0:
-            found.append(f"objective.start_after is {self.start_after}; it must be 0 or more")
+            found.append(f"corruption.start_after is {self.start_after}; it must be 0 or more")
         if self.head.clip < 0:
-            found.append(f"objective.head.clip is {self.head.clip}; it must be 0 or more")
+            found.append(f"corruption.head.clip is {self.head.clip}; it must be 0 or more")
         if self.focal_gamma < 0:
-            found.append(f"objective.focal_gamma is {self.focal_gamma}; it must be 0 or more")
-        if self.discriminator_weight < 0 or self.sampler_weight < 0:
-            found.append("objective.discriminator_weight and objective.sampler_weight must be 0 or more")
+            found.append(f"corruption.focal_gamma is {self.focal_gamma}; it must be 0 or more")
+        if self.sampler_weight < 0:
+            found.append(f"corruption.sampler_weight is {self.sampler_weight}; it must be 0 or more")
         if self.head.width < 1:
-            found.append(f"objective.head.width is {self.head.width}; it must be at least 1")
+            found.append(f"corruption.head.width is {self.head.width}; it must be at least 1")
         if self.head.floor <= 0:
-            found.append(f"objective.head.floor is {self.head.floor}; it must be above 0, or weights are unbounded")
+            found.append(f"corruption.head.floor is {self.head.floor}; it must be above 0, or weights are unbounded")
         if self.head.learning_rate_scale <= 0:
-            found.append(f"objective.head.learning_rate_scale is {self.head.learning_rate_scale}; it must be above 0")
+            found.append(f"corruption.head.learning_rate_scale is {self.head.learning_rate_scale}; it must be above 0")
         return found

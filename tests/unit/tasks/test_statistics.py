@@ -12,25 +12,57 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from electra_scale.monitor.metrics import auc, detection_metrics, generator_metrics, joint_metrics
-from electra_scale.tasks.sums import (
-    AUC_BINS,
-    Flattener,
-    combine,
-    detection_statistics,
+from electra_scale.corruption.corruption import Statistic, statistics_of
+from electra_scale.corruption.statistics import (
+    generator_metrics,
     generator_statistics,
-    joint_statistics,
+    hardness_statistics,
     rank_correlation,
+    sampler_metrics,
 )
+from electra_scale.tasks.detection import (
+    AUC_BINS,
+    MAXIMA,
+    auc,
+    detection_metrics,
+    detection_statistics,
+    draw_metrics,
+    draw_statistics,
+    weighted_loss_statistics,
+)
+from electra_scale.tasks.sums import Flattener, combine, logged
 
 
 def random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def numbers(statistics: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def numbers(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    statistics = statistics_of(values, MAXIMA)
     flattener = Flattener(statistics)
     return flattener.unpack(flattener.pack(statistics).numpy())
+
+
+def joint_statistics(
+    masked_loss: Tensor,
+    weight: Tensor,
+    hardness: Tensor,
+    identical: Tensor,
+    logits: Tensor,
+    replaced: Tensor,
+    counted: Tensor,
+) -> dict[str, Tensor]:
+    """What a joint micro-batch with a generator gives."""
+    return (
+        weighted_loss_statistics(masked_loss, weight)
+        | draw_statistics(masked_loss, weight, identical)
+        | detection_statistics(logits, replaced, counted)
+        | hardness_statistics(hardness, masked_loss)
+    )
+
+
+def joint_metrics(sums: dict[str, np.ndarray]) -> dict[str, float]:
+    return generator_metrics(sums) | sampler_metrics(sums) | draw_metrics(sums) | detection_metrics(sums)
 
 
 def pairwise_auc(logits: Tensor, replaced: Tensor) -> float:
@@ -127,10 +159,8 @@ def test_generator_metrics_by_hand() -> None:
     log_probability = torch.tensor([0.7, 0.25]).log()
     sums = generator_statistics(log_probability, torch.tensor([True, False]), torch.tensor(entropies)) | {
         "masked": torch.tensor(2),
-        "generator_loss": torch.tensor(3.0),
     }
     metrics = generator_metrics(numbers(sums))
-    assert metrics["loss/generator"] == pytest.approx(1.5)
     assert metrics["gen/cross_entropy"] == pytest.approx(-(math.log(0.7) + math.log(0.25)) / 2, rel=1e-6)
     assert metrics["gen/accuracy"] == 0.5
     assert metrics["gen/entropy"] == pytest.approx(np.mean(entropies), rel=1e-6)
@@ -152,23 +182,16 @@ def example() -> dict[str, Tensor]:
         "tokens": torch.tensor(6),
         "stale": torch.tensor(2),
         "drift": torch.tensor(0.5),
-        "generator_loss": torch.tensor(8.0),
         "generator_cross_entropy": torch.tensor(10.0),
         "generator_hits": torch.tensor(1),
         "generator_entropy": torch.tensor(6.0),
-        "discriminator_loss": torch.tensor(3.0),
-        "sampler_loss": torch.tensor(2.0),
     }
 
 
 def test_joint_metrics_by_hand() -> None:
-    metrics = joint_metrics(numbers(example()), discriminator_weight=50, sampler_weight=2)
+    metrics = joint_metrics(numbers(example()))
     # w l is 1 at all four positions: the loss differs, its weighted value does not.
     assert metrics["disc_loss_variance/masked"] == pytest.approx(0, abs=1e-12)
-    assert metrics["loss/generator"] == 2
-    assert metrics["loss/discriminator"] == 0.5
-    assert metrics["loss/sampler"] == 0.5
-    assert metrics["loss/total"] == 2 + 50 * 0.5 + 2 * 0.5
     assert metrics["gen/cross_entropy"] == 2.5
     assert metrics["gen/accuracy"] == 0.25
     assert metrics["gen/entropy"] == 1.5
@@ -194,7 +217,7 @@ def test_variance_is_that_of_the_weighted_loss() -> None:
         counted=torch.ones(1, 1, dtype=torch.bool),
     )
     statistics["masked"] = torch.tensor(50)
-    metrics = joint_metrics(numbers(statistics), 50, 1)
+    metrics = joint_metrics(numbers(statistics))
     assert metrics["sampling/staleness"] == pytest.approx(2 / 50)
     assert metrics["sampling/staleness_drift"] == pytest.approx(0.5 / 50)
     assert metrics["disc_loss_variance/masked"] == pytest.approx(float((weight * loss).var(unbiased=False)), rel=1e-5)
@@ -213,8 +236,8 @@ def test_metrics_do_not_depend_on_how_the_batch_was_split() -> None:
         "counted": torch.rand(size, 7, generator=random(6)) < 0.8,
     }
 
-    def sums(first: int, last: int) -> dict[str, Tensor]:
-        return joint_statistics(**{name: part[first:last] for name, part in parts.items()})
+    def sums(first: int, last: int) -> list[Statistic]:
+        return statistics_of(joint_statistics(**{name: part[first:last] for name, part in parts.items()}), MAXIMA)
 
     flattener = Flattener(sums(0, size))
     total: Tensor | None = None
@@ -222,7 +245,8 @@ def test_metrics_do_not_depend_on_how_the_batch_was_split() -> None:
         vector = flattener.pack(sums(first, last))
         total = combine(total, vector, flattener.maximum_mask(vector.device))
     assert total is not None
-    split, whole = flattener.unpack(total.numpy()), numbers(sums(0, size))
+    split = flattener.unpack(total.numpy())
+    whole = flattener.unpack(flattener.pack(sums(0, size)).numpy())
     for name, value in whole.items():
         if name != "rank_correlation":
             np.testing.assert_allclose(split[name], value, rtol=1e-6, err_msg=name)
@@ -243,28 +267,51 @@ def test_a_micro_batch_without_masked_positions_adds_nothing() -> None:
         assert (value == 0).all()
 
 
+def test_losses_follow_from_the_names_of_their_terms() -> None:
+    statistics = [
+        Statistic("loss/generator", torch.tensor(8.0), per="masked", weight=1.0),
+        Statistic("loss/discriminator", torch.tensor(3.0), per="tokens", weight=50.0),
+        Statistic("loss/order", torch.tensor(2.0), per="pairs", weight=2.0),
+        Statistic("order/accuracy", torch.tensor(3), per="pairs"),
+        Statistic("weight_max", torch.tensor(3.0), "max"),
+    ]
+    flattener = Flattener(statistics)
+    counts = {"masked": np.array([4.0]), "tokens": np.array([6.0]), "pairs": np.array([4.0])}
+    metrics = logged(flattener.kept, flattener.unpack(flattener.pack(statistics).numpy()) | counts)
+    assert metrics == {
+        "loss/generator": 2.0,
+        "loss/discriminator": 0.5,
+        "loss/order": 0.5,
+        "order/accuracy": 0.75,
+        "loss/total": 2 + 50 * 0.5 + 2 * 0.5,
+    }
+
+
 def test_flattening_and_back_keeps_every_statistic() -> None:
-    statistics = {
+    values = {
         "b": torch.arange(3),
         "weight_max": torch.tensor(7.5),
         "a": torch.tensor(2.0),
         "count": torch.tensor(2**40),
     }
+    statistics = statistics_of(values, MAXIMA)
     flattener = Flattener(statistics)
     vector = flattener.pack(statistics)
     assert vector.dtype == torch.float64
     assert vector.shape == (6,)
     back = flattener.unpack(vector.numpy())
-    assert set(back) == set(statistics)
-    for name, value in statistics.items():
+    assert set(back) == set(values)
+    for name, value in values.items():
         np.testing.assert_array_equal(back[name], value.reshape(-1).double().numpy())
     # The order in which a rank happens to fill its dictionary must not matter.
-    assert torch.equal(flattener.pack(dict(reversed(statistics.items()))), vector)
+    assert torch.equal(flattener.pack(list(reversed(statistics))), vector)
 
 
 def test_combining_adds_up_and_keeps_the_largest_weight() -> None:
-    first = {"weight_max": torch.tensor(3.0), "sum": torch.tensor([1.0, 2.0])}
-    second = {"weight_max": torch.tensor(2.0), "sum": torch.tensor([10.0, 20.0])}
+    first, second = (
+        statistics_of({"weight_max": torch.tensor(largest), "sum": torch.tensor(parts)}, MAXIMA)
+        for largest, parts in ((3.0, [1.0, 2.0]), (2.0, [10.0, 20.0]))
+    )
     flattener = Flattener(first)
     mask = flattener.maximum_mask(torch.device("cpu"))
     assert mask.sum() == 1

@@ -1,4 +1,4 @@
-"""From the recipe's objective to a sampler, and what the recipe may not ask for."""
+"""From the recipe's corruption to a sampler, and what the recipe may not ask for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.head import SamplingHead
-from electra_scale.recipe.objective import ObjectiveConfig, SamplingHeadConfig
+from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
+from electra_scale.recipe.task import ReplacedTokensSettings
 from tests.unit.corruption.conftest import HIDDEN, MODEL, objective
 
 
@@ -37,21 +38,26 @@ def test_weights_are_on_for_the_hardness_samplers_unless_the_recipe_says_otherwi
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"temperature": 0.0}, "objective.temperature"),
-        ({"mixture": 1.1}, "objective.mixture"),
-        ({"mixture": -0.1}, "objective.mixture"),
-        ({"focal_gamma": -1.0}, "objective.focal_gamma"),
-        ({"discriminator_weight": -1.0}, "objective.discriminator_weight"),
-        ({"sampler_weight": -1.0}, "objective.sampler_weight"),
-        ({"weight_clip": 0.0}, "objective.weight_clip"),
-        ({"start_after": -1}, "objective.start_after"),
-        ({"head": SamplingHeadConfig(clip=-1.0)}, "objective.head.clip"),
-        ({"head": SamplingHeadConfig(width=0)}, "objective.head.width"),
-        ({"head": SamplingHeadConfig(floor=0.0)}, "objective.head.floor"),
-        ({"head": SamplingHeadConfig(learning_rate_scale=0.0)}, "objective.head.learning_rate_scale"),
+        ({"temperature": 0.0}, "corruption.temperature"),
+        ({"mixture": 1.1}, "corruption.mixture"),
+        ({"mixture": -0.1}, "corruption.mixture"),
+        ({"focal_gamma": -1.0}, "corruption.focal_gamma"),
+        ({"sampler_weight": -1.0}, "corruption.sampler_weight"),
+        ({"weight_clip": 0.0}, "corruption.weight_clip"),
+        ({"start_after": -1}, "corruption.start_after"),
+        ({"head": SamplingHeadSettings(clip=-1.0)}, "corruption.head.clip"),
+        ({"head": SamplingHeadSettings(width=0)}, "corruption.head.width"),
+        ({"head": SamplingHeadSettings(floor=0.0)}, "corruption.head.floor"),
+        ({"head": SamplingHeadSettings(learning_rate_scale=0.0)}, "corruption.head.learning_rate_scale"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(change: dict[str, Any], key: str) -> None:
-    assert ObjectiveConfig().problems() == []
-    (problem,) = ObjectiveConfig(**change).problems()
+    assert GeneratorSettings().problems() == []
+    (problem,) = GeneratorSettings(**change).problems()
     assert key in problem
+
+
+def test_a_negative_weight_of_the_discriminators_loss_is_named() -> None:
+    assert ReplacedTokensSettings().problems() == []
+    (problem,) = ReplacedTokensSettings(discriminator_weight=-1.0).problems()
+    assert "task.discriminator_weight" in problem
