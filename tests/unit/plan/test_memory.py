@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from electra_scale.model.architectures.bert import dropped_elements
 from electra_scale.model.cost import parameter_counts
-from electra_scale.plan.memory import Memory, device_memory, dropped_elements
+from electra_scale.plan.memory import Memory, device_memory
 from electra_scale.tasks import module as training
 from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
