@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-# The benchmarks' peers want other versions of some packages, so they live in an environment of their own.
+# The benchmarks' peers need other versions of some packages, so they have an environment of their own.
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.installed
 
@@ -28,7 +28,7 @@ torture: $(READY)
 	    $(BIN)/python -m pytest -s --timeout 3600 tests/integration/test_torture.py
 
 bench: $(BENCH_READY)
-	@test -n "$(CORPUS)" || { echo "bench: say which text to measure on: make bench CORPUS=folder"; exit 2; }
+	@test -n "$(CORPUS)" || { echo "bench: name the text to measure with: make bench CORPUS=folder"; exit 2; }
 	@echo "bench: build and loader against their peers, then a store of 10 GB; tables here, JSON in runs/bench"
 	$(BENCH)/bin/python -m benchmarks.peers.data --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
 	$(BENCH)/bin/python -m benchmarks.streaming.stream --out runs/bench/stream.json
@@ -38,7 +38,8 @@ study: $(READY)
 	$(BIN)/python -m benchmarks.study.study --out $(or $(OUT),runs/study) $(if $(CORPUS),--corpus $(CORPUS)) $(STUDY)
 
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "lint: style and format, imports that go round or up, code that nothing uses"
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo --no-cache && $(BIN)/vulture
 
 types: $(READY)
 	$(BIN)/mypy

@@ -65,13 +65,14 @@ def run(
     lines = log.read_text(errors="replace").splitlines()
     results = [line for line in lines if line.startswith(RESULT)]
     if code != 0:
-        said = [line.strip() for line in lines if line.strip() and not line.startswith(RESULT)]
-        return Outcome(seconds, failure=f"exit {code}: {said[-1][:200] if said else 'said nothing'}; see {log}")
+        printed = [line.strip() for line in lines if line.strip() and not line.startswith(RESULT)]
+        last = printed[-1][:200] if printed else "it printed nothing"
+        return Outcome(seconds, failure=f"exit {code}: {last}; see {log}")
     return Outcome(seconds, json.loads(results[-1].removeprefix(RESULT)) if results else {})
 
 
 def script(name: str, *arguments: object) -> list[str]:
-    """Command of a script beside this one."""
+    """The command that runs a module of this package."""
     return [sys.executable, "-m", f"benchmarks.{name}", *(str(argument) for argument in arguments)]
 
 

@@ -27,3 +27,12 @@ def _check_keys(mapping: Mapping[Any, Any], section: type[Any], prefix: str, pat
     for key in mapping:
         if key not in valid:
             raise UserError(f"unknown key '{prefix}{key}' in {path}: {nearest(str(key), valid)}")
+
+
+def too_small(section: str, settings: object, **least: int) -> list[str]:
+    """A sentence for each setting of a section that is below the least value that it may have."""
+    return [
+        f"{section}.{name} is {getattr(settings, name)}; it must be at least {value}"
+        for name, value in least.items()
+        if getattr(settings, name) < value
+    ]

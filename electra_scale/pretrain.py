@@ -8,8 +8,7 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from electra_scale.data.patience import DataError
-from electra_scale.recipe.parse import parse_recipe
-from electra_scale.recipe.start_options import pretrain_parser
+from electra_scale.recipe.parse import parse_recipe, pretrain_parser
 from electra_scale.train.lifecycle.stop import StopRequests
 from electra_scale.train.lifecycle.time_slice import TimeSlice
 

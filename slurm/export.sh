@@ -3,7 +3,7 @@
 #
 #   sbatch slurm/export.sh RUN OUT
 #
-# Start it in the checkout. What follows the script goes to `electra-scale export`. To change: the lines below, or the
+# Start it in the folder that holds slurm/. What follows the script goes to `electra-scale export`. To change: the lines below, or the
 # same options before the script's name; and slurm/site.env.
 #SBATCH --job-name=electra-export
 #SBATCH --nodes=1
@@ -13,6 +13,6 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-. "${ELECTRA_SLURM:-slurm}/lib.sh" || { echo "start sbatch in the checkout, or set ELECTRA_SLURM to its slurm folder" >&2; exit 2; }
+. "${ELECTRA_SLURM:-slurm}/lib.sh" || { echo "start sbatch in the folder that holds slurm/, or set ELECTRA_SLURM to the folder of the batch scripts" >&2; exit 2; }
 
 tasks --ntasks=1 -- electra_scale.cli export "$@"

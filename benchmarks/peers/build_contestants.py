@@ -1,5 +1,5 @@
 """Peers of the build, each in a process of its own: ``build_contestants.py build NAME SPEC`` builds
-and says how long it took without its imports, ``count`` says what it wrote.
+and reports how long it took without its imports, ``count`` reports what it wrote.
 
 SPEC is a JSON file: ``files`` (JSON Lines), ``tokenizer`` (tokenizer.json), ``out`` (a new folder), ``workers``,
 ``clean`` (whether text is cleaned as this project does it).

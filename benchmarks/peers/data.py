@@ -90,7 +90,7 @@ class Bench:
     def run(self, command: list[str], log: str, **environment: str) -> Outcome:
         return run(command, self.work / "logs" / log, self.cores, {**self.environment, **environment})
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     def in_turn(self, names: list[str], measure: Callable[[str, int], dict[str, Any] | None]) -> dict[str, list[Any]]:
@@ -107,7 +107,7 @@ class Bench:
 
     def fail(self, name: str, outcome: Outcome) -> None:
         self.failures[name] = outcome.failure
-        self.say(f"{name}: failed: {outcome.failure}")
+        self.log(f"{name}: failed: {outcome.failure}")
 
     def write_spec(self, label: str, **values: object) -> Path:
         path = self.work / "specs" / f"{label}.json"
@@ -161,7 +161,7 @@ class Bench:
         if outcome.failure:
             self.fail(name, outcome)
             return None
-        self.say(f"build, round {index + 1}: {name} {self.text.bytes / outcome.seconds / 1e6:.2f} MB/s")
+        self.log(f"build, round {index + 1}: {name} {self.text.bytes / outcome.seconds / 1e6:.2f} MB/s")
         return {"seconds": outcome.seconds, "without_start_up": without, **outcome.result}
 
     def build(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class Bench:
         if duplicates:
             print(f"{OURS} dropped {duplicates:,} documents that came twice; the others keep them.")
         if "ours_is_times" in figures["datasets"] and OURS not in self.failures:
-            verdict("build against datasets.map", figures["datasets"]["ours_is_times"], BUILD_TARGET)
+            print_result("build against datasets.map", figures["datasets"]["ours_is_times"], BUILD_TARGET)
         return figures
 
     # --- loader ---
@@ -268,7 +268,7 @@ class Bench:
         for workers in WORKERS_TRIED:
             outcome = self.load(name, f"tune-{workers}", workers, seconds=3)
             if outcome.failure:
-                self.say(f"{name} with {workers} workers: {outcome.failure}")
+                self.log(f"{name} with {workers} workers: {outcome.failure}")
             else:
                 rates[workers] = outcome.result["epochs"][1]["steady"]
         if not rates:
@@ -276,8 +276,8 @@ class Bench:
             return None
         self.tried[name] = rates
         best = max(rates, key=lambda workers: rates[workers])
-        told = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
-        self.say(f"{name}: samples/s by workers {told}; takes {best}")
+        by_workers = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
+        self.log(f"{name}: samples/s by workers {by_workers}; {best} workers are used")
         return best
 
     def load_once(self, name: str, index: int) -> dict[str, Any] | None:
@@ -292,7 +292,7 @@ class Bench:
             "first": cold["first"],
             "steady": warm["steady"],
         }
-        self.say(f"loader, round {index + 1}: {name} cold {rates['cold']:,.0f}, warm {rates['warm']:,.0f} samples/s")
+        self.log(f"loader, round {index + 1}: {name} cold {rates['cold']:,.0f}, warm {rates['warm']:,.0f} samples/s")
         return {**rates, "epochs": outcome.result["epochs"]}
 
     def loader(self) -> dict[str, Any]:
@@ -365,17 +365,17 @@ class Bench:
                 best = max(peers, key=lambda name: figures[name][kind]["median"])
                 ratio = figures[ours][kind]["median"] / figures[best][kind]["median"]
                 figures[ours][f"times_best_{kind}"] = ratio
-                verdict(f"{ours}, {kind}, against the best, {best}", ratio, LOADER_TARGET)
+                print_result(f"{ours}, {kind}, against the best, {best}", ratio, LOADER_TARGET)
             tokens = figures[ours]["cold"]["median"] * LENGTH
             figures[ours]["times_consumption"] = tokens / self.options.consumption
-            verdict(
+            print_result(
                 f"{ours}, cold, {tokens:,.0f} tokens/s against training's {self.options.consumption:,.0f}",
                 figures[ours]["times_consumption"],
                 CONSUMPTION_TARGET,
             )
 
 
-def verdict(what: str, ratio: float, target: float) -> None:
+def print_result(what: str, ratio: float, target: float) -> None:
     print(f"{what}: {ratio:.1f} times; target {target:g}: {'met' if ratio >= target else 'MISSED'}")
 
 

@@ -1,6 +1,6 @@
 """Contestants of the loader, each in a process of its own.
 
-``loader_contestants.py prepare NAME SPEC`` writes a peer's store, ``run NAME SPEC`` reads it and says how fast.
+``loader_contestants.py prepare NAME SPEC`` writes a peer's store, ``run NAME SPEC`` reads it and reports how fast.
 
 SPEC is a JSON file: ``samples`` (an .npy of uint16, N x S), ``remote`` (the store's folder), ``cache`` (a local folder,
 empty or not there), ``batch``, ``workers`` (processes beside the main one), ``epochs``, ``seconds`` (when to leave off;
@@ -179,7 +179,7 @@ def open_datasets(spec: dict[str, Any]) -> Epochs:
 
 
 def open_electra_scale(spec: dict[str, Any]) -> Epochs:
-    """This project's loader; ``noise`` says whether masks and random numbers of the batches are made too."""
+    """This project's loader; ``noise``: make the masks and random numbers of the batches too."""
     from benchmarks.peers.our_loader import epochs_of
 
     return epochs_of(spec)

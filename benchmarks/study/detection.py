@@ -132,8 +132,8 @@ def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Ba
     )
     loader = Loader(split, SEED, _ROWS, data.mask_token_share, data.streams, data.shuffle_window, shuffle=False)
     last = min(samples, loader.samples)
-    for begin in range(0, last, _ROWS):
-        yield loader.batch(0, begin, min(_ROWS, last - begin), data.mask_share)
+    for first in range(0, last, _ROWS):
+        yield loader.batch(0, first, min(_ROWS, last - first), data.mask_share)
 
 
 def main() -> None:

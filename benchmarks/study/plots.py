@@ -1,4 +1,4 @@
-"""Plots of the study: how the draws' variance goes along training, how the loss varies, what is detected."""
+"""Plots of the study: the variance of the draws and of the loss along training, and what the discriminator detects."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def markdown(
             ],
         ),
         "## Targets",
-        _table(["target", "figure", "verdict"], targets(summaries)),
+        _table(["target", "figure", "result"], targets(summaries)),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -197,9 +197,10 @@ def keep_settings(study: Study) -> None:
 class Runner:
     """Runs jobs, two at a time, one thread each."""
 
-    def __init__(self, logs: Path, say: Callable[[str], None], lock: int | None = None) -> None:
-        """``lock``: a descriptor that every process gets, so that a lock on it lasts as long as any of them."""
-        self.logs, self.say, self.lock = logs, say, lock
+    def __init__(self, logs: Path, report: Callable[[str], None], lock: int | None = None) -> None:
+        """``report`` gets a line about each job and task that ends. ``lock`` is a descriptor that every process gets,
+        so that a lock on it lasts as long as any of them."""
+        self.logs, self.report, self.lock = logs, report, lock
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
@@ -207,7 +208,7 @@ class Runner:
         """Run what is not done; ``finished`` is called after each arm. Returns the labels of jobs that failed."""
         self.logs.mkdir(parents=True, exist_ok=True)
         total = sum(bool(job.open_tasks()) for job in [*warmups.values(), *(job for _, job in arms)])
-        began, ended = time.monotonic(), 0
+        start, ended = time.monotonic(), 0
 
         def one(job: Job, needs: list[Future[bool]]) -> bool:
             nonlocal ended
@@ -218,8 +219,9 @@ class Runner:
             good = self._job(job)
             with guard:
                 ended += 1
-                left = (time.monotonic() - began) / ended * (total - ended)
-                self.say(f"{job.label}: {'done' if good else 'FAILED'} ({ended} of {total}, about {_clock(left)} left)")
+                left = (time.monotonic() - start) / ended * (total - ended)
+                result = "done" if good else "FAILED"
+                self.report(f"{job.label}: {result} ({ended} of {total}, about {_clock(left)} left)")
                 if needs and good:
                     finished()
             return good
@@ -240,7 +242,7 @@ class Runner:
         return [label for label, good in results if not good]
 
     def stop(self) -> None:
-        """End what runs; a later call of the study goes on from its checkpoints."""
+        """End what runs; a later call of the study resumes from its checkpoints."""
         self._stopped.set()
         for process in list(self._processes):
             process.terminate()
@@ -249,15 +251,15 @@ class Runner:
         for task in job.open_tasks():
             if self._stopped.is_set():
                 return False
-            began = time.monotonic()
+            start = time.monotonic()
             log = self.logs / f"{job.label.replace(' ', '-')}.log"
             good = self._task(task, log) and task.done()
             if good:
-                self.say(f"{job.label}: {task.label} took {time.monotonic() - began:.0f} s")
+                self.report(f"{job.label}: {task.label} took {time.monotonic() - start:.0f} s")
             elif task.optional:
-                self.say(f"{job.label}: {task.label} failed, so its figures are not measured; see {log}")
+                self.report(f"{job.label}: {task.label} failed, so its figures are not measured; see {log}")
             else:
-                self.say(f"{job.label}: {task.label} failed; see {log}")
+                self.report(f"{job.label}: {task.label} failed; see {log}")
                 return False
         return True
 

@@ -21,9 +21,6 @@ from benchmarks.study.runs import AT_A_TIME, ROOT, Runner, Study, arms_in, envir
 from data_pipeline.errors import UserError
 from data_pipeline.report.plots import check_plots
 
-_VOCABULARY = 4096
-_HELD_OUT = 0.01
-
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare ways of drawing replacements.")
@@ -54,7 +51,7 @@ def main(given: list[str] | None = None) -> int:
         if options.report:
             if not (study.out / "settings.json").is_file():
                 raise UserError(f"{study.out} holds no study; name its folder with --out")
-            _report_and_say(study)
+            _write_report(study)
             return 0
         check_corpus(study, options.corpus)
         keep_settings(study)
@@ -102,7 +99,7 @@ def check_corpus(study: Study, corpus: Path | None) -> None:
     if (study.store / "manifest.json").is_file():
         return
     if corpus is None:
-        raise UserError(f"{study.store} is not built yet: say which text to study on with --corpus FOLDER")
+        raise UserError(f"{study.store} is not built yet: name the text to build it from with --corpus FOLDER")
     from electra_scale.commands.demo import own_sources
 
     own_sources(corpus)
@@ -122,7 +119,7 @@ def take_lock(out: Path) -> int:
 
 
 def start_in_background(study: Study, given: list[str]) -> None:
-    """Start this program again, in a session of its own, and say how to follow it."""
+    """Start this program again, in a session of its own, and print how to follow it."""
     log = study.out / "study.log"
     with log.open("ab") as sink:
         process = subprocess.Popen(
@@ -136,7 +133,7 @@ def start_in_background(study: Study, given: list[str]) -> None:
     print(plan_text(study).splitlines()[-1])
     print(f"running in the background as process {process.pid}")
     print(f"  follow   tail -f {log}")
-    print(f"  stop     kill {process.pid}   (the same command goes on where it stopped)")
+    print(f"  stop     kill {process.pid}   (the same command resumes it)")
     print(f"  results  {study.out}/study.md, study.json, plots/ (renewed after each arm)")
 
 
@@ -145,42 +142,33 @@ def run_all(study: Study, corpus: Path | None, lock: int) -> int:
     signal.signal(signal.SIGTERM, _stop)
     if not (study.store / "manifest.json").is_file():
         assert corpus is not None
-        _say(f"store: {study.store}")
+        _log(f"store: {study.store}")
         build(study.store, corpus)
-    runner = Runner(study.out / "logs", _say, lock)
-    failed = runner.run(*plan(study), finished=lambda: _report_and_say(study, quiet=True))
-    _report_and_say(study)
+    runner = Runner(study.out / "logs", _log, lock)
+    failed = runner.run(*plan(study), finished=lambda: _write_report(study, quiet=True))
+    _write_report(study)
     if failed:
-        _say(f"failed: {', '.join(failed)}; see {study.out}/logs, then run the same command to try them again")
+        _log(f"failed: {', '.join(failed)}; see {study.out}/logs, then run the same command to try them again")
     return 1 if failed else 0
 
 
 def build(store: Path, corpus: Path) -> None:
     """Tokenizer and shards, as the demo makes them."""
     from data_pipeline.build.build import build_store
-    from data_pipeline.config import BuildConfig, TokenizerConfig
-    from electra_scale.commands.demo import own_sources
+    from electra_scale.commands.demo import own_sources, small_store
 
-    build_store(
-        BuildConfig(
-            out=str(store),
-            sources=own_sources(corpus),
-            tokenizer=TokenizerConfig(vocab_size=_VOCABULARY, sample_bytes=20_000_000),
-            held_out=_HELD_OUT,
-            task_bytes=8_000_000,
-        )
-    )
+    build_store(small_store(store, own_sources(corpus)))
 
 
-def _report_and_say(study: Study, quiet: bool = False) -> None:
+def _write_report(study: Study, quiet: bool = False) -> None:
     from benchmarks.study.report import report
 
     path = report(study)
     if not quiet:
-        _say(f"table: {path}; plots: {study.out}/plots")
+        _log(f"table: {path}; plots: {study.out}/plots")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import RESULT, report, seconds_table, spread, write_figures
+from benchmarks.training.start_ranks import start_ranks
 from benchmarks.training.step import SPECIAL, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.model.layout import Layout
@@ -69,9 +68,9 @@ def arguments() -> argparse.Namespace:
 
 
 def timed(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     act()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
@@ -154,22 +153,10 @@ def as_rank(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def on_ranks(number: int, what: str) -> dict[str, Any]:
-    """Run this script on some ranks of this host; what the first of them reports."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, "-m", "benchmarks.training.checkpoint", *sys.argv[1:], "--rank_of", what]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(number)
-    ]
-    outputs = [process.communicate()[0] for process in processes]
+    """Run this program on some ranks of this machine; returns what the first of them reports."""
+    command = ["-m", "benchmarks.training.checkpoint", *sys.argv[1:], "--rank_of", what]
+    processes = start_ranks(number, command, subprocess.PIPE)
+    outputs = [process.communicate()[0].decode() for process in processes]
     if any(process.returncode for process in processes):
         sys.exit(f"a rank failed:\n{''.join(outputs)}")
     lines = [line for line in outputs[0].splitlines() if line.startswith(RESULT)]

@@ -76,12 +76,12 @@ def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
 
 def timed_step(engine: Engine, batch: Batch, recipe: Recipe) -> float:
     """Seconds of one step: micro-batches forward and backward, then the optimizer."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     counts = {"masked": torch.tensor(float(len(batch.masked))), "tokens": torch.tensor(float(batch.ids.numel()))}
     for part in batch.split(recipe.batch.global_batch // engine.accumulation):
         engine.forward_backward(part, Layout.of(part.segment), Clock(0, 0, "joint", 0), counts, False)
     engine.step(recipe.optimizer.learning_rate)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -106,8 +106,8 @@ def main() -> None:
     for step in range(WARM_UP_STEPS + args.steps):
         batch = made_up_batch(recipe, args.vocabulary, step)
         # Each step begins with another contestant, so that none always follows the same one.
-        begin = step % len(engines)
-        for label in labels[begin:] + labels[:begin]:
+        first = step % len(engines)
+        for label in labels[first:] + labels[:first]:
             duration = timed_step(engines[label], batch, recipes[label])
             if step >= WARM_UP_STEPS:
                 seconds[label].append(duration)

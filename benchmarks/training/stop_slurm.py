@@ -1,4 +1,4 @@
-"""How long lives of a SLURM job take to end when its batch script gets a signal, and to be back at work.
+"""How long a SLURM job takes to stop when its batch script gets a signal, and to train again after the requeue.
 
 python -m benchmarks.training.stop_slurm --store STORE --sbatch=--nodes=2 --out runs/bench/stop_slurm.json
 
@@ -22,11 +22,11 @@ from benchmarks.measure import seconds_table, spread, write_figures
 
 LABELS = {
     "ended": "signal to the batch script to last rank's exit",
-    "requeued": "last rank's exit to the start of the next life",
-    "stepped": "start of a life to its first new step, gate included",
+    "requeued": "last rank's exit to the next start of the job",
+    "stepped": "start of the job to its first new step, gate included",
 }
 _TASKS_ENDED = "the tasks ended with code 0"
-_LIFE_BEGAN = "tasks a node on"
+_STARTED = "tasks a node on"
 
 
 def arguments() -> argparse.Namespace:
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", required=True, help="store to train on")
     parser.add_argument("--recipe", default="recipes/tiny.yaml", help="recipe (tiny)")
     parser.add_argument("--sbatch", default="", help='more options of sbatch: --sbatch="--nodes=2 --time=30"')
-    parser.add_argument("--lives", type=int, default=5, help="lives that are stopped (5)")
+    parser.add_argument("--stops", type=int, default=5, help="stops, each followed by a requeue (5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which the run is asked (0)")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/bench/stop_slurm"), help="folder that all nodes see, emptied first"
@@ -68,7 +68,7 @@ def main() -> None:
     run, log = args.work / "run", args.work / "job.log"
     metrics = run / "metrics.jsonl"
 
-    def told(text: str, times: int) -> bool:
+    def logged(text: str, times: int) -> bool:
         return log.is_file() and log.read_text(errors="replace").count(text) >= times
 
     command = ["sbatch", "--parsable", f"--output={log}", *shlex.split(args.sbatch), "slurm/pretrain.sh"]
@@ -78,20 +78,20 @@ def main() -> None:
     found: dict[str, list[float]] = {name: [] for name in LABELS}
     try:
         until(partial(more_lines, metrics, 0), log)
-        for life in range(1, args.lives + 1):
-            time.sleep(random.Random(f"{args.seed}/{life}").uniform(1, 4))
+        for number in range(1, args.stops + 1):
+            time.sleep(random.Random(f"{args.seed}/{number}").uniform(1, 4))
             asked = time.perf_counter()
             subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)
-            ended = until(partial(told, _TASKS_ENDED, life), log)
+            ended = until(partial(logged, _TASKS_ENDED, number), log)
             rows = lines(metrics)
-            began = until(partial(told, _LIFE_BEGAN, life + 1), log)
+            started = until(partial(logged, _STARTED, number + 1), log)
             stepped = until(partial(more_lines, metrics, rows), log)
-            for name, seconds in zip(LABELS, (ended - asked, began - ended, stepped - began), strict=True):
+            for name, seconds in zip(LABELS, (ended - asked, started - ended, stepped - started), strict=True):
                 found[name].append(seconds)
     finally:
         subprocess.run(["scancel", job], check=True)
     figures = {name: spread(values) for name, values in found.items()}
-    print(f"{args.recipe}, sbatch {args.sbatch}, {args.lives} lives")
+    print(f"{args.recipe}, sbatch {args.sbatch}, {args.stops} stops")
     print(seconds_table(figures, LABELS, 2))
     write_figures(args, figures=figures)
 

@@ -171,11 +171,11 @@ def measure_time(args: argparse.Namespace) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(args.rounds + 1):
         for name, work in works.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             work()
             # The first round warms up.
             if number:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - start)
     report(seconds=seconds)
 
 

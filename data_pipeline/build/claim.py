@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from data_pipeline.build.records import WORK_FOLDER, Work
 from data_pipeline.errors import UserError
+from data_pipeline.places.json_file import decode_record, encode_record
 from data_pipeline.places.names import is_object_store
 from data_pipeline.places.place import Missing, Place
 from data_pipeline.read.inputs import Input
@@ -43,10 +43,13 @@ def finished_store(place: Place, settings: dict[str, Any], inputs: Sequence[Inpu
             "choose another out, or remove the store to build it anew; nothing was changed"
         )
     try:
-        identities = json.loads(place.read(_FINISHED))
+        data = place.read(_FINISHED)
     except Missing:
         # A copied store has no work folder; its settings list the inputs by name and size.
         return manifest
+    identities = decode_record(
+        data, f"{place.url}/{_FINISHED}", dict, advice="choose another out, or remove the store to build it anew"
+    )
     for entry in inputs:
         if identities.get(f"{entry.source}:{entry.location}") != input_identity(entry):
             raise UserError(
@@ -59,7 +62,7 @@ def finished_store(place: Place, settings: dict[str, Any], inputs: Sequence[Inpu
 def note_inputs(place: Place, inputs: Sequence[Input]) -> None:
     """Remember what the inputs were; it counts once the store is finished."""
     identities = {f"{entry.source}:{entry.location}": input_identity(entry) for entry in inputs}
-    place.put(_FINISHED, json.dumps(identities, indent=1).encode())
+    place.put(_FINISHED, encode_record(identities))
 
 
 def difference(old: Any, new: Any, key: str = "") -> str:
@@ -99,13 +102,14 @@ def _claim_prefix(place: Place, key: str, settings: dict[str, Any]) -> None:
     occupied = next(iter(place.list()), None) is not None
     if occupied and place.stat(_CLAIM) is None:
         raise UserError(f"{place.url} is not empty and not a store: choose a new or empty prefix for out")
-    if place.put_new(_CLAIM, json.dumps({"key": key, "settings": settings}, indent=1, sort_keys=True).encode()):
+    if place.put_new(_CLAIM, encode_record({"key": key, "settings": settings})):
         return
-    try:
-        claim = json.loads(place.read(_CLAIM))
-        other, known = claim["key"], claim["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place.url}/{_CLAIM} is damaged: delete all of {place.url} and build again") from error
+    other, known = decode_record(
+        place.read(_CLAIM),
+        f"{place.url}/{_CLAIM}",
+        lambda claim: (claim["key"], claim["settings"]),
+        advice=f"delete all of {place.url} and build again",
+    )
     if other != key:
         changed = difference(known, settings) if known != settings else "an input changed"
         raise UserError(

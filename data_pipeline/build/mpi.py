@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.errors import UserError
+from data_pipeline.extras import install
 
 # How launchers tell a process the size of its world and its place in it. SLURM_NTASKS won't do: a batch script
 # has it too, where nothing was launched.
@@ -57,7 +58,7 @@ def lead(launch: Launch, command: Callable[[Executor], int]) -> int:
             return 2
         raise UserError(
             f"{launch.size} processes were launched but mpi4py or its MPI library is missing: "
-            "pip install 'electra-scale[mpi]' mpich, or start a single process"
+            f"{install('mpi')} mpich, or start a single process"
         ) from error
     world = MPI.COMM_WORLD
     if world.Get_size() != launch.size:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 
 # A page of text decides; reading all of a book would cost far more and change nothing.
 HEAD_CHARACTERS = 2000
@@ -19,12 +20,8 @@ def language_test(code: str) -> Callable[[str], bool]:
     Raises:
         UserError: py3langid is not installed, or it knows no language of this code.
     """
-    try:
+    with needs_extra("language", "py3langid", "clean.language", "leave it out"):
         import py3langid
-    except ImportError:
-        raise UserError(
-            "clean.language needs the package py3langid: pip install 'electra-scale[language]', or leave it out"
-        ) from None
     known = sorted(label for label, _ in py3langid.rank("text"))
     if code not in known:
         close = difflib.get_close_matches(code.lower(), known, n=5, cutoff=0.3) or known

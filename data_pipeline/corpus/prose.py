@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 
 # Index and change-log pages above this are lists, not prose, and cost seconds each.
 MAX_PAGE_BYTES = 4 << 20
@@ -50,10 +50,8 @@ def html_paragraphs(page: bytes) -> list[str]:
     Raises:
         UserError: trafilatura is not installed.
     """
-    try:
+    with needs_extra("demo", "trafilatura", "the demo corpus"):
         import trafilatura
-    except ImportError as error:
-        raise UserError("the demo corpus needs trafilatura: pip install 'electra-scale[demo]'") from error
     # It reports pages without text as errors; here they are pages without prose.
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     text = trafilatura.extract(page, fast=True, include_comments=False, include_tables=False)

@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 
 SHINGLE_WORDS = 5
 PERMUTATIONS = 128
@@ -41,12 +41,8 @@ class Signatures:
     """
 
     def __init__(self, similarity: float) -> None:
-        try:
+        with needs_extra("near", "datasketch", "clean.near_duplicates", "leave it out"):
             from datasketch import MinHash
-        except ImportError:
-            raise UserError(
-                "clean.near_duplicates needs the package datasketch: pip install 'electra-scale[near]', or leave it out"
-            ) from None
         self.bands, self.rows = bands_and_rows(similarity)
         self._permutations = MinHash(PERMUTATIONS, seed=_SEED, scheme="affine32").permutations
 

@@ -28,6 +28,13 @@ def disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to report where writing ``path`` failed."""
+    if disk_full(error):
+        return UserError(f"disk full while writing {path}: free some space and run again")
+    return UserError(f"cannot write {path}: {error.strerror}; check the path and its permissions")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success sync it and rename it to ``path``.
@@ -44,10 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if disk_full(error):
-            raise UserError(f"disk full while writing {path}: free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"cannot write {path}: {error.strerror}; check the folder's permissions") from error
+        if disk_full(error) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise cannot_write(path, error) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

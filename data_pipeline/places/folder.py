@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import replacing, sync_folder, write_bytes
+from data_pipeline.places.atomic import cannot_write, replacing, sync_folder, write_bytes
 from data_pipeline.places.names import checked_name, is_file_name
 from data_pipeline.places.place import Entry, Missing
 
@@ -126,8 +125,8 @@ def _told(doing: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if doing == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
             raise Missing(f"{path} is missing: restore it, or make what it is part of again") from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"disk full while writing {path}: free some space and run again") from error
+        if doing == "write":
+            raise cannot_write(path, error) from error
         raise UserError(f"cannot {doing} {path}: {error.strerror}; check the path and its permissions") from error
 
 

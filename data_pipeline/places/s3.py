@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import hashlib
 import io
 import uuid
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_pipeline.errors import UserError
+from data_pipeline.places.atomic import cannot_write
 from data_pipeline.places.names import checked_name, is_file_name, split_s3_url
 from data_pipeline.places.place import Entry, Missing, Unavailable
 from data_pipeline.places.retries import retries
@@ -112,7 +112,7 @@ class S3Place:
         try:
             self._unmixed(name, once)
         except OSError as error:
-            raise _disk(error, target) from error
+            raise cannot_write(target, error) from error
 
     def put(self, name: str, data: bytes) -> None:
         key = self._key(name)
@@ -382,9 +382,3 @@ def _sha256(data: bytes) -> str:
 
 def _etag(answer: dict[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
-
-
-def _disk(error: OSError, target: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"disk full while writing {target}: free some space and run again")
-    return UserError(f"cannot write {target}: {error.strerror}; check the folder and its permissions")

@@ -10,15 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 from data_pipeline.places.retries import attempts_from
 
-try:
+with needs_extra("s3", "boto3", "s3://"):
     import boto3.session
     import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
-except ImportError as error:
-    raise UserError("s3:// needs boto3, which is not installed: pip install 'electra-scale[s3]'") from error
 
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 60.0

@@ -4,13 +4,12 @@ since those may hold an access key, a signature or a signed URL."""
 from __future__ import annotations
 
 from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 from data_pipeline.places.place import Missing, Unavailable
 
-try:
+with needs_extra("s3", "boto3", "s3://"):
     from botocore import exceptions as sdk
     from botocore.parsers import ResponseParserError
-except ImportError as error:
-    raise UserError("s3:// needs boto3, which is not installed: pip install 'electra-scale[s3]'") from error
 
 
 class Truncated(Exception):

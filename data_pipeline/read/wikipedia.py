@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
 from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 from data_pipeline.read.tasks import ReadCounts
 from data_pipeline.read.wikitext import BadWikitext, plain_text, wikitext_parser
 
@@ -43,14 +44,10 @@ def articles(file: BinaryIO, location: str, counts: ReadCounts) -> Iterator[str]
 
 def _pages(file: BinaryIO, location: str) -> Iterator[tuple[str, str | None, frozenset[str]]]:
     """Title and newest wikitext of every page, None where it is no article, and the namespaces of hidden links."""
-    try:
+    with needs_extra("wikipedia", "mwxml", "a source of kind wikipedia", "leave the source out"):
         from mwxml import Dump
         from mwxml.element_iterator import ElementIterator
         from mwxml.errors import MalformedXML
-    except ImportError:
-        raise UserError(
-            "kind wikipedia needs the package mwxml: pip install 'electra-scale[wikipedia]', or leave the source out"
-        ) from None
     title = None
     try:
         root = ElementIterator.from_file(file)

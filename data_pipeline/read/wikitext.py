@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 
 # MediaWiki saves no larger page ($wgMaxArticleSize); the parser's time grows faster than the text.
 MAX_WIKITEXT_BYTES = 2 << 20
@@ -48,13 +48,8 @@ def wikitext_parser() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with needs_extra("wikipedia", "mwparserfromhell", "a source of kind wikipedia", "leave the source out"):
         import mwparserfromhell
-    except ImportError:
-        raise UserError(
-            "kind wikipedia needs the package mwparserfromhell: pip install 'electra-scale[wikipedia]', "
-            "or leave the source out"
-        ) from None
     return mwparserfromhell
 
 

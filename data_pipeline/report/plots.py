@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,10 +42,8 @@ _STYLE: dict[Any, Any] = {
 
 def check_plots() -> None:
     """Raises UserError unless matplotlib is installed."""
-    try:
+    with needs_extra("report", "matplotlib", "a page with plots"):
         import matplotlib  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise UserError("plots need matplotlib, which is not installed: pip install 'electra-scale[report]'") from None
 
 
 def length_plot(lengths: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> str:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
+from data_pipeline.extras import needs_extra
 from data_pipeline.tokenize.probes import PROBES
 from data_pipeline.tokenize.tokenizer import text_encoder
 
@@ -91,9 +92,8 @@ def open_encoder(tokenizer_json: bytes, name: str) -> TextEncoder:
     if name != FAST:
         raise ValueError(f"no tokenizing engine {name!r}")
     try:
-        return _Fast(tokenizer_json)
-    except ImportError:
-        raise UserError("nanotoken is not installed (pip install 'electra-scale[fast]')") from None
+        with needs_extra("fast", "nanotoken", "faster tokenizing"):
+            return _Fast(tokenizer_json)
     except ValueError as error:
         raise UserError(f"nanotoken can't represent this tokenizer ({error})") from error
 

@@ -1,4 +1,4 @@
-"""What SLURM tells a process about its job: the one module that reads SLURM's variables."""
+"""The nodes, tasks and ranks of a SLURM job: the one module that reads SLURM's environment variables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from data_pipeline.errors import UserError
 
 _LAUNCHED = ("RANK", "OMPI_COMM_WORLD_RANK")
 _PORTS = (15_000, 16_000)
-"""First master port and how many: below the ports that systems give out themselves."""
+"""The first master port and the number of ports: all lie below those that operating systems assign themselves."""
 
 
 def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
-    """Give the tasks of an ``srun`` the variables that torch.distributed reads; whether there was such a step.
+    """Set the variables that torch.distributed reads, in a task of ``srun``; returns whether it is such a task.
 
-    Nothing is done where a launcher has set them, or for a step of one task. ``MASTER_ADDR`` and ``MASTER_PORT`` that
-    are set stay. Otherwise the address is the first node's, the port follows from job and step.
+    Nothing is done if a launcher has set them, or for a step of one task. ``MASTER_ADDR`` and ``MASTER_PORT`` are kept
+    if they are set. Otherwise the address is that of the first node, and the port follows from job and step.
 
     Raises:
         UserError: the first node has no address.
@@ -30,7 +30,7 @@ def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
     rank, local = environment["SLURM_PROCID"], environment["SLURM_LOCALID"]
     tasks = tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"])
     here = tasks[int(environment["SLURM_NODEID"])]
-    # Where SLURM gives each task one device of its own, that is its first.
+    # If SLURM gives each task one device of its own, that device is number 0 for the task.
     alone = here > 1 and re.fullmatch(r"[^,]+", environment.get("CUDA_VISIBLE_DEVICES", "")) is not None
     if "MASTER_ADDR" not in environment:
         environment["MASTER_ADDR"] = _address(nodes_of(environment["SLURM_STEP_NODELIST"])[0])
@@ -42,16 +42,22 @@ def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
 
 
 def node_of_task(environment: Mapping[str, str]) -> str | None:
-    """SLURM's name of the node that a task runs on; nothing outside a job."""
+    """SLURM's name of the node that a task runs on; None outside a job."""
     return environment.get("SLURMD_NODENAME")
 
 
 def tasks_of_step(environment: Mapping[str, str]) -> dict[str, int]:
-    """How many tasks each node of an ``srun`` has, in the order of the nodes."""
-    names, tasks = (
-        nodes_of(environment["SLURM_STEP_NODELIST"]),
-        tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"]),
-    )
+    """The number of tasks on each node of an ``srun``, in the order of the nodes."""
+    names = nodes_of(environment["SLURM_STEP_NODELIST"])
+    return dict(zip(names, tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"]), strict=True))
+
+
+def tasks_of_job(environment: Mapping[str, str]) -> dict[str, int] | None:
+    """The number of tasks on each node of a job, 1 where SLURM gives none; None outside a job."""
+    if "SLURM_JOB_NODELIST" not in environment:
+        return None
+    names = nodes_of(environment["SLURM_JOB_NODELIST"])
+    tasks = tasks_of_nodes(environment.get("SLURM_TASKS_PER_NODE", f"1(x{len(names)})"))
     return dict(zip(names, tasks, strict=True))
 
 
@@ -59,7 +65,7 @@ def nodes_of(nodelist: str) -> list[str]:
     """The names that SLURM's short form stands for: ``n[1-3,07],gpu2`` is n1, n2, n3, n07 and gpu2."""
     names = []
     for group in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
-        # Text outside brackets and lists of numbers inside them come in turns.
+        # Text outside brackets alternates with lists of numbers inside them.
         parts = re.split(r"\[([^\]]*)\]", group)
         choices = [_numbers(part) if place % 2 else [part] for place, part in enumerate(parts)]
         names += ["".join(choice) for choice in product(*choices)]
@@ -83,13 +89,13 @@ def tasks_of_nodes(counts: str) -> list[int]:
 
 
 def _port(job: int, step: int) -> int:
-    # Two steps of a job, and two jobs on a node, listen on ports of their own.
+    # Different steps of a job, and different jobs on a node, get different ports.
     first, number = _PORTS
     return first + (job * 8 + step % 8) % number
 
 
 def _address(node: str) -> str:
-    """The node's name if it resolves, else the address that SLURM reaches it by."""
+    """The node's name if it resolves to an address, else the address by which SLURM reaches it."""
     try:
         socket.getaddrinfo(node, None)
         return node
@@ -101,5 +107,7 @@ def _address(node: str) -> str:
     except FileNotFoundError:
         found = None
     if found is None:
-        raise UserError(f"the job's first node {node} has no address here; set MASTER_ADDR in slurm/site.env")
+        raise UserError(
+            f"the name of the job's first node, {node}, cannot be resolved; set MASTER_ADDR in slurm/site.env"
+        )
     return found.group(1)

@@ -1,4 +1,4 @@
-"""The main job from nothing to an exported encoder, with the commands that a user would type."""
+"""``electra-scale demo``: the main job from text to an exported encoder, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -22,61 +22,68 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from data_pipeline.store.manifest import Manifest
 from electra_scale.commands.export import export_run
-from electra_scale.commands.showcase import DEFAULT_MASKED, DEFAULT_WRONG, show
+from electra_scale.commands.showcase import show
 from electra_scale.data.store import Store
-from electra_scale.recipe.parse import parse_recipe, recipe_parser
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.recipe.shipped import find_recipe
 from electra_scale.train.checkpoint import state as checkpoint
 
 CORPUS_MB = 52.0
 """Text that the demo asks for: enough for its ten million tokens, small enough for minutes."""
 
-VOCABULARY = 4096
 _KINDS: dict[str, SourceKind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
-def run_demo(out: Path, corpus: Path | None, recipe: Path, ranks: int) -> None:
-    """Corpus, store, training on ``ranks`` ZeRO-2 ranks, export, summary; a second call goes on where one stopped.
+def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
+    """Corpus, store, training on ``ranks`` ZeRO-2 ranks, export, summary; a second call resumes where one stopped.
 
-    Raises UserError where a step fails; what the steps before it made is kept.
+    ``recipe`` is a file or the name of a shipped one. Raises UserError where a step fails; what the steps before it
+    made is kept.
     """
-    began = time.monotonic()
+    started = time.monotonic()
+    # A recipe that does not exist is refused before minutes are spent on the corpus.
+    find_recipe(recipe)
     if corpus is None:
-        _say("1/5 corpus: real English text, fetched once")
+        _announce("1/5 corpus: real English text, fetched once")
         fetch_corpus(out / "corpus", CORPUS_MB)
         sources = [SourceConfig(kind="jsonl", paths=[str(out / "corpus" / "*.jsonl.gz")])]
     else:
-        _say(f"1/5 corpus: your own, {corpus}")
+        _announce(f"1/5 corpus: your text, {corpus}")
         sources = own_sources(corpus)
 
-    _say(f"2/5 store: {out / 'store'}")
-    config = BuildConfig(
-        out=str(out / "store"),
-        sources=sources,
-        tokenizer=TokenizerConfig(vocab_size=VOCABULARY, sample_bytes=20_000_000),
-        held_out=0.01,
-        task_bytes=8_000_000,
-    )
-    manifest = build_store(config)
+    _announce(f"2/5 store: {out / 'store'}")
+    manifest = build_store(small_store(out / "store", sources))
 
     command = training_command(out, recipe, ranks)
-    _say(f"3/5 training: {shlex.join(command)}")
+    _announce(f"3/5 training: {shlex.join(command)}")
     subprocess.run(command, check=False)
-    # The launcher's exit code is 0 after some failures; the run's own state tells.
+    # The launcher's exit code is 0 after some failures, so the run's own state decides.
     state = checkpoint.newest(out / "checkpoints")
     if state is None or not state.finished:
         reached = "before its first checkpoint" if state is None else f"at step {state.step}"
-        raise UserError(f"training stopped {reached}; see {out}/log.txt, then run the same command to go on")
+        raise UserError(f"training stopped {reached}; see {out}/log.txt, then run the same command to resume")
 
-    _say(f"4/5 export: {out / 'export'}")
+    _announce(f"4/5 export: {out / 'export'}")
     # An export is made from the run's checkpoint alone, so an older one is replaced.
     shutil.rmtree(out / "export", ignore_errors=True)
     export_run(out, out / "export")
 
-    _say("5/5 summary")
-    summary = summarise(out, manifest, state.world_size, time.monotonic() - began)
+    _announce("5/5 summary")
+    summary = summarise(out, manifest, state.world_size, time.monotonic() - started)
     write_bytes(out / "summary.json", json.dumps(summary, indent=1).encode() + b"\n")
     print(table(summary, out))
-    show(out / "export", DEFAULT_MASKED, DEFAULT_WRONG)
+    show(out / "export")
+
+
+def small_store(out: Path, sources: list[SourceConfig]) -> BuildConfig:
+    """A build of some tens of megabytes: a small vocabulary, and tasks that keep every core busy."""
+    return BuildConfig(
+        out=str(out),
+        sources=sources,
+        tokenizer=TokenizerConfig(vocab_size=4096, sample_bytes=20_000_000),
+        held_out=0.01,
+        task_bytes=8_000_000,
+    )
 
 
 def own_sources(corpus: Path) -> list[SourceConfig]:
@@ -94,21 +101,21 @@ def own_sources(corpus: Path) -> list[SourceConfig]:
     return [SourceConfig(kind=kind, paths=found) for kind, found in paths.items()]
 
 
-def training_command(out: Path, recipe: Path, ranks: int) -> list[str]:
-    """The launcher's command line; GPUs if there are enough for every rank, else the CPU."""
+def training_command(out: Path, recipe: str, ranks: int) -> list[str]:
+    """The launcher's command line: on GPUs if there is one for every rank, else on the CPU."""
     devices = ["--num_gpus" if torch.cuda.device_count() >= ranks else "--num_accelerators", str(ranks)]
     launcher = Path(sys.executable).with_name("deepspeed")
-    run = ["--config", str(recipe), "--run_dir", str(out), "--data.store", str(out / "store"), "--resume", "auto"]
+    run = ["--config", recipe, "--run_dir", str(out), "--data.store", str(out / "store"), "--resume", "auto"]
     return [str(launcher), *devices, "--module", "electra_scale.pretrain", *run]
 
 
 def summarise(out: Path, manifest: Manifest, ranks: int, seconds: float) -> dict[str, Any]:
-    """Figures of a finished demo from its manifest and metrics."""
+    """The figures of a finished demo, from the store's manifest and the run's metrics."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     joint = [row for row in rows if row["phase"] == "joint"]
     evaluated = [row for row in joint if "eval/auc" in row]
     logged = [row for row in joint if "loss/total" in row]
-    recipe, _ = parse_recipe(recipe_parser("demo"), ["--config", str(out / "recipe.yaml")])
+    recipe = recipe_of_run(out / "recipe.yaml")
     quarter_step = recipe.generator_warmup.steps + recipe.schedule.steps / 4
     quarter = min(evaluated, key=lambda row: abs(row["step"] - quarter_step))
     counts = Store(out / "store").token_counts().astype(np.float64)
@@ -136,7 +143,7 @@ def summarise(out: Path, manifest: Manifest, ranks: int, seconds: float) -> dict
 
 
 def table(summary: dict[str, Any], out: Path) -> str:
-    """The summary for people."""
+    """The summary as lines of text, one figure a line."""
     below = summary["unigram_entropy"] - summary["heldout_generator_loss"]
     rows = [
         ("documents", f"{summary['documents']:,}"),
@@ -165,5 +172,5 @@ def table(summary: dict[str, Any], out: Path) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _say(text: str) -> None:
+def _announce(text: str) -> None:
     print(f"\n== {text}", flush=True)

@@ -1,4 +1,4 @@
-"""From a run folder to Hugging Face checkpoints."""
+"""Export: a checkpoint of a run goes in, Hugging Face checkpoints of both networks come out."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from electra_scale.train.networks import load_module
 
 
 def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
-    """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or that of ``step``.
+    """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or from that of ``step``.
 
-    ``out`` is a folder, or ``s3://bucket/prefix``. Returns the step. Raises UserError if there is no such checkpoint,
-    or if ``out`` is not empty.
+    ``out`` is a folder or ``s3://bucket/prefix``. Returns the step of the checkpoint. Raises UserError if there is no
+    such checkpoint, or if ``out`` is not empty.
     """
     place = open_place(out)
     if not isinstance(place, FolderPlace):
-        _refuse_taken(place)
+        _require_empty(place)
         with tempfile.TemporaryDirectory() as temporary:
             written = export_run(run, Path(temporary) / "export", step)
             upload(Path(temporary) / "export", place)
@@ -38,13 +38,13 @@ def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
 
 
 def upload(folder: Path, place: Place) -> None:
-    """Copy the files of a folder to ``place``; each ``config.json`` last, without which nothing loads the rest."""
+    """Copy the files of a folder to ``place``, each ``config.json`` last, so that half an upload cannot be loaded."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: (path.name == "config.json", path)):
         place.put_file(path.relative_to(folder).as_posix(), path)
 
 
-def _refuse_taken(place: Place) -> None:
+def _require_empty(place: Place) -> None:
     taken = next(iter(place.list()), None)
     if taken is not None:
         raise UserError(f"{place.url} already holds {taken.name}; choose an empty prefix")

@@ -1,4 +1,4 @@
-"""The variance probe of a checkpoint, as a table and a file."""
+"""The variance probe as a command: a checkpoint goes in, a table and a JSON file of its figures come out."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from electra_scale.train.networks import load_module
 def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: str | None) -> Path:
     """Probe a run's newest checkpoint, or that of ``step``, in this process; print the figures and write them.
 
-    Held-out rows, or training rows where the store has none held out. Returns the file, ``probe/step-NNNNNNNN.json``.
-    Raises UserError for a checkpoint that is not there or has no trained discriminator, and for another store.
+    It reads held-out rows, or training rows if the store has no held-out text. Returns the file that it writes,
+    ``probe/step-NNNNNNNN.json``. Raises UserError if the checkpoint does not exist or has no trained discriminator, and
+    for another store than that of the run.
     """
     if samples < 1 or draws < 2:
         raise UserError(f"--samples is {samples} and --draws {draws}; they must be at least 1 and 2")
@@ -37,14 +38,14 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
     state = checkpoint.read_state(folder.checkpoints, tag)
     if state.phase != "joint":
         raise UserError(
-            f"{tag} of {run} is of the generator warm-up, which trains no discriminator; choose a later --step"
+            f"{tag} of {run} was saved in the generator warm-up, which trains no discriminator; choose a later --step"
         )
     store = Store(store_url or recipe.data.store, recipe.data.cache)
     tokenizer = store.manifest.tokenizer.fingerprint
     if tokenizer != state.tokenizer:
         raise UserError(
-            f"{run} was trained with tokenizer {state.tokenizer}, store {store.url} has {tokenizer}; "
-            "name the run's own store with --store"
+            f"{run} was trained with tokenizer {state.tokenizer}, but the store {store.url} has {tokenizer}; "
+            "name the store of the run with --store"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = load_module(folder, recipe, tag).to(device)
@@ -78,7 +79,7 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
     write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
     print(
         f"{run}, step {state.step}, sampler {recipe.corruption.sampler}, "
-        f"{'weights on' if recipe.corruption.weighted else 'weights off: not the objective of ELECTRA'}\n"
+        f"{'weights on' if recipe.corruption.weighted else 'weights off, so not the objective of ELECTRA'}\n"
         f"{samples} {split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
         f"{_table(figures)}\n\n{_frequency_table(buckets)}\n\nwritten: {path}"
     )

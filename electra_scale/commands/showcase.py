@@ -1,4 +1,4 @@
-"""Exported checkpoints at work, through transformers alone."""
+"""``electra-scale try``: shows exported checkpoints at work, through transformers alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from transformers.utils import logging
 
 from data_pipeline.errors import UserError
 
+EXAMPLE_MASKED = "The government of the [MASK] has the power to make laws."
+EXAMPLE_WRONG = "The president of the country was elected by the banana of the people."
 
-def show(export: Path, masked: str, wrong: str) -> None:
-    """Print the generator's five best tokens for a [MASK] and the discriminator's score for each token."""
+
+def show(export: Path, masked: str | None = None, wrong: str | None = None) -> None:
+    """Print the generator's five best tokens for the [MASK] of ``masked`` and the discriminator's score for each token
+    of ``wrong``; raises UserError if ``masked`` has not exactly one [MASK]."""
+    masked, wrong = masked or EXAMPLE_MASKED, wrong or EXAMPLE_WRONG
     # A bar for two files of a few megabytes would only tear the table apart.
     logging.disable_progress_bar()
     print(f'generator, five best for "{masked}"')
@@ -47,9 +52,3 @@ def detect(discriminator: Path, sentence: str) -> list[tuple[str, float]]:
     probabilities = model(**encoded).logits[0].sigmoid()
     names = tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())
     return list(zip(names, probabilities.tolist(), strict=True))[1:-1]
-
-
-DEFAULT_MASKED = "The government of the [MASK] has the power to make laws."
-
-
-DEFAULT_WRONG = "The president of the country was elected by the banana of the people."

@@ -1,4 +1,4 @@
-"""``electra-scale submit``: the batch scripts' sbatch commands, shown or run."""
+"""``electra-scale submit``: puts together the sbatch commands of the batch scripts, and shows or runs them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import argparse
 import os
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from electra_scale.recipe.shipped import shipped_folder
 
 FOLDER_VARIABLE = "ELECTRA_SLURM"
-"""Names the folder of the batch scripts, where it is not ``slurm`` in the current one; they read it too."""
+"""Variable that names the folder of the batch scripts, where that is not ``slurm`` in the current one. The scripts read
+it too: SLURM starts a copy of a script, which cannot tell where the others lie."""
+
+PYTHON_VARIABLE = "ELECTRA_PYTHON"
+"""Variable with the python that ``site.env`` takes where the shipped scripts are used: there need be no virtual
+environment in the current folder."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Job:
         words = ["sbatch", "--parsable", *self.options]
         dependency = ""
         if self.after is not None:
-            # Without the second option a job whose predecessor failed would wait for ever.
+            # Without the second option a job whose predecessor failed would wait forever.
             dependency = f' --dependency=afterok:"${self.after}" --kill-on-invalid-dep=yes'
         rest = shlex.join([str(self.script), *self.arguments])
         return f"{self.name}=$({shlex.join(words)}{dependency} {rest})"
@@ -43,14 +50,14 @@ _SBATCH = {
     "--cpus-per-task": "cores of each task",
     "--partition": "partition",
     "--account": "account",
-    "--time": "time limit of one life",
+    "--time": "time limit of each start of the job",
     "--signal": "B:SIGNAL@SECONDS before the time limit, at which the run saves and stops",
 }
 _SBATCH_NAME = {"--tasks-per-node": "--ntasks-per-node"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``electra-scale submit`` takes; everything else on its line goes to the training."""
+    """Declare the options of ``electra-scale submit``; everything else on its line goes to the training."""
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch commands and the scripts, run nothing")
     for option, text in _SBATCH.items():
         parser.add_argument(option, help=f"sbatch: {text}; the script's own line or slurm/site.env if not given")
@@ -61,8 +68,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", metavar="OUT", help="with --chain: where the export goes")
 
 
+def run_submit(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Submit the jobs, or print them with ``--dry-run``; raises UserError if one is refused."""
+    jobs = jobs_of(options, arguments)
+    if options.dry_run:
+        print(preview(jobs), end="")
+    else:
+        submit(jobs)
+
+
 def jobs_of(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
-    """The jobs that an ``electra-scale submit`` asks for; ``arguments`` are those of ``electra_scale.pretrain``.
+    """The jobs that the options ask for; ``arguments`` are those of ``electra_scale.pretrain``.
 
     Raises UserError for a recipe that would be refused, and for a chain that lacks one of its ends.
     """
@@ -80,13 +96,13 @@ def jobs_of(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
     sbatch += shlex.split(options.sbatch)
     if not options.chain:
         if options.build or options.export:
-            raise UserError("submit: --build and --export are for --chain; add it")
+            raise UserError("submit: --build and --export are for --chain; add --chain")
         return [Job("train", script("pretrain.sh"), sbatch, arguments)]
     if not (options.build and options.export):
         raise UserError("submit: --chain needs --build YAML and --export OUT")
     store = read_config_file(options.build).get("out")
     if not isinstance(store, str):
-        raise UserError(f"submit: {options.build} has no out, where the training would find the store")
+        raise UserError(f"submit: {options.build} has no setting `out`, which names the store for the training")
     if not any(argument.split("=")[0] == "--data.store" for argument in arguments):
         arguments = [*arguments, "--data.store", store]
     build = [*place, f"--ntasks={options.build_tasks}"]
@@ -97,20 +113,30 @@ def jobs_of(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
     ]
 
 
+def script_folder() -> Path:
+    """Where the batch scripts are: the folder that the variable names, ``slurm`` here, or the shipped one."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
+    here = Path("slurm")
+    return here if (here / "lib.sh").is_file() else shipped_folder("slurm")
+
+
 def script(name: str) -> Path:
-    """A batch script; raises UserError where it is not."""
-    path = Path(os.environ.get(FOLDER_VARIABLE, "slurm")) / name
+    """A batch script; raises UserError if it does not exist."""
+    path = script_folder() / name
     if not path.is_file():
-        raise UserError(
-            f"{path} does not exist: call submit in the checkout, or set {FOLDER_VARIABLE} to its slurm folder"
-        )
+        raise UserError(f"{path} does not exist; unset {FOLDER_VARIABLE}, or set it to the folder of the batch scripts")
     return path
 
 
 def shell_text(jobs: list[Job]) -> str:
-    """What submits the jobs, as a script for bash that stops at the first refusal and prints the jobs' ids."""
-    site = script("site.env")
-    lines = ["set -e", f"set -a; . {shlex.quote(str(site))}; set +a"]
+    """A bash script that submits the jobs, stops at the first that is refused, and prints the jobs' ids."""
+    folder = script("site.env").parent
+    lines = ["set -e"]
+    if FOLDER_VARIABLE not in os.environ and folder == shipped_folder("slurm"):
+        python = shlex.quote(sys.executable)
+        lines += [f"export {FOLDER_VARIABLE}={shlex.quote(str(folder))} {PYTHON_VARIABLE}={python}"]
+    lines += [f"set -a; . {shlex.quote(str(folder / 'site.env'))}; set +a"]
     for job in jobs:
         lines += [job.command(), f'echo "{job.name}: job ${job.name}"']
     return "\n".join(lines) + "\n"
@@ -121,13 +147,13 @@ def submit(jobs: list[Job]) -> None:
     try:
         result = subprocess.run(["bash", "-c", shell_text(jobs)], check=False)
     except FileNotFoundError as error:
-        raise UserError("submit: there is no bash here") from error
+        raise UserError("submit needs bash, which is not on the PATH") from error
     if result.returncode != 0:
-        raise UserError("submit: sbatch refused; see its line above, and --dry-run for the command")
+        raise UserError("submit: sbatch refused a job for the reason above; --dry-run prints the command")
 
 
 def preview(jobs: list[Job]) -> str:
-    """What :func:`submit` would run, and the scripts that SLURM would start."""
+    """The text of what :func:`submit` would run, and of the scripts that SLURM would start."""
     parts = [shell_text(jobs)]
     parts += [f"### {path}\n{path.read_text()}" for path in dict.fromkeys(job.script for job in jobs)]
     return "\n".join(parts)

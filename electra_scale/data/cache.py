@@ -10,7 +10,6 @@ folder no longer counts it, the disk frees it then. :class:`electra_scale.data.s
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -22,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import sha256_of, sync_folder
+from data_pipeline.places.atomic import disk_full, sha256_of, sync_folder
 from data_pipeline.places.place import Missing, Place
 
 _PART = ".part"
@@ -234,7 +233,7 @@ def _new_part(part: Path, size: int) -> BinaryIO:
     except OSError as error:
         part.unlink(missing_ok=True)
         file.close()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if disk_full(error):
             raise UserError(
                 f"disk full: no {size:,} bytes left for {part.parent}; free some space, or lower data.cache.limit_gb"
             ) from error

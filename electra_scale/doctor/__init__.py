@@ -1,6 +1,6 @@
-"""``electra-scale doctor``: whether the nodes of a run can train together, before they try.
+"""``electra-scale doctor``: a set of nodes goes in, findings about whether they can train together come out.
 
-``command`` starts ``examine`` in this process or, by ``over_ssh``, in one on each host of a hostfile. The first rank
-gathers what each node finds out about itself (``facts``, ``storage``) and what they measure together (``clocks``,
-``links``), over notes that ranks leave on it (``meeting``); ``verdict`` and ``table`` say what that means.
+``command`` starts ``examine`` in this process, or by ``over_ssh`` in a process on each host of a hostfile (``remote``).
+Each node examines itself (``facts``, ``storage``), and all nodes measure what connects them (``links``). The ranks meet
+by ``rendezvous``, the first one gathers the results, ``findings`` decides what is wrong, and ``table`` prints it.
 """

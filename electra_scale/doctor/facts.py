@@ -1,4 +1,4 @@
-"""What a node knows about itself: versions, source, devices, free space."""
+"""What a node finds out about itself: versions, source, devices, free space."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Space:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """``versions`` of python, packages and this program's own source; ``device`` is the kind, ``devices`` how many a
-    process sees: GPUs, or cores of a CPU."""
+    """Facts about one node. ``versions`` are those of python, the packages and this program's own source; ``device`` is
+    the kind of device, ``devices`` the number that a process sees: GPUs, or cores of a CPU."""
 
     host: str
     versions: dict[str, str]
@@ -43,7 +43,7 @@ class NodeFacts:
 
 
 def facts_of_node(cache: str | None) -> NodeFacts:
-    """Of the node that this process runs on; ``cache`` is the folder that shards are to be kept in, if any."""
+    """The facts of the node that this process runs on; ``cache`` is the folder for downloaded shards, if any."""
     gpu = uses_gpu()
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -73,16 +73,16 @@ def uses_gpu() -> bool:
 
 
 def space_at(path: Path) -> Space:
-    """Free space for a folder, which may still have to be made."""
-    there = path.absolute()
-    while not os.path.exists(there):
-        there = there.parent
-    usage = shutil.disk_usage(there)
+    """Free space at a folder, or at its nearest parent if it does not exist yet."""
+    existing = path.absolute()
+    while not os.path.exists(existing):
+        existing = existing.parent
+    usage = shutil.disk_usage(existing)
     return Space(str(path), usage.total, usage.free)
 
 
 def source_hash() -> str:
-    """Short hash of this program's own source: two checkouts of one version may still differ."""
+    """Short hash of this program's own source: two checkouts of the same version may still differ."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
     for package in ("data_pipeline", "electra_scale"):

@@ -1,7 +1,7 @@
-"""One host's part of ``electra-scale doctor --hostfile``: ``python -m electra_scale.doctor.remote``, over ssh.
+"""The process on one host of ``electra-scale doctor --hostfile``: ``python -m electra_scale.doctor.remote``, over ssh.
 
-It says when it is ready, is told its place in one line on stdin, and writes what it found in one line on stdout. When
-stdin ends it does too: that is how it hears that whoever started it is gone.
+It prints a line when it is ready, reads its rank and its checks from one line of stdin, and the first rank prints its
+report as one line. It ends when its stdin ends, which is how it learns that the command that started it is gone.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ import threading
 from dataclasses import asdict
 
 READY = "electra-scale doctor is ready"
-FOUND = "electra-scale doctor has found "
+REPORT = "electra-scale doctor reports "
 
 
 def main() -> int:
-    """Code 0 for a part taken, 1 with a line on stderr for one that could not be."""
+    """Exit code 0 after an examination, 1 with a line on stderr if this host could not take part."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Imported before anybody counts on this host: a broken torch is this host's own fault.
+    # Imported before READY is printed, so that a broken torch is a problem of this host only.
     from electra_scale.doctor.examine import Checks, examine
-    from electra_scale.doctor.meeting import Apart
-    from electra_scale.doctor.seat import Seat
+    from electra_scale.doctor.rendezvous import Rank, Unreachable
 
     print(READY, flush=True)
     line = sys.stdin.readline()
     if not line:
         return 1
-    plan = json.loads(line)
+    given = json.loads(line)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        findings, _ = examine(Seat(**plan["seat"]), Checks(**plan["checks"]))
-    except Apart as error:
+        report, _ = examine(Rank(**given["rank"]), Checks(**given["checks"]))
+    except Unreachable as error:
         print(error, file=sys.stderr, flush=True)
         return 1
-    if findings is not None:
-        print(FOUND + json.dumps(asdict(findings)), flush=True)
+    if report is not None:
+        print(REPORT + json.dumps(asdict(report)), flush=True)
     return 0
 
 
 def _end_with_stdin() -> None:
-    # Not by the file object: whoever reads it while the interpreter ends is a fatal error.
+    # Not through sys.stdin: a thread that reads it while the interpreter shuts down is a fatal error of Python.
     while os.read(0, 1 << 16):
         pass
     os._exit(1)
@@ -50,5 +49,5 @@ def _end_with_stdin() -> None:
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    # A thread that hangs must not keep the process.
+    # A thread that hangs must not keep the process alive.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Store and run folder, as a node reaches them."""
+"""How a node reaches the store and the run folder: what it can read and write, and how fast."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _APPEARS = 5.0
 
 @dataclass(frozen=True)
 class StoreReading:
-    """What reading a store gave: its fingerprint, and bytes of shards in so many seconds, or the error.
+    """What reading a store gave: its fingerprint, and ``bytes`` of shards in ``seconds``, or the error.
 
-    ``lasting``: asking again would give the same error.
+    ``lasting``: a second attempt would give the same error.
     """
 
     fingerprint: str = ""
@@ -40,7 +40,7 @@ class StoreReading:
 
 
 def read_store(url: str, node: int, nodes: int, short: bool) -> StoreReading:
-    """Read the manifest and, unless ``short``, shards: other ones on each node, as in training."""
+    """Read the manifest and, unless ``short``, shards: different ones on each node, as in training."""
     try:
         manifest = load_manifest(url)
         if short or not manifest.shards:
@@ -49,7 +49,7 @@ def read_store(url: str, node: int, nodes: int, short: bool) -> StoreReading:
         begin = node * len(manifest.shards) // nodes
         read, began = 0, time.perf_counter()
         for shard in [*manifest.shards[begin:], *manifest.shards[:begin]]:
-            _forget(place, shard.name)
+            _drop_page_cache(place, shard.name)
             for offset in range(0, shard.bytes, _PART):
                 read += len(place.read_range(shard.name, offset, min(offset + _PART, shard.bytes)))
                 if read >= MOST_BYTES or time.perf_counter() - began > MOST_SECONDS:
@@ -59,8 +59,8 @@ def read_store(url: str, node: int, nodes: int, short: bool) -> StoreReading:
         return StoreReading(error=str(error), lasting=not isinstance(error, Unavailable))
 
 
-def _forget(place: Place, name: str) -> None:
-    # Else a file that was read before comes from memory, at a rate that no disk and no network has.
+def _drop_page_cache(place: Place, name: str) -> None:
+    # Otherwise a file that was read before would come from memory, faster than any disk or network.
     path = place.local(name)
     if path is not None and path.is_file() and hasattr(os, "posix_fadvise"):
         with open(path, "rb") as file:
@@ -69,7 +69,7 @@ def _forget(place: Place, name: str) -> None:
 
 @dataclass(frozen=True)
 class FolderReading:
-    """The run folder, as a node sees it: whether the first node's mark is there, and the error of writing to it."""
+    """The run folder on a node: whether the first node's mark is seen, the error of writing there, the free space."""
 
     seen: bool
     error: str | None = None
@@ -77,7 +77,7 @@ class FolderReading:
 
 
 def leave_mark(folder: Path, name: str) -> str | None:
-    """Write a file into the folder, which is made if need be; the error, if there is one."""
+    """Write a file into the folder, and make the folder if it is missing; returns the error, if there is one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -87,9 +87,9 @@ def leave_mark(folder: Path, name: str) -> str | None:
 
 
 def read_folder(folder: Path, mark: str | None, own: str) -> FolderReading:
-    """Look for the first node's mark, unless it could not write one, and write a file of this node's own.
+    """Look for the first node's mark, unless that node could not write one, and write a file of this node's own.
 
-    A name that nobody has asked for before is not in a network file system's memory of missing files.
+    The mark's name must be a new one: network file systems remember for a while which files are missing.
     """
     deadline = time.monotonic() + _APPEARS
     while mark is not None and not os.path.isfile(folder / mark):

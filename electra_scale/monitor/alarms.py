@@ -1,4 +1,4 @@
-"""A plain sentence when a run shows a known signature of failure, once for each time that it appears."""
+"""Alarms: rows of metrics go in; a sentence comes out each time that a known signature of bad training appears."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOGGED, LONG = 20, 100
-"""Logged steps that a judgement rests on: single batches are noisy, and the largest of many weights is most of all."""
+"""Logged steps that an alarm looks at: single batches are noisy, and the largest of many weights is the noisiest."""
 
 PROBES = 3
-"""Probes or evaluations that a judgement rests on: of three, two must agree for their median to."""
+"""Probes or evaluations that an alarm looks at: the median of three is beyond a bound only if two of them are."""
 
 SETTLING_STEPS = 500
-"""Joint steps before a sampling head is judged; in the tiny recipe it has its rank correlation well before."""
+"""Joint steps before a sampling head is watched; in the tiny recipe it reaches its rank correlation well before."""
 
 DETECTION_STEPS = 1000
-"""Joint steps before a discriminator is judged; in the tiny recipe AUC passes 0.55 before."""
+"""Joint steps before a discriminator is watched; in the tiny recipe its AUC passes 0.55 earlier."""
 
 ACCURACY, ACCURACY_OVER = 0.9, 0.85
 """A generator that guesses nine of ten masked tokens leaves the discriminator a tenth of them to learn from."""
 
 IDENTICAL, IDENTICAL_OVER = 0.9, 0.85
-"""The same bound for draws: the rest of them is all that is replaced."""
+"""The same bound for draws: only the rest of them replaces anything."""
 
 ESS, ESS_OVER = 0.2, 0.3
 """The ideal q for a generator that is right three times in four has about 0.24; below, weights are mostly noise."""
 
 NEAR_BOUND, NEAR_BOUND_OVER = 0.99, 0.95
-"""Share of the bound 1 / mixture: from here on it is the mixture alone that holds the largest weight."""
+"""Share of the bound 1 / mixture: a largest weight above it is limited by the mixture alone."""
 
 CORRELATION, CORRELATION_OVER = 0.02, 0.05
-"""A within-position correlation that a probe of some hundred positions can't tell from 0."""
+"""A within-position correlation that a probe of some hundred positions cannot distinguish from 0."""
 
 CHANCE, CHANCE_OVER = 0.52, 0.53
-"""0.5 and five standard errors (0.004) of an evaluation of the tiny recipe."""
+"""0.5 plus five standard errors (0.004 each) of an evaluation of the tiny recipe."""
 
 RATIO, RATIO_OVER = 1.05, 1.0
-"""A variance ratio above 1 by more than the probe's own error at the shipped sizes."""
+"""A variance ratio above 1 by more than the standard error of a probe of the shipped size."""
 
 SPIKE_WINDOW, SPIKE_LEAST = 50, 20
-"""Logged steps that a spike stands out from, and how many of them must be there."""
+"""Logged steps with which a spike is compared, and the least number of them that must exist."""
 
 SPIKE_DEVIATIONS, SPIKE_SHARE = 8.0, 0.1
-"""A spike lies above the median by so many robust standard deviations, and by that share of it: a loss that hardly
-moves has tiny deviations, and a small batch has large ones."""
+"""A spike exceeds the median by this many robust standard deviations, and by this share of the median: the deviations
+of a loss that hardly moves are tiny, and those of a small batch are large."""
 
 SPIKING = ("loss/discriminator", "loss/generator")
 
@@ -57,8 +57,8 @@ SPIKING = ("loss/discriminator", "loss/generator")
 class Signature:
     """A metric whose median over the last ``window`` values lies beyond ``bound``, after step ``after``.
 
-    It is over once the median is past ``over`` on the other side. ``text`` may use {value}, the median, and {since},
-    the first step of the window that is beyond the bound.
+    An episode ends once the median is back past ``over``. ``text`` may use {value}, the median, and {since}, the first
+    step of the window that is beyond the bound.
     """
 
     tag: str
@@ -81,14 +81,18 @@ def signatures(
 ) -> list[Signature]:
     """What to watch in a run.
 
-    ``learns``: the sampler has a head. ``weight_bound``: largest weight that its mixture allows, inf without one, 0 if
-    no weights are used. ``evaluates``: there is held-out text. ``probes``: the variance probe is on. ``warmup_steps``
-    of the learning rate, and ``joint_from`` and ``sampler_from``, the steps at which the joint phase begins and at
-    which the sampler's own draws do, put off what needs time.
+    Args:
+        learns: the sampler has a head that learns.
+        weight_bound: largest weight that the sampler's mixture allows; inf without a mixture, 0 without weights.
+        evaluates: the store has held-out text.
+        probes: the variance probe is on.
+        warmup_steps: of the learning rate; until then neither head nor discriminator is watched.
+        joint_from: the step at which the joint phase begins.
+        sampler_from: the step at which the sampler's own draws begin.
     """
-    calmer = "Raise objective.mixture, or lower objective.head.learning_rate_scale"
+    calmer = "Raise corruption.mixture, or lower corruption.head.learning_rate_scale"
     if not learns:
-        calmer = "Lower objective.temperature"
+        calmer = "Lower corruption.temperature"
     found = [
         Signature(
             "gen/accuracy",
@@ -106,8 +110,8 @@ def signatures(
             over=IDENTICAL_OVER,
             window=LOGGED,
             text="{value:.0%} of the draws equal the original token, since step {since}, so that almost nothing is "
-            "replaced. Use objective.sampler hp_loss with head.own_token, raise objective.focal_gamma, or make the "
-            "generator narrower.",
+            "replaced. Use corruption.sampler hp_loss with corruption.head.own_token, raise corruption.focal_gamma, or "
+            "make the generator narrower.",
         ),
         Signature(
             "disc_loss_variance/draw_ratio",
@@ -117,7 +121,7 @@ def signatures(
             window=PROBES,
             text="the sampler makes the discriminator's loss noisier: its variance over draws is {value:.2f} times "
             f"that of the generator's own draws, since step {{since}}. {calmer}, or go back to "
-            "objective.sampler electra.",
+            "corruption.sampler electra.",
         ),
     ]
     if weight_bound:
@@ -140,9 +144,10 @@ def signatures(
                 bound=NEAR_BOUND * weight_bound,
                 over=NEAR_BOUND_OVER * weight_bound,
                 window=LONG,
-                text="the largest weight is {value:.1f}, at the bound that objective.mixture sets, since step {since}: "
-                "the head gives some tokens almost no hardness. Harmless while sampling/ess is above a half; else "
-                "raise objective.mixture or objective.head.floor, or lower objective.head.learning_rate_scale.",
+                text="the largest weight is {value:.1f}, at the bound that corruption.mixture sets, since step "
+                "{since}: the head gives some tokens almost no hardness. This is harmless while sampling/ess is above "
+                "0.5; else raise corruption.mixture or corruption.head.floor, or lower "
+                "corruption.head.learning_rate_scale.",
             )
         )
     if learns:
@@ -153,9 +158,9 @@ def signatures(
                 bound=CORRELATION,
                 over=CORRELATION_OVER,
                 window=PROBES if probes else LOGGED,
-                text="the predicted hardness says nothing about the discriminator's loss: rank correlation "
-                "{value:.2f}, since step {since}. Raise objective.head.learning_rate_scale or objective.head.width, "
-                "turn head.own_token on, or save the head's cost with objective.sampler electra.",
+                text="the predicted hardness is unrelated to the discriminator's loss: their rank correlation is "
+                "{value:.2f}, since step {since}. Raise corruption.head.learning_rate_scale or corruption.head.width, "
+                "turn corruption.head.own_token on, or save the cost of the head with corruption.sampler electra.",
                 after=sampler_from + max(SETTLING_STEPS, warmup_steps),
             )
         )
@@ -177,6 +182,8 @@ def signatures(
 
 @dataclass
 class _Watch:
+    """A signature and the recent values of its metric, with their steps."""
+
     signature: Signature
     recent: deque[tuple[int, float]]
     raised: bool = False
@@ -184,7 +191,7 @@ class _Watch:
 
 @dataclass
 class _SpikeWatch:
-    """A loss that jumps out of its recent past; one sentence until it is back."""
+    """A loss that jumps out of its recent values; one sentence until it is back."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=SPIKE_WINDOW))
     raised: bool = False
@@ -195,7 +202,7 @@ class _SpikeWatch:
         before, usual = self.raised, 0.0
         if len(self.recent) >= SPIKE_LEAST:
             usual = statistics.median(self.recent)
-            # 1.4826 makes the median deviation of a normal distribution its standard deviation.
+            # For a normal distribution 1.4826 times the median absolute deviation is the standard deviation.
             deviation = 1.4826 * statistics.median(abs(value - usual) for value in self.recent)
             self.raised = value - usual > max(SPIKE_DEVIATIONS * deviation, SPIKE_SHARE * usual)
         self.recent.append(value)
@@ -203,16 +210,16 @@ class _SpikeWatch:
             return None
         return (
             f"alarm at step {step}: {tag} jumped to {value:.4g} from about {usual:.4g}. A single jump is harmless if "
-            "it comes back within some tens of steps; if they come often, lower optimizer.learning_rate or "
+            "the loss is back within some tens of steps; if jumps are frequent, lower optimizer.learning_rate or "
             "optimizer.clip, or look at the data of that step."
         )
 
 
 @dataclass
 class Alarms:
-    """Reads the metrics of a run, row by row, and says a sentence when a signature appears.
+    """Watches the metrics of a run, row by row, and gives a sentence when a signature appears.
 
-    There is no state to save: a run that goes on reads the rows before it again (:meth:`read`).
+    It has no state to save: a run that resumes reads its earlier rows again (:meth:`read`).
     """
 
     signatures: list[Signature]
@@ -225,11 +232,11 @@ class Alarms:
         self._watches = [_Watch(signature, deque(maxlen=signature.window)) for signature in self.signatures]
 
     def see(self, step: int, values: Mapping[str, float | None]) -> list[str]:
-        """Sentences for the row of a step; usually none. Missing and non-finite values are passed over."""
-        found = [self._judge(watch, step, values.get(watch.signature.tag)) for watch in self._watches]
+        """The alarms for the row of a step, usually none. Missing and non-finite values are ignored."""
+        found = [self._check(watch, step, values.get(watch.signature.tag)) for watch in self._watches]
         joint = "loss/discriminator" in values
         if joint != self._joint:
-            # The phases mask differently, so their losses are not to be compared.
+            # The phases mask differently, so their losses cannot be compared.
             self._joint = joint
             self._forget_losses()
         found += [watch.see(step, tag, values.get(tag)) for tag, watch in self._spikes.items()]
@@ -239,13 +246,13 @@ class Alarms:
         self._spikes = {tag: _SpikeWatch() for tag in SPIKING}
 
     def read(self, rows: Path) -> None:
-        """Take in the rows of a metrics file without a word: whoever started the run was told."""
+        """Read the earlier rows of a run from its metrics file; their alarms were given when the rows were written."""
         if rows.is_file():
             for line in rows.read_text().splitlines():
                 row = json.loads(line)
                 self.see(row["step"], row)
 
-    def _judge(self, watch: _Watch, step: int, value: float | None) -> str | None:
+    def _check(self, watch: _Watch, step: int, value: float | None) -> str | None:
         signature = watch.signature
         if value is None or not math.isfinite(value) or step <= signature.after:
             return None

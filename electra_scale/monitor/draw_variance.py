@@ -1,4 +1,4 @@
-"""How much the discriminator's loss and gradient vary with the draw alone: figures of redrawn replacements."""
+"""How much the discriminator's loss and gradient vary with the draw alone: redrawn replacements in, figures out."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Redrawn:
 
 
 def draw_figures(redrawn: Redrawn) -> dict[str, float]:
-    """Everything that is said of all positions together (method.md, section 9a).
+    """The figures over all positions together (method.md, section 9a).
 
     Variances are unbiased (K - 1). Draws of different samples are independent given the inputs, so variances of sums
-    over samples are sums of each sample's variance. Errors are standard errors: of a ratio over samples (the linear
-    term of the jackknife over samples), of the difference of means over draws. What can't be had is NaN.
+    over samples are sums of each sample's variance. Errors are standard errors: those of ratios over samples (the
+    linear term of the jackknife over samples), that of the difference of means over draws. Undefined figures are NaN.
     """
     samples, draws = len(redrawn.gradient_p), redrawn.loss_p.shape[1]
     positions = len(redrawn.sample)
@@ -77,7 +77,7 @@ def draw_figures(redrawn: Redrawn) -> dict[str, float]:
         figures[f"gradient_q{name}"] = float(gradient_q.sum()) / redrawn.tokens**2
         figures[f"gradient_ratio{name}"] = ratio
         figures[f"gradient_ratio_error{name}"] = ratio_error
-    # A token drawn twice must tie with itself, whatever rounding does to it.
+    # Rounded, so that a token that is drawn twice ties with itself in spite of numerical noise.
     hardness, loss = redrawn.hardness.round(4), redrawn.loss_q.round(4)
     return figures | {
         "ess": float(redrawn.weight.sum() ** 2 / (redrawn.weight.size * np.square(redrawn.weight).sum())),
@@ -120,9 +120,9 @@ def frequency_buckets(counts: NDArray[np.int64], number: int = FREQUENCY_BUCKETS
 
 
 def bucket_figures(redrawn: Redrawn, counts: NDArray[np.int64]) -> list[dict[str, float]]:
-    """The same by how frequent the original token is in the training text, given token counts (V,).
+    """The figures by how frequent the original token is in the training text, given token counts (V,).
 
-    One entry for each bucket that has positions, most frequent tokens first.
+    One entry for each bucket that has positions, the one of the most frequent tokens first.
     """
     bucket_of = frequency_buckets(counts)
     bucket = bucket_of[redrawn.original]
@@ -151,7 +151,7 @@ def bucket_figures(redrawn: Redrawn, counts: NDArray[np.int64]) -> list[dict[str
 
 
 def within_rank_correlation(left: Floats, right: Floats) -> float:
-    """Spearman's correlation along each row of (T, K), averaged over the rows in which both vary; NaN without one."""
+    """Spearman's correlation along each row of (T, K), averaged over the rows in which both vary; NaN if none does."""
     varies = (np.ptp(left, axis=1) > 0) & (np.ptp(right, axis=1) > 0)
     pairs = zip(torch.from_numpy(left[varies]), torch.from_numpy(right[varies]), strict=True)
     correlations = [float(rank_correlation(a, b)) for a, b in pairs]

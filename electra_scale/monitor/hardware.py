@@ -1,4 +1,4 @@
-"""Devices: peak arithmetic, which speed/mfu is measured against, and the data sheets that a plan reads."""
+"""Peak FLOP/s of devices, to which speed/mfu relates a run's own rate, and the data sheets that a plan reads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-_DENSE_BF16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "V100": 125.0}
-"""Data-sheet peaks, dense, at 16 bit; the first name found in the device's name counts."""
+_DENSE_16_BIT_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "V100": 125.0}
+"""Dense peaks at 16 bit, from data sheets, by a part of the device's name; the first match is used."""
 
 
 @dataclass(frozen=True)
 class DeviceSheet:
-    """A device as its maker describes it: dense peaks, memory in 10^9 bytes, GB/s to a neighbour in one direction."""
+    """A device in its maker's figures: dense peaks, memory in 10^9 bytes, GB/s to a neighbour in one direction."""
 
     bf16_tflops: float
     fp32_tflops: float
@@ -23,28 +23,28 @@ class DeviceSheet:
 
 
 DEVICES = {
-    "a100-40": DeviceSheet(312.0, 19.5, 40.0, 300.0, "NVLink 3"),
-    "a100-80": DeviceSheet(312.0, 19.5, 80.0, 300.0, "NVLink 3"),
-    "h100": DeviceSheet(989.0, 67.0, 80.0, 450.0, "NVLink 4"),
-    "h200": DeviceSheet(989.0, 67.0, 141.0, 450.0, "NVLink 4"),
+    "a100-40": DeviceSheet(_DENSE_16_BIT_TFLOPS["A100"], 19.5, 40.0, 300.0, "NVLink 3"),
+    "a100-80": DeviceSheet(_DENSE_16_BIT_TFLOPS["A100"], 19.5, 80.0, 300.0, "NVLink 3"),
+    "h100": DeviceSheet(_DENSE_16_BIT_TFLOPS["H100"], 67.0, 80.0, 450.0, "NVLink 4"),
+    "h200": DeviceSheet(_DENSE_16_BIT_TFLOPS["H200"], 67.0, 141.0, 450.0, "NVLink 4"),
     "l4": DeviceSheet(121.0, 30.3, 24.0, 32.0, "PCIe 4 x16"),
 }
-"""Devices that ``electra-scale plan --gpu`` knows, SXM boards where there are several: the maker's nominal figures
-without sparsity, fp32 without TF32. Where they were looked up is in docs/plan.md."""
+"""The devices of ``electra-scale plan --gpu``, as SXM boards where there are several: the maker's nominal figures
+without sparsity, fp32 without TF32. docs/plan.md lists their sources."""
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s: the data sheet's figure for a known GPU in 16 bit, otherwise the best of a few matrix products."""
+    """Peak FLOP/s: from the data sheet for a known GPU in 16 bit, otherwise measured by a few matrix products."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
-        for known, tflops in _DENSE_BF16_TFLOPS.items():
+        for known, tflops in _DENSE_16_BIT_TFLOPS.items():
             if known in name:
                 return tflops * 1e12
     size = 1024 if device.type == "cpu" else 4096
     left = torch.ones(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):
-        began = time.perf_counter()
+        started = time.perf_counter()
         float((left @ left)[0, 0])
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best

@@ -17,45 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 
-JOINT_TAGS = (
-    "loss/total",
-    "loss/generator",
-    "loss/discriminator",
-    "loss/sampler",
-    "disc_loss_variance/masked",
-    "disc_loss_variance/step_window",
-    "disc/auc",
-    "disc/precision",
-    "disc/recall",
-    "gen/accuracy",
-    "gen/entropy",
-    "sampling/identical_rate",
-    "sampling/weight_max",
-    "sampling/ess",
-    "sampling/hardness_rank_correlation",
-    "optim/lr",
-    "optim/grad_norm",
-    "optim/skipped_steps",
-    "data/packing_efficiency",
-    "data/fetched_mb",
-    "data/fetch_errors",
-    "speed/tokens_per_second",
-    "speed/mfu",
-    "speed/data_wait",
-)
-"""Tags that every logged step of the joint phase has."""
-
-PROBE_TAGS = (
-    "disc_loss_variance/draw_p",
-    "disc_loss_variance/draw_q",
-    "disc_loss_variance/draw_ratio",
-    "disc_gradient_variance/draw_p",
-    "disc_gradient_variance/draw_q",
-    "disc_gradient_variance/draw_ratio",
-    "sampling/hardness_rank_correlation_within",
-)
-"""Tags of the steps at which the variance probe ran."""
-
 
 class RunWriter:
     """Writes what one rank of a run reports.

@@ -1,4 +1,4 @@
-"""The command ``electra-scale plan``: from a recipe and a store to printed figures."""
+"""The command ``electra-scale plan``: a recipe, a store and a cluster go in, printed figures come out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
 
 _FEWEST_TOKENS = 6
-"""Special tokens, and one more."""
+"""The special tokens and one ordinary token."""
 
 
 def print_plan(options: Namespace, recipe_arguments: list[str]) -> None:
-    """Print the plan of a recipe, or write it as JSON to ``options.json``; raises UserError for what can't be."""
+    """Print the plan of a recipe, or write it as JSON to ``options.json``; raises UserError for impossible options."""
     recipe, _ = parse_recipe(recipe_parser("electra-scale plan"), recipe_arguments)
     cluster = Cluster(options.nodes, options.gpus_per_node, options.gpu, options.link)
     deepspeed_json = read_deepspeed_json(recipe.deepspeed)
@@ -37,7 +37,7 @@ def _tokens(options: Namespace, recipe: Recipe) -> Tokens:
         if options.vocabulary < _FEWEST_TOKENS:
             raise UserError(f"--vocabulary is {options.vocabulary}; it must be at least {_FEWEST_TOKENS}")
         return Tokens(options.vocabulary, 2.0 if options.vocabulary <= 1 << 16 else 4.0)
-    # Imported late: without a store nothing of it is needed.
+    # Imported late: a plan without a store does not need it.
     from electra_scale.data.store import Store
 
     try:

@@ -1,4 +1,4 @@
-"""Memory of a device by part, from the recipe. Formulas: docs/plan.md; tests/unit/plan measures them."""
+"""The memory that a recipe needs on a device, by part. Formulas: docs/plan.md; tests/unit/plan measures them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.recipe import Recipe
 
 _BUCKET = 500_000_000
-"""Numbers of DeepSpeed's buffer for gradients where the JSON names no ``reduce_bucket_size``."""
+"""Size of DeepSpeed's buffer for gradients, in numbers, if the JSON has no ``reduce_bucket_size``."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a device in the joint phase.
+    """Bytes on a device in the joint phase.
 
-    ``weights``, ``optimizer`` are there all the time; ``gradients``, ``activations`` and ``vocabulary_pass`` at the
-    start of a backward pass. ``moments`` are the totals at the times that may be the largest.
+    ``weights`` and ``optimizer`` are held all the time; ``gradients``, ``activations`` and ``vocabulary_pass`` are what
+    is held when a backward pass starts. ``moments`` are the totals at those times of a step that may be its peak.
     """
 
     weights: float
@@ -32,11 +32,12 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Bytes at the peak of a step."""
         return max(self.moments.values())
 
     @property
     def moment(self) -> str:
-        """When it is the most."""
+        """The time of a step at which its memory peaks, a key of ``moments``."""
         return max(self.moments, key=lambda name: self.moments[name])
 
 
@@ -68,27 +69,27 @@ def device_memory(
     contiguous = bool(zero.get("contiguous_gradients", True))
     bucket = float(bucket_size * element * (2 if zero.get("overlap_comm") else 1)) if contiguous else 0.0
     accumulates_exactly = half and deepspeed_json.get("data_types", {}).get("grad_accum_dtype") == "fp32"
-    # In one precision DeepSpeed keeps gradients by parameter, so a rank that has a part of the table has all of it.
+    # With a single precision DeepSpeed keeps whole parameters' gradients: a part of the table means all of it.
     own = 4 * part if accumulates_exactly else element * max(part, table if ranks > 1 else 0)
     if zero.get("stage") == 1:
         own = float((4 if accumulates_exactly else element) * parameters)
     copied = float(element * min(bucket_size, parameters)) if ranks > 1 else 0.0
 
     weights = float((parameters + head) * element)
-    # float32 weights and two moments, this rank's part; of the head all, and its gradients in one piece.
+    # float32 weights and two moments: this rank's part; for the head all of them, and its whole gradient.
     optimizer = 12 * part + 16 * head
     always = weights + optimizer
-    # A bucket that the whole gradient fits into is reduced when the backward pass is over.
+    # A bucket that holds the whole gradient is reduced only when the backward pass is over.
     before = own if accumulation > 1 or parameters > bucket_size else 0.0
     gradients = bucket + before + head * element
     activations = generator + discriminator + at_masked
     moments = {
         "vocabulary pass": always + (own if accumulation > 1 else 0.0) + generator + at_masked + kept + running,
         "start of backward": always + gradients + activations + kept + tokens * model.discriminator.ffn * element,
-        # The gradients of both networks for the word embeddings meet.
+        # Both networks' gradients for the word embeddings exist before they are added.
         "gradient of the embeddings": always + gradients + generator + at_masked + kept + 2 * element * table,
         "reduction": always + bucket + copied + own,
-        # The gradient in one piece, and AdamW's intermediate results.
+        # The whole gradient of this rank's part, and AdamW's intermediate results.
         "update": always + own + 8 * part,
     }
     return Memory(weights, optimizer, gradients, activations, kept, moments)

@@ -1,4 +1,4 @@
-"""``electra-scale plan``: what a run needs, by arithmetic, before any machine is rented. Formulas: docs/plan.md."""
+"""What a run needs, worked out by arithmetic before any machine is rented. Formulas: docs/plan.md."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.recipe import Recipe
 
 EFFICIENCY = 0.2
-"""Share of the peak that computing is assumed to reach: between two published figures of ELECTRA-base on one A100."""
+"""Share of the peak that computing is assumed to reach, between two published figures of ELECTRA-base on one A100."""
 
 PUBLISHED = "NVIDIA's ELECTRA-base on one A100 reached about 23% at 128 positions and 18% at 512"
 
 _RESERVED = 0.1
-"""Share of a device's memory left to the driver, NCCL and fragmentation: an assumption."""
+"""Share of a device's memory that is left to the driver, NCCL and fragmentation: an assumption."""
 
 _NETWORK_GBS = 25.0
-"""GB/s of a device to other nodes, in one direction: an assumption."""
+"""GB/s from a device to other nodes, in one direction: an assumption."""
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Machines to plan for: ``nodes`` with ``per_node`` devices of the kind ``gpu``, a key of DEVICES.
 
-    ``link_gbs`` is what a device sends to another rank, in GB/s; None: the data sheet's in one node, else an
-    assumption.
+    ``link_gbs`` is the rate from a device to another rank, in GB/s. None stands for the data sheet's rate in one node,
+    and for an assumption across nodes.
     """
 
     nodes: int
@@ -68,7 +68,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a plan has to know of a store: its vocabulary V, bytes of a token id, and tokens of an epoch if known."""
+    """What a plan needs to know about a store: its vocabulary V, bytes of a token id, tokens of an epoch if known."""
 
     vocabulary: int
     bytes_per_id: float
@@ -83,7 +83,7 @@ def plan(
     efficiency: float = EFFICIENCY,
     price: float | None = None,
 ) -> dict[str, Any]:
-    """All figures of a run, by name; bytes, seconds and FLOPs unless a name says otherwise.
+    """All figures of a run, by name, in bytes, seconds and FLOPs unless a name says otherwise.
 
     Args:
         recipe: the run.
@@ -91,10 +91,10 @@ def plan(
         tokens: the store.
         cluster: the machines.
         efficiency: assumed share of the device's peak that a step reaches while it computes.
-        price: of a device hour, in any currency; without it no cost is given.
+        price: of a device hour, in any currency; None leaves the cost out.
 
     Raises:
-        UserError: an efficiency outside (0, 1], a negative price, ranks that can't share the global batch.
+        UserError: an efficiency outside (0, 1], a negative price, ranks that cannot share the global batch equally.
     """
     if not 0 < efficiency <= 1:
         raise UserError(f"--efficiency is {efficiency}; it must be above 0 and at most 1")
@@ -108,12 +108,12 @@ def plan(
     step_tokens = recipe.batch.global_batch * recipe.data.sequence_length
     run_tokens = step_tokens * recipe.total_steps
     element = 2 if deepspeed_json.get("bf16", {}).get("enabled") else 4
-    # A data sheet's peak is for 16 bit; products in float32 run on other units, at a rate of their own.
+    # The peak is for 16 bit; float32 products run on other units of the device, which have a peak of their own.
     peak = (cluster.sheet.bf16_tflops if element == 2 else cluster.sheet.fp32_tflops) * 1e12
     moved = _communication(counts.total, element, accumulation, cluster)
     in_warmup = _communication(counts.generator_phase, element, accumulation, cluster)
     computing = step_tokens / (cluster.ranks * peak * efficiency)
-    # One after the other: the shipped DeepSpeed JSONs do not overlap them.
+    # Added up, because the shipped DeepSpeed JSONs do not overlap computing and communication.
     step_seconds = computing * flops["total"] + moved["seconds"]
     warmup_seconds = computing * flops["generator_warmup"] + in_warmup["seconds"]
     steps, warmup_steps = recipe.schedule.steps, recipe.generator_warmup.steps
@@ -148,7 +148,7 @@ def plan(
 
 
 def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
-    """Training FLOPs per token, as speed/mfu counts them; those of the sampling head apart."""
+    """Training FLOPs per token, as speed/mfu counts them, and separately those of the sampling head."""
     positions, share = recipe.data.sequence_length, recipe.data.mask_share
     with_generator = recipe.corruption.uses_generator
     total = training_flops(model, positions, share, True, with_generator)
@@ -164,10 +164,10 @@ def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
 
 
 def _communication(parameters: int, element: int, accumulation: int, cluster: Cluster) -> dict[str, float]:
-    """Bytes that a device sends in a step, and the seconds that they take alone.
+    """Bytes that a device sends in a step, and the seconds that sending them takes.
 
-    DeepSpeed reduces ZeRO-2's buckets by an all-reduce of each micro-batch, which is a reduce-scatter and an
-    all-gather in one, and keeps its part.
+    DeepSpeed reduces ZeRO-2's buckets by an all-reduce for each micro-batch, which sends as much as a reduce-scatter
+    and an all-gather, and each rank keeps its part.
     """
     once = parameters * element * (cluster.ranks - 1) / cluster.ranks
     reduce, gather = 2 * once * accumulation, once

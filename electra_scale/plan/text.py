@@ -1,4 +1,4 @@
-"""The figures of a plan for people."""
+"""The text of a plan: its figures go in, lines to print come out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SLOW_LINK = 0.3
 
 
 def plan_text(found: dict[str, Any]) -> str:
-    """What :func:`electra_scale.plan.plan` found, a line for each figure."""
+    """A line for each figure of :func:`electra_scale.plan.plan.plan`."""
     batch, tokens, assumed = found["batch"], found["tokens"], found["assumed"]
     lines = ["parameters"]
     lines += [_row(name, f"{count:,}") for name, count in found["parameters"].items()]
@@ -20,7 +20,7 @@ def plan_text(found: dict[str, Any]) -> str:
         _row(
             "a step",
             f"{tokens['step']:,}",
-            f"{batch['micro']} x {batch['accumulation']} x {batch['ranks']} samples: a device, accumulated, ranks",
+            f"{batch['micro']} x {batch['accumulation']} x {batch['ranks']} samples: per device, accumulated, ranks",
         ),
         _row("in all", f"{tokens['run']:,}"),
         *_memory(found["memory"], batch["micro"], assumed["gpu"]),
@@ -30,14 +30,16 @@ def plan_text(found: dict[str, Any]) -> str:
         f"nominal peak of {assumed['gpu']}: an assumption",
         f"  ({PUBLISHED}; --efficiency sets it)",
         _row("seconds a step", f"{found['step_seconds']:.4f}", "computing and communication, one after the other"),
-        _row("speed/mfu", f"{found['mfu']:.3f}", "what training would show"),
+        _row("speed/mfu", f"{found['mfu']:.3f}", "the value that training would log"),
         _row("tokens a second", f"{found['tokens_per_second']:,.0f}"),
         _row("hours", f"{found['seconds'] / 3600:,.2f}", f"{found['device_hours']:,.1f} device hours"),
     ]
     if found["cost"] is None:
-        lines.append("cost: give --price, of a device hour")
+        lines.append("cost: give --price, the price of a device hour")
     else:
-        lines.append(_row("cost", f"{found['cost']:,.2f}", f"at {assumed['price']:g} a device hour, same assumption"))
+        lines.append(
+            _row("cost", f"{found['cost']:,.2f}", f"at {assumed['price']:g} a device hour, under the same assumption")
+        )
     return "\n".join(lines)
 
 
@@ -54,7 +56,7 @@ def _flops(found: dict[str, Any]) -> list[str]:
     ]
     lines += [_row(name, f"{flops[name]:.4g}") for name in ("generator", "discriminator", "total")]
     lines.append(
-        _row("sampling_head", f"{flops['sampling_head']:.4g}", "besides; neither speed/mfu nor time counts it")
+        _row("sampling_head", f"{flops['sampling_head']:.4g}", "not in the total; neither speed/mfu nor time counts it")
     )
     return lines
 
@@ -62,17 +64,19 @@ def _flops(found: dict[str, Any]) -> list[str]:
 def _memory(memory: dict[str, Any], micro: int, gpu: str) -> list[str]:
     parts = {
         "weights": "",
-        "optimizer": "ZeRO-2: float32 weights and two moments, a rank's part",
-        "gradients": "DeepSpeed's bucket, a rank's part",
+        "optimizer": "a rank's part of float32 weights and two moments (ZeRO-2)",
+        "gradients": "DeepSpeed's bucket, and a rank's part",
         "activations": "",
-        "vocabulary_pass": "gradients that wait for backward",
+        "vocabulary_pass": "gradients kept for the backward pass",
     }
     lines = ["memory of a device, GB"]
     lines += [_row(name, f"{memory[name] / 1e9:.3f}", note) for name, note in parts.items()]
-    lines.append(_row("most", f"{memory['most'] / 1e9:.3f}", f"at one time: {memory['most_at']}"))
-    largest, usable = memory["largest_micro_batch"], f"{memory['usable'] / 1e9:.1f} of {gpu}, a tenth kept back"
+    lines.append(_row("peak", f"{memory['most'] / 1e9:.3f}", f"reached at: {memory['most_at']}"))
+    largest, usable = memory["largest_micro_batch"], f"{memory['usable'] / 1e9:.1f} GB of {gpu} (a tenth is kept back)"
     if memory["fits"]:
-        lines.append(_row("usable", f"{memory['usable'] / 1e9:.1f}", f"fits; the largest micro-batch: {largest}"))
+        lines.append(
+            _row("usable", f"{memory['usable'] / 1e9:.1f}", f"fits; the largest micro-batch would be {largest}")
+        )
     elif largest is not None:
         lines.append(
             f"  does not fit into {usable}: a micro-batch of {micro} is too large, {largest} would fit "
@@ -97,7 +101,7 @@ def _streamed(streamed: dict[str, Any]) -> list[str]:
 
 def _communication(moved: dict[str, float]) -> list[str]:
     lines = [
-        "sent by a device a step, ZeRO-2 as DeepSpeed does it; P parameters, b bytes each, R ranks",
+        "sent by a device in a step, by ZeRO-2 of DeepSpeed, for P parameters of b bytes and R ranks",
         _row("GB all-reduce", f"{moved['reduce'] / 1e9:.4f}", "accumulated x 2 b P (R - 1) / R"),
         _row("GB all-gather", f"{moved['all_gather'] / 1e9:.4f}", "b P (R - 1) / R"),
         _row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data_pipeline.errors import UserError
-from electra_scale.recipe.checks import too_small
+from data_pipeline.settings import too_small
 
 
 @dataclass

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from electra_scale.recipe.checks import too_small
+from data_pipeline.settings import too_small
 
 
 @dataclass

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
 from electra_scale.recipe.optimizer import AdamWSettings
+from electra_scale.recipe.shipped import find_deepspeed_json
 
 
 def read_deepspeed_json(path: str) -> dict[str, Any]:
     """The DeepSpeed JSON of a recipe; raises UserError if it is missing, broken or asks for what can't work here."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"DeepSpeed JSON {path} does not exist; the shipped ones are listed in ds_configs/README.md")
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(find_deepspeed_json(path).read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"DeepSpeed JSON {path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

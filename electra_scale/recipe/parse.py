@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from data_pipeline.errors import UserError
 from electra_scale.recipe.kinds import SEAMS, default_kind, settings_class
 from electra_scale.recipe.recipe import Recipe
+from electra_scale.recipe.shipped import with_recipe_files
 
 _MOVED = {"objective.discriminator_weight": "task.discriminator_weight", "objective": "corruption"}
 """Settings that earlier releases had under another name; the longer names first."""
@@ -54,9 +55,36 @@ def recipe_parser(program: str) -> RecipeParser:
         prog=program, exit_on_error=False, allow_abbrev=False, description="Pre-train an ELECTRA encoder."
     )
     parser.add_argument(
-        "--config", action="config", help="recipe (YAML); may be given several times, later keys override earlier ones"
+        "--config",
+        action="config",
+        help="recipe: a YAML file, or the name of a shipped one (base, ablation/electra); may be given several times, "
+        "later keys override earlier ones",
     )
     parser.add_class_arguments(Recipe, None, skip=set(SEAMS))
+    return parser
+
+
+def pretrain_parser() -> RecipeParser:
+    """Parser of a recipe and of what only a start of it has."""
+    parser = recipe_parser("electra_scale.pretrain")
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "never"],
+        default="never",
+        help="auto: go on from the run folder's newest checkpoint, if there is one; never: refuse a folder with a run",
+    )
+    parser.add_argument(
+        "--stop_file",
+        type=str,
+        help="the run saves and ends with code 0 soon after this file appears; its text is logged as the reason",
+    )
+    parser.add_argument(
+        "--time_slice_minutes",
+        type=float,
+        help="time that the job is given; a run that could never save in it is refused: with --stop_file start-up, a "
+        "step and a save must fit, without it start-up, checkpoint.every steps and a save",
+    )
+    parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; not read")
     return parser
 
 
@@ -67,7 +95,7 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
 
     Raises UserError, in one line, for a missing file, an unknown key, a wrong type or an impossible setting.
     """
-    given = list(_given(arguments))
+    given = list(_given(with_recipe_files(arguments)))
     kinds, given = _kinds(given)
     renamed: set[str] = set()
     parser.choose(kinds)
@@ -123,8 +151,6 @@ def _given(arguments: list[str]) -> Iterator[str | _File]:
 
 
 def _read_file(path: Path) -> _File:
-    if not path.is_file():
-        raise UserError(f"recipe {path} does not exist; the shipped ones are in recipes/")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

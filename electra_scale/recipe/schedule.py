@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from electra_scale.recipe.checks import too_small
+from data_pipeline.settings import too_small
 
 
 @dataclass

@@ -41,7 +41,7 @@ def test_two_healthy_hosts_have_a_line_each_and_code_0(
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == list(HOSTS)
-    assert lines[-1].startswith("verdict: healthy, 2 nodes")
+    assert lines[-1].startswith("result: healthy, 2 nodes")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["all_reduce"]["right"] is True
     assert [pair["nodes"] for pair in found["pairs"]] == [[0, 1]]
@@ -54,11 +54,11 @@ def test_two_healthy_hosts_have_a_line_each_and_code_0(
 def test_each_fault_of_a_host_is_named_with_it(
     ssh_hosts: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One start for several faults: nobody at the first host, and the last one has other things than the second."""
+    """One command for several faults: the first host does not listen, and the last one differs from the second."""
     use_hosts(ssh_hosts, tmp_path, monkeypatch, (NOBODY, *HOSTS))
     (tmp_path / "numpy/numpy-0.0.1.dist-info").mkdir(parents=True)
     (tmp_path / "numpy/numpy-0.0.1.dist-info/METADATA").write_text("Name: numpy\nVersion: 0.0.1\n")
-    # The hosts share one clock and one disk: here the last one is fast, and its run folder is on a disk of its own.
+    # The hosts share one clock and one disk: here the last one's clock is ahead, and it does not see the first's files.
     (tmp_path / "sitecustomize.py").write_text(f"""
 import os, sys, time
 
@@ -74,19 +74,21 @@ if " {HOSTS[1]} " in os.environ.get("SSH_CONNECTION", ""):
     assert result.returncode == 2, result.stdout + result.stderr
     beginnings = [
         f"problem: {NOBODY}: could not be started over ssh: ssh: connect to host {NOBODY}",
-        f"problem: {HOSTS[1]}: numpy 0.0.1, other nodes ",
+        f"problem: {HOSTS[1]}: has numpy 0.0.1, the other nodes have ",
         f"problem: all nodes: the store {tmp_path}/nowhere cannot be read: no store at",
-        f"problem: {HOSTS[1]}: the run folder . is not the first node's",
+        f"problem: {HOSTS[1]}: the run folder . is not shared with the first node",
         f"warning: {HOSTS[1]}: its clock is 120.0 s ahead of {HOSTS[0]}'s",
     ]
-    told = [line for line in result.stdout.splitlines() if line.startswith(("problem", "warning"))]
-    assert len(told) == len(beginnings), result.stdout
-    for line, beginning in zip(told, beginnings, strict=True):
+    found = [line for line in result.stdout.splitlines() if line.startswith(("problem", "warning"))]
+    assert len(found) == len(beginnings), result.stdout
+    for line, beginning in zip(found, beginnings, strict=True):
         assert line.startswith(beginning)
     assert "over 2 ranks: the sum is right" in result.stdout
 
 
-def test_a_store_that_does_not_answer_is_a_problem_that_may_pass(s3: str, s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_is_a_problem_of_these_nodes_only(
+    s3: str, s3_server: S3Server, tmp_path: Path
+) -> None:
     nobody = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_ports(1)[0]}", "ELECTRA_SCALE_S3_ATTEMPTS": "1"}
     command = [*DOCTOR, "--short", "--store", s3]
     result = subprocess.run(
@@ -109,7 +111,7 @@ def test_nothing_is_left_running_when_the_command_is_killed(
 
 
 def srun(cluster: SlurmCluster, folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """A task on each node of two."""
+    """Run a command with one task on each of two nodes."""
     options = ["--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=0", "--wait=3"]
     variables = environment() | {"GLOO_SOCKET_IFNAME": "lo"}
     return cluster.run("srun", *options, *map(str, command), cwd=folder, timeout=200, **variables)
@@ -122,18 +124,18 @@ def test_the_tasks_of_an_srun_examine_their_nodes(
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["n1", "n2"]
-    assert all(line.split()[-1] == "there" for line in lines[1:3])
-    assert lines[-1] == "verdict: healthy, 2 nodes"
+    assert all(line.split()[-1] == "readable" for line in lines[1:3])
+    assert lines[-1] == "result: healthy, 2 nodes"
 
 
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        ("command.run_doctor", "problem: n2: rank 1 of 2 did not come in 6 s"),
-        ("links.Links.all_reduce", "problem: n2: no sign of rank 1 in 6 s at stage all-reduce"),
+        ("command.run_doctor", "problem: n2: rank 1 of 2 did not connect within 6 s"),
+        ("links.Links.all_reduce", "problem: n2: rank 1 did not answer within 6 s at stage all-reduce"),
     ],
 )
-def test_a_task_that_stands_still_is_named(slurm: SlurmCluster, tmp_path: Path, place: str, sentence: str) -> None:
+def test_a_task_that_hangs_is_named(slurm: SlurmCluster, tmp_path: Path, place: str, sentence: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(f"""
 import os, signal, sys
@@ -147,4 +149,4 @@ sys.exit(main())
     result = srun(slurm, tmp_path, sys.executable, program, "doctor", "--short", "--wait=6")
     assert result.returncode != 0
     assert sentence in result.stdout, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == "verdict: 1 problem"
+    assert result.stdout.splitlines()[-1] == "result: 1 problem"

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 FROZEN_AT = 9
-"""Rows of metrics after which the first life of a run stands still in mid-step, so that a test can do what it does."""
+"""Rows of metrics after which the first start of a run hangs in mid-step, so that a test can act at that moment."""
 
-# In the process of rank 1: a rank that stands still keeps the other one waiting in the step's collective.
+# In the process of rank 1: a rank that hangs keeps the other one waiting in the step's collective.
 _FREEZE = """
 import glob, os, signal, threading, time
 
@@ -79,7 +79,7 @@ class Site:
         return result.stdout.strip()
 
     def freezing(self, run: Path) -> dict[str, str]:
-        """Variables with which the first life of a run comes to a stand in mid-step."""
+        """Variables with which the first start of a run hangs in mid-step."""
         site = self.folder / "site"
         site.mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text(_FREEZE.format(rows=FROZEN_AT))
@@ -88,11 +88,11 @@ class Site:
     def until(self, condition: Callable[[], bool], run: Path, seconds: float = 150) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, self.told(run)
+            assert time.monotonic() < deadline, self.logs(run)
             time.sleep(0.1)
 
     def until_frozen(self, run: Path) -> int:
-        """The process that stands still."""
+        """Wait for the process that hangs; its id."""
         self.until((run / "frozen").is_file, run)
         return int((run / "frozen").read_text())
 
@@ -101,14 +101,14 @@ class Site:
         self.until(lambda: self.cluster.job(job)["JobState"] in ENDED, run)
         return self.cluster.job(job)
 
-    def told(self, run: Path) -> str:
+    def logs(self, run: Path) -> str:
         log = run.with_name(f"{run.name}.log")
         return (log.read_text()[-4000:] if log.is_file() else "no log") + self.cluster.logs()
 
-    def goes_through(self, job: str, run: Path, lives: int = 2) -> None:
-        """Check that the run has ended like the undisturbed one, bit for bit, after so many lives of its job."""
+    def ends_like_straight(self, job: str, run: Path, starts: int = 2) -> None:
+        """Check that the run has ended like the undisturbed one, bit for bit, after ``starts`` of its job."""
         shown = self.ended(job, run)
-        assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(lives - 1)), self.told(run)
+        assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(starts - 1)), self.logs(run)
         assert rows(run) == rows(self.straight)
 
 
@@ -155,16 +155,16 @@ def test_a_chain_builds_trains_on_two_nodes_to_the_end_and_exports(site: Site) -
         assert (site.folder / "encoder" / network / "model.safetensors").is_file()
 
 
-def test_a_time_limit_stops_the_run_and_its_job_comes_back(site: Site) -> None:
+def test_a_time_limit_stops_the_run_and_its_job_is_requeued(site: Site) -> None:
     run = site.folder / "limited"
     job = site.submit(run, "--time=2", "--signal=B:USR1@60", **site.freezing(run))
-    # SLURM sends the signal up to a minute early, so it may come before the run stands still.
+    # SLURM sends the signal up to a minute early, so it may come before the run hangs.
     site.until(lambda: any(run.glob("stop-*")), run)
     if (run / "frozen").is_file():
         os.kill(site.until_frozen(run), signal.SIGCONT)
-    site.goes_through(job, run)
-    log = site.told(run)
-    assert "SIGUSR1: the run saves and stops" in log
+    site.ends_like_straight(job, run)
+    log = site.logs(run)
+    assert "SIGUSR1: the run is asked to save and stop" in log
     assert "is unfinished, its newest checkpoint is of step" in log
 
 
@@ -173,33 +173,33 @@ def test_a_requeue_in_mid_step_loses_nothing(site: Site) -> None:
     job = site.submit(run, **site.freezing(run))
     site.until_frozen(run)
     site.cluster.run("scontrol", "requeue", job)
-    site.goes_through(job, run)
+    site.ends_like_straight(job, run)
 
 
-def test_a_lost_node_brings_the_job_back(site: Site) -> None:
+def test_a_job_that_loses_a_node_is_requeued(site: Site) -> None:
     run = site.folder / "lost"
     job = site.submit(run, **site.freezing(run))
     site.until_frozen(run)
     site.cluster.kill_node("n2")
     site.until(lambda: site.cluster.job(job)["JobState"] != "RUNNING", run)
     site.cluster.start_node("n2")
-    site.goes_through(job, run)
+    site.ends_like_straight(job, run)
 
 
-@pytest.mark.parametrize(("code", "lives"), [(1, 2), (2, 1)])
-def test_a_run_that_fails_comes_back_only_while_that_may_help(site: Site, code: int, lives: int) -> None:
+@pytest.mark.parametrize(("code", "starts"), [(1, 2), (2, 1)])
+def test_a_run_that_fails_is_requeued_only_while_that_may_help(site: Site, code: int, starts: int) -> None:
     run = site.folder / f"failing-{code}"
     program = site.folder / f"python-{code}"
     # Everything but the training is the real thing.
     program.write_text(f'#!/bin/sh\n[ "$2" != electra_scale.pretrain ] || exit {code}\nexec {sys.executable} "$@"\n')
     program.chmod(0o755)
-    job = site.submit(run, PYTHON=str(program), MOST_IDLE_LIVES="2")
+    job = site.submit(run, PYTHON=str(program), MOST_IDLE_STARTS="2")
     shown = site.ended(job, run)
-    assert (shown["JobState"], shown["Restarts"]) == ("FAILED", str(lives - 1)), site.told(run)
+    assert (shown["JobState"], shown["Restarts"]) == ("FAILED", str(starts - 1)), site.logs(run)
     assert shown["ExitCode"] == f"{code}:0"
 
 
-def test_a_signal_by_hand_brings_the_job_back_and_a_cancelled_one_stays_away(site: Site) -> None:
+def test_a_job_is_requeued_after_a_signal_and_not_after_scancel(site: Site) -> None:
     run = site.folder / "cancelled"
     job = site.submit(run, arguments=["--schedule.steps", "100000"])
     site.until(lambda: row_count(run) >= 3, run)
@@ -209,10 +209,10 @@ def test_a_signal_by_hand_brings_the_job_back_and_a_cancelled_one_stays_away(sit
     assert stopped is not None
     site.until(lambda: row_count(run) >= stopped.step + 3, run)
     site.cluster.run("scancel", job)
-    site.until(lambda: "SLURM is ending this life" in site.told(run), run)
+    site.until(lambda: "SLURM has ended this start of the job" in site.logs(run), run)
     shown = site.ended(job, run)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "1")
-    assert f"stopped at step {stopped.step}, which is saved" in site.told(run)
+    assert f"stopped at step {stopped.step}, which is saved" in site.logs(run)
     assert [row["step"] for row in rows(run)] == list(range(1, len(rows(run)) + 1))
 
 
@@ -222,10 +222,10 @@ def test_tensorboard_answers_on_its_node(site: Site) -> None:
     job = site.cluster.run(*command, cwd=site.folder, **site.variables).stdout.strip()
     try:
         site.until(lambda: log.is_file() and "127.0.0.1" in log.read_text(), log.with_suffix(""))
-        told = re.search(r"-L 6006:(127\.0\.0\.1:\d+) ", log.read_text())
-        assert told is not None
-        site.until(lambda: b"TensorBoard" in page(f"http://{told.group(1)}/"), log.with_suffix(""))
-        tags = f"http://{told.group(1)}/data/plugin/scalars/tags"
+        found = re.search(r"-L 6006:(127\.0\.0\.1:\d+) ", log.read_text())
+        assert found is not None
+        site.until(lambda: b"TensorBoard" in page(f"http://{found.group(1)}/"), log.with_suffix(""))
+        tags = f"http://{found.group(1)}/data/plugin/scalars/tags"
         site.until(lambda: b"disc_loss_variance" in page(tags), log.with_suffix(""))
     finally:
         site.cluster.run("scancel", job)
@@ -241,33 +241,33 @@ if os.environ.get("SLURM_PROCID") == "1" and "doctor" in sys.orig_argv and "SLUR
 
 
 def at_the_gate(run: Path, what: str) -> dict[str, str]:
-    """Variables with which the second node does something in the gate of its job's first life."""
+    """Variables with which the second node does something in the gate, at the first start of its job."""
     run.mkdir()
     (run / "sitecustomize.py").write_text(_AT_THE_GATE.format(what=what))
     return {"GATE": "yes", "PYTHONPATH": f"{run}{os.pathsep}{ROOT}"}
 
 
-def test_a_node_that_is_not_like_the_others_ends_the_life_before_it_trains(site: Site) -> None:
+def test_a_node_that_differs_from_the_others_is_found_before_the_training(site: Site) -> None:
     run = site.folder / "unlike"
     variables = at_the_gate(run, f"    sys.path.insert(0, {str(run / 'numpy')!r})")
     (run / "numpy/numpy-0.0.1.dist-info").mkdir(parents=True)
     (run / "numpy/numpy-0.0.1.dist-info/METADATA").write_text("Name: numpy\nVersion: 0.0.1\n")
     job = site.submit(run, **variables)
-    site.goes_through(job, run)
-    log = site.told(run)
-    assert "problem: n2: numpy 0.0.1, other nodes " in log
-    assert "the nodes' examination ended with code 1, so no training starts" in log
+    site.ends_like_straight(job, run)
+    log = site.logs(run)
+    assert "problem: n2: has numpy 0.0.1, the other nodes have " in log
+    assert "no training starts: the check of the nodes ended with code 1" in log
 
 
 def test_a_store_that_no_node_can_read_ends_the_job_at_the_gate(site: Site) -> None:
     run = site.folder / "storeless"
     job = site.submit(run, arguments=["--data.store", str(run / "store")], GATE="yes")
     shown = site.ended(job, run)
-    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "2:0"), site.told(run)
-    assert "problem: all nodes: the store" in site.told(run)
+    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "2:0"), site.logs(run)
+    assert "problem: all nodes: the store" in site.logs(run)
 
 
-def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
+def test_a_signal_in_the_gate_reaches_the_run(site: Site) -> None:
     run = site.folder / "signalled"
     freeze = f"""
     with open("{run}/frozen.new", "w") as file:
@@ -280,8 +280,8 @@ def test_a_signal_in_the_gate_is_heard_by_the_run(site: Site) -> None:
     site.cluster.run("scancel", "--signal=USR1", "--batch", job)
     site.until(lambda: any(run.glob("stop-*")), run)
     os.kill(frozen, signal.SIGCONT)
-    site.goes_through(job, run)
-    assert "SIGUSR1: the run saves and stops" in site.told(run)
+    site.ends_like_straight(job, run)
+    assert "SIGUSR1: the run is asked to save and stop" in site.logs(run)
 
 
 def page(address: str) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from electra_scale.cli import main
-from electra_scale.monitor.writer import PROBE_TAGS
+from tests.support.fixtures.metric_tags import PROBE_TAGS
 from tests.support.fixtures.runs import RECIPE, ranks, rows, run, write_recipe
 
 pytestmark = pytest.mark.slow

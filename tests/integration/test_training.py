@@ -17,7 +17,6 @@ from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.layout import Layout
-from electra_scale.monitor.writer import JOINT_TAGS
 from electra_scale.optim.adamw import AdamW
 from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
@@ -25,6 +24,7 @@ from electra_scale.recipe.phases import learning_rate, phases
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.metric_tags import JOINT_TAGS
 from tests.support.fixtures.runs import ROOT, end, launched, plain, ranks, rows, run, start, write_recipe
 from tests.support.waiting import row_count, wait_for_rows
 

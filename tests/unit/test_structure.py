@@ -15,7 +15,7 @@ MOST_MODULES, MOST_LINES = 16, 450
 
 FLOORS = {
     "data_pipeline": (
-        ("errors", "progress", "settings"),
+        ("errors", "extras", "progress", "settings"),
         ("places",),
         ("store",),
         ("config",),

@@ -13,8 +13,8 @@ from electra_scale.model.embeddings import Embeddings
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
-_BESIDE = 64
-"""Bytes per token and network of what has no width: ids, positions, segments, logits, labels."""
+_SMALL_TENSORS = 64
+"""Bytes per token and network of tensors with one number a token: ids, positions, segments, logits, labels."""
 
 _EMBEDDINGS = {
     "word": "word_embeddings",
@@ -157,7 +157,7 @@ class BertArchitecture:
         kept += embedding + (embedding if embedding != hidden else 0)
         exact = 4 * (size.layers * (size.heads + 4) + 2)
         dropped = dropped_elements(size) + embedding if self.config.dropout > 0 else 0
-        return float(kept * element + exact + dropped + _BESIDE)
+        return float(kept * element + exact + dropped + _SMALL_TENSORS)
 
     def transformers_config(self, network: Network) -> Any:
         from transformers import ElectraConfig

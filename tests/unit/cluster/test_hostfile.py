@@ -1,4 +1,4 @@
-"""Hostfile and exported variables: what deepspeed takes is taken, and what it refuses is refused with the line."""
+"""Hostfile and ``.deepspeed_env``: what deepspeed accepts is accepted, what it refuses is refused with the line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from electra_scale.cluster.hostfile import exported_variables, read_hostfile
+from electra_scale.cluster.hostfile import deepspeed_env, read_hostfile
 
 NAMES = st.lists(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,8}", fullmatch=True), min_size=1, max_size=6, unique=True)
 
@@ -34,9 +34,9 @@ def hosts_of(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("n1 slots=2\nn2\n", r"hostfile, line 2: 'n2' is not `NAME slots=N`"),
+        ("n1 slots=2\nn2\n", r"hostfile, line 2: 'n2' is not of the form `NAME slots=N`"),
         ("n1 slots=two\n", r"hostfile, line 1: 'n1 slots=two' is not"),
-        ("n1 slots=2\n\nn1 slots=4\n", r"hostfile, line 3: n1 is there twice"),
+        ("n1 slots=2\n\nn1 slots=4\n", r"hostfile, line 3: n1 is named twice"),
         ("-oProxyCommand=x slots=2\n", r"hostfile, line 1: '-oProxyCommand=x' is an option"),
         ("# nothing\n", r"hostfile names no host"),
     ],
@@ -51,7 +51,7 @@ def test_a_missing_hostfile_is_named(tmp_path: Path) -> None:
         read_hostfile(tmp_path / "absent")
 
 
-def test_variables_of_the_current_folder_win_over_those_of_the_home(
+def test_variables_of_the_current_folder_take_precedence_over_those_of_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
@@ -60,7 +60,7 @@ def test_variables_of_the_current_folder_win_over_those_of_the_home(
         (folder / ".deepspeed_env").write_text(text)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    assert exported_variables() == {"A": "here", "B": "b=c d"}
+    assert deepspeed_env() == {"A": "here", "B": "b=c d"}
     (here / ".deepspeed_env").write_text("A=here\n\n")
     with pytest.raises(UserError, match=r"\.deepspeed_env, line 2: '' is not NAME=value"):
-        exported_variables()
+        deepspeed_env()

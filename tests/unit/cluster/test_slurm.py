@@ -1,4 +1,4 @@
-"""What SLURM's variables become, and which nodes its short forms name."""
+"""Ranks from SLURM's variables, nodes and tasks from its short forms, and the hostfile of a job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from electra_scale.cli import main
-from electra_scale.cluster.hostfile import hostfile
+from electra_scale.cluster.hostfile import hostfile_of_job
 from electra_scale.cluster.slurm import adopt_ranks, nodes_of, tasks_of_nodes
 
 STEP = {
@@ -63,7 +63,7 @@ def test_every_rank_finds_the_same_port_and_other_jobs_and_steps_others() -> Non
     assert len({port(), port(SLURM_STEP_ID="1"), port(SLURM_JOB_ID="4712")}) == 3
 
 
-def test_what_the_user_or_a_launcher_has_set_stays() -> None:
+def test_variables_that_the_user_or_a_launcher_has_set_are_kept() -> None:
     environment = STEP | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "1234"}
     assert adopt_ranks(environment)
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("10.0.0.7", "1234")
@@ -73,13 +73,13 @@ def test_what_the_user_or_a_launcher_has_set_stays() -> None:
         assert environment == STEP | {name: "0"}
 
 
-def test_a_batch_script_and_a_single_task_are_no_step() -> None:
+def test_a_batch_script_and_a_single_task_get_no_ranks() -> None:
     batch = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
     for environment in (batch, batch | {"SLURM_STEP_NUM_TASKS": "1"}):
         assert not adopt_ranks(dict(environment))
 
 
-def test_a_device_of_its_own_is_a_tasks_first() -> None:
+def test_a_task_with_one_device_of_its_own_uses_device_0() -> None:
     environment = STEP | {"CUDA_VISIBLE_DEVICES": "1"}
     adopt_ranks(environment)
     assert environment["LOCAL_RANK"] == "0"
@@ -88,18 +88,18 @@ def test_a_device_of_its_own_is_a_tasks_first() -> None:
     assert environment["LOCAL_RANK"] == "1"
 
 
-def test_a_first_node_without_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_node_that_cannot_be_resolved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"nowhere\.invalid has no address here; set MASTER_ADDR"):
+    with pytest.raises(UserError, match=r"nowhere\.invalid, cannot be resolved; set MASTER_ADDR"):
         adopt_ranks(STEP | {"SLURM_STEP_NODELIST": "nowhere.invalid,n[2-3]"})
 
 
-def test_a_hostfile_has_the_jobs_tasks_or_the_slots_that_are_given() -> None:
+def test_a_hostfile_has_the_tasks_of_the_job_or_the_given_slots() -> None:
     job = {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "2(x2),1"}
-    assert hostfile(job, None) == "n1 slots=2\nn2 slots=2\nn3 slots=1\n"
-    assert hostfile(job, 8) == "n1 slots=8\nn2 slots=8\nn3 slots=8\n"
-    with pytest.raises(UserError, match="call it in a job"):
-        hostfile({}, None)
+    assert hostfile_of_job(job, None) == "n1 slots=2\nn2 slots=2\nn3 slots=1\n"
+    assert hostfile_of_job(job, 8) == "n1 slots=8\nn2 slots=8\nn3 slots=8\n"
+    with pytest.raises(UserError, match="there is no SLURM job"):
+        hostfile_of_job({}, None)
 
 
 def test_the_command_prints_a_hostfile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,17 @@ def test_what_would_be_refused_later_is_refused_now(
     assert message in capsys.readouterr().err
 
 
+def test_the_shipped_scripts_serve_a_folder_without_any(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slurm").unlink()
+    assert main(["submit", "--dry-run", "--config", "recipe.yaml"]) == 0
+    shown = capsys.readouterr().out
+    # SLURM starts a copy of the script, which finds the other scripts and the python by these variables.
+    assert f"export ELECTRA_SLURM={ROOT}/slurm ELECTRA_PYTHON={sys.executable}\n" in shown
+    assert f"sbatch --parsable {ROOT}/slurm/pretrain.sh --config recipe.yaml" in shown
+
+
 def test_scripts_that_are_not_there_are_named(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,4 +138,4 @@ def test_a_script_is_bash_and_says_where_it_must_start(script: Path, tmp_path: P
     # SLURM starts a copy of it, in the folder where sbatch was called.
     result = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "start sbatch in the checkout, or set ELECTRA_SLURM" in result.stderr
+    assert "start sbatch in the folder that holds slurm/, or set ELECTRA_SLURM" in result.stderr

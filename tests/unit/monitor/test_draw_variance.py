@@ -1,4 +1,4 @@
-"""Figures of redrawn replacements: right on numbers whose answer is known."""
+"""The figures of redrawn replacements are right for numbers whose answer is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from electra_scale.monitor.draw_variance import (
     probe_metrics,
     within_rank_correlation,
 )
-from electra_scale.monitor.writer import PROBE_TAGS
+from tests.support.fixtures.metric_tags import PROBE_TAGS
 
 
 def redrawn(seed: int, samples: int = 40, positions: int = 5, draws: int = 8, scale: float = 0.5) -> Redrawn:
@@ -56,7 +56,7 @@ def test_errors_are_as_large_as_the_figures_really_scatter() -> None:
         assert abs(values.mean() - truth) < 4 * claimed / len(found) ** 0.5 + 0.002
 
 
-def test_what_cannot_be_had_is_nan_and_nothing_else_is() -> None:
+def test_undefined_figures_are_nan_and_no_others() -> None:
     one = redrawn(0, samples=1)
     assert math.isnan(draw_figures(one)["draw_ratio_error"])
     one.loss_p[:] = 0.7
@@ -111,14 +111,14 @@ def test_buckets_run_from_frequent_to_rare_and_share_the_text(counts: list[int])
     assert buckets.max() <= 4
     order = np.argsort(-array, kind="stable")
     assert (np.diff(buckets[order]) >= 0).all()
-    # A bucket holds a fifth of the text, but for the tokens that lie across its two ends.
+    # A bucket holds a fifth of the text, except for the tokens that lie across its two ends.
     for number in range(5):
         held = array[buckets == number]
         if len(held):
             assert held.sum() <= array.sum() / 5 + 2 * array.max()
 
 
-def test_positions_are_told_apart_by_how_frequent_their_token_is() -> None:
+def test_positions_are_grouped_by_how_frequent_their_token_is() -> None:
     found = redrawn(0)
     counts = np.array([1000, 1000, 500, 500, 500, 500, 400, 300, 200, 100])
     found.loss_q[found.original == 9] = 1.0

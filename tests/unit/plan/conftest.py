@@ -8,6 +8,7 @@ from electra_scale.corruption.corruption import Clock, build_corruptor
 from electra_scale.data.loader import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.phases import Phase
@@ -59,3 +60,10 @@ def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Ba
 
 def counts_of(batch: Batch) -> GlobalCounts:
     return {"masked": torch.tensor(float(len(batch.masked))), "tokens": torch.tensor(float(batch.ids.numel()))}
+
+
+def loss_of(module: PretrainModule, batch: Batch, detailed: bool = False) -> torch.Tensor:
+    """Loss of a micro-batch."""
+    clock = Clock(0, 0, module.phase, 0)
+    loss: torch.Tensor = module(batch, Layout.of(batch.segment), clock, counts_of(batch), 1.0, detailed)[0]
+    return loss

@@ -1,4 +1,4 @@
-"""A plan's memory and traffic against what real steps hold and send: every tensor's storage is followed, on the CPU."""
+"""Memory and traffic of a plan, compared with what real steps hold and send: each tensor's storage, on the CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from electra_scale.tasks import module as training
 from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
-from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, module_of, recipe_of
+from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, loss_of, module_of, recipe_of
 
 RANKS = 2
 
@@ -49,8 +49,8 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
         for parameter in module.parameters():
             live.follow(parameter)
         weights = live.now
-        # In detail, as in a step that is logged: the pass needs the scores themselves as well.
-        loss, _ = module(batch, counts, 1.0, True)
+        # With details, as in a logged step: the pass then needs the scores themselves as well.
+        loss = loss_of(module, batch, True)
         kept = live.now
         del loss
     module.to(torch.float32)
@@ -73,7 +73,7 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest
         return values
 
     monkeypatch.setattr(F, "dropout", counting)
-    module(batch, counts_of(batch), 1.0, False)
+    loss_of(module, batch)
     model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     encoders = dropped_elements(model.generator) + dropped_elements(model.discriminator)
     assert dropped == tokens * (encoders + 2 * model.embedding)
@@ -97,7 +97,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
     always = found.weights + found.optimizer
     assert measured["between"] == pytest.approx(always, rel=0.002)
     assert measured["update"] - always == pytest.approx(found.moments["update"] - always, rel=0.02)
-    # The buffer for gradients is exact, and so large that it would hide everything else.
+    # Without the buffer for gradients, which is exact and so large that it would hide other differences.
     bucket = case.bucket * (2 if "bf16" in case.deepspeed else 4)
     largest = max(size for moment, size in found.moments.items() if moment != "update")
     assert measured["micro_batch"] - bucket - always == pytest.approx(largest - bucket - always, rel=0.03)

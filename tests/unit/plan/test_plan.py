@@ -1,4 +1,4 @@
-"""What a plan says is what real modules have and do; figures that need no training step."""
+"""The figures of a plan are those of real modules; this file has the figures that need no training step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.recipe import Recipe
 from tests.support.fixtures.runs import ROOT
-from tests.unit.plan.conftest import VOCABULARY, batch_of, counts_of, module_of, recipe_of
+from tests.unit.plan.conftest import VOCABULARY, batch_of, loss_of, module_of, recipe_of
 
 FP32 = {"zero_optimization": {"stage": 2}}
 BF16 = FP32 | {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
@@ -71,12 +71,12 @@ def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sa
     more = {aten.addmm_: _addmm_flops, aten.mv: _mv_flops}
     # The fused attention of a CPU is not counted either, and others count what they compute twice.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=more) as counter:
-        module(batch, counts_of(batch), 1.0, False)[0].backward()
+        loss_of(module, batch).backward()
     model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     joint, masked = phase == "joint", len(batch.masked)
     planned = training_flops(model, batch.ids.shape[1], masked / tokens, joint) * tokens
     planned += sampler_flops(recipe.corruption, model, masked) if joint else 0
-    # What is left is the gradient of the vocabulary's bias.
+    # The difference is the gradient of the vocabulary's bias.
     assert planned <= counter.get_total_flops() <= 1.003 * planned
 
 
@@ -93,7 +93,7 @@ def test_time_is_computing_at_the_assumed_efficiency_and_communication() -> None
     found = plan(recipe, BF16, TOKENS, Cluster(2, 2, "h100", link_gbs=10.0), efficiency=0.25, price=3.0)
     flops, tokens = found["flops_per_token"], 32 * 64
     parameters = found["parameters"]["total"]
-    # Both ranks' shares of 8 samples fit into one micro-batch: no accumulation.
+    # A rank's share of 8 samples fits into one micro-batch, so nothing is accumulated.
     sent = 3 * 2 * parameters * 3 / 4
     step = tokens * flops["total"] / (4 * 0.25 * 989e12) + sent / 10e9
     assert found["step_seconds"] == pytest.approx(step)
@@ -156,7 +156,7 @@ def test_the_command_prints_every_figure_and_writes_json(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "part"),
     [
         (["--gpu", "abacus"], "--gpu abacus is not known; known: a100-40, a100-80, h100, h200, l4"),
         (["--nodes", "0"], "--nodes is 0"),
@@ -171,16 +171,16 @@ def test_the_command_prints_every_figure_and_writes_json(
         (["--batch.global_bach", "1"], "global_bach"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_line(
-    options: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_impossible_options_are_refused_in_one_line(
+    options: list[str], part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert main([*COMMAND, *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert says in line
+    assert part in line
 
 
-def test_ranks_that_can_not_share_the_batch_get_the_error_of_training(
+def test_ranks_that_cannot_share_the_batch_get_the_error_of_training(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -145,12 +145,12 @@ def job_of(folder: Path, *tasks: Task) -> Job:
 
 
 def test_jobs_run_once_and_those_that_failed_again(tmp_path: Path) -> None:
-    said: list[str] = []
+    reported: list[str] = []
     calls: list[int] = []
     warmup = job_of(tmp_path / "warmup", writing(tmp_path / "start"))
     good = job_of(tmp_path / "good", writing(tmp_path / "a"), writing(tmp_path / "b"))
     bad = job_of(tmp_path / "bad", writing(tmp_path / "c", "half", code=1), writing(tmp_path / "d"))
-    runner = Runner(tmp_path / "logs", said.append)
+    runner = Runner(tmp_path / "logs", reported.append)
     assert runner.run({0: warmup}, [(0, good), (0, bad)], lambda: calls.append(1)) == ["bad"]
     assert [(tmp_path / name).read_text() for name in ("start", "a", "b")] == ["whole"] * 3
     assert not (tmp_path / "c").exists(), "half an output counts for nothing"
@@ -171,12 +171,12 @@ def test_an_arm_without_its_warm_up_is_not_started(tmp_path: Path) -> None:
 
 
 def test_what_may_fail_is_passed_over(tmp_path: Path) -> None:
-    said: list[str] = []
+    reported: list[str] = []
     warmup = job_of(tmp_path / "warmup", writing(tmp_path / "start"))
     arm = job_of(tmp_path / "arm", writing(tmp_path / "a", code=2, optional=True), writing(tmp_path / "b"))
-    assert Runner(tmp_path / "logs", said.append).run({0: warmup}, [(0, arm)], lambda: None) == []
+    assert Runner(tmp_path / "logs", reported.append).run({0: warmup}, [(0, arm)], lambda: None) == []
     assert (tmp_path / "b").exists()
-    assert any("not measured" in line for line in said)
+    assert any("not measured" in line for line in reported)
 
 
 def test_stopping_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:

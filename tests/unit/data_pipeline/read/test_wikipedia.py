@@ -231,5 +231,5 @@ def test_unclosed_tables_and_comments_are_no_work(tmp_path: Path) -> None:
 def test_missing_packages_are_named_with_their_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.xml").write_text(DUMP)
     monkeypatch.setitem(sys.modules, "mwxml", None)
-    with pytest.raises(UserError, match=r"mwxml: pip install 'electra-scale\[wikipedia\]'"):
+    with pytest.raises(UserError, match=r"mwxml, which is not installed: pip install 'electra-scale\[wikipedia\]'"):
         read(tmp_path / "a.xml")

@@ -116,7 +116,10 @@ def test_without_the_quick_engine_tokenizers_is_used_and_a_line_names_the_instal
     data = tokenizer_json(tokenizer)
     choice = choose_encoder(data, ["the river"])
     assert choice.name == "tokenizers"
-    assert choice.line == ("tokenizing with tokenizers: nanotoken is not installed (pip install 'electra-scale[fast]')")
+    assert choice.line == (
+        "tokenizing with tokenizers: faster tokenizing needs nanotoken, which is not installed: "
+        "pip install 'electra-scale[fast]'"
+    )
     with pytest.raises(UserError, match="not installed"):
         open_encoder(data, "nanotoken")
 
