@@ -16,7 +16,7 @@ from electra_scale.tasks import module as training
 from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
-from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, counts_of, loss_of, module_of, recipe_of
+from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module_of, recipe_of
 
 RANKS = 2
 
@@ -33,7 +33,6 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
 ) -> None:
     recipe = recipe_of(name)
     module, batch = module_of(recipe).to(dtype), batch_of(recipe)
-    counts = counts_of(batch)
     in_pass = 0
     real = training.vocabulary_pass
 
