@@ -8,15 +8,19 @@ READY := $(VENV)/.installed
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.installed
 
-.PHONY: demo test torture bench study lint types
+.PHONY: demo test test-fast torture bench study lint types
 
 demo: $(READY)
 	@echo "demo: text -> tokenizer -> shards -> ZeRO-2 training -> export, all under runs/demo"
 	$(BIN)/electra-scale demo --out runs/demo $(if $(CORPUS),--corpus $(CORPUS))
 
 test: $(READY)
-	@echo "test: the whole suite, two files at a time"
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	@echo "test: the whole suite, two files at a time, the longest first (15 minutes on two cores; TESTS= chooses)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-fast: $(READY)
+	@echo "test-fast: every test that is not marked slow (3 minutes on two cores); make test runs all"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
 
 torture: $(READY)
 	@echo "torture: one run, 25 kills at every kind of moment; KILLS= and SEED= change that (docs/checkpoints.md)"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.fixtures.builds import mpiexec
+from tests.support.fixtures.builds import mpiexec, small_corpus
 from tests.support.fixtures.faults import faulty_s3
 from tests.support.fixtures.namespaces import far_hosts
 from tests.support.fixtures.places import big, place, told
@@ -28,6 +28,7 @@ __all__ = [
     "s3",
     "s3_server",
     "slurm",
+    "small_corpus",
     "ssh_hosts",
     "store",
     "told",

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures.builds import wait_for
 from tests.support.fixtures.runs import ROOT, environment, run, start
 from tests.support.fixtures.s3 import S3Server, free_ports
 from tests.support.fixtures.slurm import SlurmCluster
 from tests.support.fixtures.ssh import HOSTS, NOBODY, processes_of, use_hosts
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
 
 REMOTE = "electra_scale.doctor.remote"
 DOCTOR = [sys.executable, "-m", "electra_scale.cli", "doctor"]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from electra_scale.train.checkpoint import state as checkpoint
-from tests.support.fixtures.builds import wait_for
 from tests.support.fixtures.runs import end, rows, run, start
 from tests.support.fixtures.s3 import free_ports
 from tests.support.fixtures.ssh import HOSTS, processes_of, use_hosts
+from tests.support.waiting import wait_for_rows
+
+pytestmark = pytest.mark.slow
 
 
 def hostfile_command(ssh_hosts: tuple[Path, int], folder: Path, environment: pytest.MonkeyPatch) -> list[str]:
@@ -50,7 +52,7 @@ def test_a_killed_rank_ends_the_run_on_both_hosts(
     recipe = recipe_file(**{"schedule.steps": 100_000})
     process = start([*command, "--config", str(recipe), "--run_dir", str(folder)], tmp_path)
     try:
-        wait_for(lambda: (folder / "metrics.jsonl").is_file() and len(rows(folder)) >= 3, process, 300)
+        wait_for_rows(folder, 3, process, 300)
         # The rank itself, not its launcher, whose command line has the run's folder as well.
         ranks = [one for one in processes_of(folder) if one.environ().get("RANK") == str(rank)]
         ranks[-1].kill()

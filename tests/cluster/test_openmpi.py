@@ -10,10 +10,12 @@ import pytest
 
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.lifecycle.status import read_status
-from tests.support.fixtures.builds import wait_for
 from tests.support.fixtures.namespaces import ADDRESSES, FarHosts
 from tests.support.fixtures.runs import ROOT, end, rows, run, start
 from tests.support.fixtures.ssh import processes_of
+from tests.support.waiting import wait_for_rows
+
+pytestmark = pytest.mark.slow
 
 VARIABLES = {
     "DS_ACCELERATOR": "cpu",
@@ -42,7 +44,7 @@ def test_a_killed_rank_ends_the_run_on_both_hosts_and_the_next_one_finishes(
 
     process = start([*command, "--schedule.steps", "100000"], tmp_path)
     try:
-        wait_for(lambda: (folder / "metrics.jsonl").is_file() and len(rows(folder)) >= 8, process, 300)
+        wait_for_rows(folder, 8, process, 300)
         ranks = [one for one in processes_of(folder) if one.environ().get("OMPI_COMM_WORLD_RANK") == "1"]
         ranks[-1].kill()
         out, err = process.communicate(timeout=60)

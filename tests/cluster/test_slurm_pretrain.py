@@ -20,6 +20,9 @@ import yaml
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import RECIPE, ROOT, environment, rows
 from tests.support.fixtures.slurm import SlurmCluster
+from tests.support.waiting import row_count
+
+pytestmark = pytest.mark.slow
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 FROZEN_AT = 9
@@ -199,12 +202,12 @@ def test_a_run_that_fails_is_requeued_only_while_that_may_help(site: Site, code:
 def test_a_job_is_requeued_after_a_signal_and_not_after_scancel(site: Site) -> None:
     run = site.folder / "cancelled"
     job = site.submit(run, arguments=["--schedule.steps", "100000"])
-    site.until(lambda: rows_so_far(run) >= 3, run)
+    site.until(lambda: row_count(run) >= 3, run)
     site.cluster.run("scancel", "--signal=USR1", "--batch", job)
     site.until(lambda: site.cluster.job(job)["Restarts"] == "1", run)
     stopped = checkpoint.newest(run / "checkpoints")
     assert stopped is not None
-    site.until(lambda: rows_so_far(run) >= stopped.step + 3, run)
+    site.until(lambda: row_count(run) >= stopped.step + 3, run)
     site.cluster.run("scancel", job)
     site.until(lambda: "SLURM has ended this start of the job" in site.logs(run), run)
     shown = site.ended(job, run)
@@ -279,11 +282,6 @@ def test_a_signal_in_the_gate_reaches_the_run(site: Site) -> None:
     os.kill(frozen, signal.SIGCONT)
     site.ends_like_straight(job, run)
     assert "SIGUSR1: the run is asked to save and stop" in site.logs(run)
-
-
-def rows_so_far(run: Path) -> int:
-    metrics = run / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.is_file() else 0
 
 
 def page(address: str) -> bytes:

@@ -14,11 +14,13 @@ from data_pipeline.cli import main as electra_data
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
 from tests.support.fixtures.runs import plain, run
 
+pytestmark = pytest.mark.slow
+
 RecipeFile = Callable[..., Path]
 
 
-def refused(command: list[str], folder: Path, *expected: str) -> None:
-    result = run(command, folder)
+def refused(command: list[str], folder: Path, *expected: str, fresh: bool = False) -> None:
+    result = run(command, folder, fresh=fresh)
     lines = [line for line in result.stderr.splitlines() if "error" in line.lower()]
     assert result.returncode == 2, result.stderr
     assert len(lines) == 1, result.stderr
@@ -33,7 +35,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_an_unknown_recipe_key_is_refused(recipe_file: RecipeFile, tmp_path: Path) -> None:
     path = recipe_file(**{"corruption.focal_gama": 1.0})
-    refused(plain("--config", path), tmp_path, "corruption.focal_gama", "focal_gamma", str(path))
+    refused(plain("--config", path), tmp_path, "corruption.focal_gama", "focal_gamma", str(path), fresh=True)
 
 
 def test_a_store_without_a_manifest_is_refused(recipe_file: RecipeFile, store: Path, tmp_path: Path) -> None:

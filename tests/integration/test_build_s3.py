@@ -16,13 +16,16 @@ from data_pipeline.build.claim import claimed
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Entry, Place
 from data_pipeline.store.manifest import load_manifest
-from tests.support.fixtures.builds import build, command, group_is_gone, store_bytes, wait_for, write_corpus
+from tests.support.fixtures.builds import build, command, group_is_gone, store_bytes
 from tests.support.fixtures.builds import write_config as write_any_config
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
+def corpus(small_corpus: Path) -> Path:
+    return small_corpus
 
 
 @pytest.fixture(scope="module")

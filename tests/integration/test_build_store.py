@@ -23,15 +23,16 @@ from tests.support.fixtures.builds import (
     records,
     slow_environment,
     store_bytes,
-    wait_for,
     write_config,
-    write_corpus,
 )
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
+def corpus(small_corpus: Path) -> Path:
+    return small_corpus
 
 
 @pytest.fixture(scope="module")

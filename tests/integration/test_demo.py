@@ -13,6 +13,8 @@ from electra_scale.cli import main
 from electra_scale.commands.demo import own_sources
 from tests.support.fixtures.runs import RECIPE
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_demo_takes_own_text_to_an_exported_encoder(
     corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ def test_there_are_commands_to_check() -> None:
     assert any(blocks(page) for page in PAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
     script = "set -euo pipefail\n" + "\n".join(blocks(page))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -22,8 +20,10 @@ from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.remote_run import RemoteRun
 from electra_scale.train.engine import universal
-from tests.support.fixtures.runs import RECIPE, ROOT, end, environment, plain, rows, run, start
-from tests.support.fixtures.s3 import free_ports
+from tests.support.fixtures.runs import RECIPE, end, plain, ranks, rows, run, start
+from tests.support.waiting import wait_for_rows
+
+pytestmark = pytest.mark.slow
 
 STEPS = 18
 SLOWLY = ("--logging.evaluate_every", "1", "--logging.evaluate_samples", "256")
@@ -45,8 +45,7 @@ def recipe(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(number: int, recipe: Path, folder: Path, *more: str) -> list[str]:
     """Command of a run on some ranks that notes its batches."""
     arguments = ["--config", recipe, "--run_dir", folder / "run", "--resume", "auto", *more]
-    port = str(free_ports(1)[0])
-    return [sys.executable, "-m", "tests.support.programs.recorded_run", str(number), port, *map(str, arguments)]
+    return ranks(number, *arguments, module="tests.support.programs.recorded_run")
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +88,7 @@ def kill_after(rows_wanted: int, command: list[str], folder: Path) -> str:
     """Start a run and SIGKILL all of it once the metrics have that many rows; its output."""
     process = start(command, folder)
     try:
-        deadline = time.monotonic() + 300
-        metrics = folder / "run/metrics.jsonl"
-        while not metrics.is_file() or len(metrics.read_text().splitlines()) < rows_wanted:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_rows(folder / "run", rows_wanted, process, 300)
     finally:
         end(process)
     assert process.stdout is not None
@@ -148,31 +142,6 @@ def newest_step(folder: Path) -> int:
     return checkpoint.step_of(tags[-1])
 
 
-RESAVE = """
-import sys
-from pathlib import Path
-from electra_scale.recipe.recipe import recipe_of_run
-from electra_scale.train.checkpoint import state as checkpoint
-from electra_scale.train.engine.world import join_world, leave_world
-from electra_scale.train.loop import Run
-from electra_scale.train.lifecycle.stop import StopRequests
-world = join_world()
-run = Run(recipe_of_run(Path("recipe.yaml")), True, world, StopRequests(), None)
-for tag in sys.argv[1:]:
-    state = checkpoint.read_state(run.folder.checkpoints, tag)
-    plan = next(plan for plan in run.phases if plan.name == state.phase)
-    engine = run._engine(run._module(plan.name, fresh=False), plan)
-    run.checkpoints.load(engine, state)
-    state.world_size = world.size
-    run.checkpoints.folder = Path("again")
-    run.checkpoints.save(engine, state)
-    run.checkpoints.folder = run.folder.checkpoints
-    engine.close()
-leave_world()
-"""
-"""A program that loads checkpoints and saves them again, in the folder ``again``."""
-
-
 def tensors(path: Path) -> dict[str, Any]:
     """Everything in a universal checkpoint that training resumes from."""
     found = {}
@@ -198,8 +167,7 @@ def test_weights_moments_counts_and_rates_are_the_same_bits_on_another_number_of
     content = yaml.safe_load((folder / "run/recipe.yaml").read_text())
     content["run_dir"] = "run"
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
-    (folder / "resave.py").write_text(RESAVE)
-    result = run([sys.executable, "resave.py", *tags], folder)
+    result = run(plain(*tags, module="tests.support.programs.resaved_checkpoints"), folder)
     assert result.returncode == 0, result.stdout + result.stderr
     for tag in tags:
         before = tensors(folder / "run/checkpoints" / tag / "universal")
@@ -223,30 +191,13 @@ def copy_of(straight: Path, target: Path, tags: list[str]) -> Path:
     return target
 
 
-CONVERT_AND_DIE = """
-import os, signal, sys
-from pathlib import Path
-from deepspeed.checkpoint import ds_to_universal
-from electra_scale.train.engine import universal
-save, left = ds_to_universal._save_checkpoint, [int(sys.argv[2])]
-def killed(path, content):
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(path, content)
-ds_to_universal._save_checkpoint = killed
-universal.convert(Path(sys.argv[1]))
-"""
-"""A program that is killed at the Nth file that the conversion writes."""
-
-
 def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_finished_one(
     straight: Path, tmp_path: Path
 ) -> None:
     tag = "step-00000012"
     folder = copy_of(straight, tmp_path, [tag]) / "run/checkpoints" / tag
     whole = sorted(path.name for path in folder.iterdir())
-    killed = subprocess.run([sys.executable, "-c", CONVERT_AND_DIE, str(folder), "100"], env=environment(), cwd=ROOT)
+    killed = run(plain(folder, "100", module="tests.support.programs.killed_conversion"), tmp_path)
     assert killed.returncode == -9
     (left,) = {path.name for path in folder.iterdir()} - set(whole)
     assert left.startswith("universal.partial-")

@@ -10,23 +10,25 @@ import torch
 from transformers import AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
 
 from electra_scale.cli import main
-from electra_scale.model.architectures.bert import attention_mask
-from electra_scale.model.embeddings import positions_from_segments
+from electra_scale.model.layout import Layout
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
-from tests.support.fixtures.runs import plain, rows, run
+from tests.support.fixtures.runs import plain, rows, run, write_recipe
+
+pytestmark = pytest.mark.slow
 
 RecipeFile = Callable[..., Path]
 
 
-@pytest.fixture
-def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
-    path = recipe_file(**{"checkpoint.keep": 9})
-    result = run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path)
+@pytest.fixture(scope="module")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    path = write_recipe(folder, store, **{"checkpoint.keep": 9})
+    result = run(plain("--config", path, "--run_dir", folder / "run"), folder)
     assert result.returncode == 0, result.stderr
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def test_an_export_gives_transformers_the_networks_that_were_trained(
@@ -38,16 +40,16 @@ def test_an_export_gives_transformers_the_networks_that_were_trained(
     tokenizer = AutoTokenizer.from_pretrained(str(out / "discriminator"))
     encoded = tokenizer(["Return the number of items.", "Raise an error."], padding=True, return_tensors="pt")
     segment = torch.where(encoded["attention_mask"] == 1, 0, -1)
-    positions, mask = positions_from_segments(segment), attention_mask(segment)
+    layout = Layout.of(segment)
     folder = RunFolder(trained)
     tag = checkpoint.complete_tags(folder.checkpoints)[-1]
     ours = load_module(folder, recipe_of_run(folder.recipe), tag).electra.eval()
     theirs = ElectraForPreTraining.from_pretrained(str(out / "discriminator")).eval()
     generator = ElectraForMaskedLM.from_pretrained(str(out / "generator")).eval()
     with torch.no_grad():
-        logits = ours.discriminator_logits(encoded["input_ids"], positions, mask)
-        hidden = ours.generator_hidden(encoded["input_ids"], positions, mask)
-        scores = ours.generator_head.scores(ours.generator_head(hidden), ours.word_embeddings)
+        logits = ours.discriminator_logits(encoded["input_ids"], layout)
+        hidden = ours.generator_hidden(encoded["input_ids"], layout)
+        scores = ours.generator_head(hidden) @ ours.word_embeddings.T + ours.generator_head.bias
         real = segment >= 0
         assert torch.allclose(theirs(**encoded).logits[real], logits[real], atol=1e-5)
         assert torch.allclose(generator(**encoded).logits[real], scores[real], atol=1e-5)

@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.fixtures.builds import wait_for
 from tests.support.fixtures.runs import ROOT, end, ranks, start
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
 
 _SLOW_PLACE = """
 import os, time

@@ -12,6 +12,8 @@ import yaml
 
 from tests.support.fixtures.runs import RECIPE, plain, rows, run
 
+pytestmark = pytest.mark.slow
+
 LAST = 60
 
 

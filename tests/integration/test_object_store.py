@@ -22,6 +22,8 @@ from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.places import fetched, line_of
 from tests.support.fixtures.s3 import S3Server, free_ports, use_environment
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_put_can_be_read_whole_and_in_ranges(place: Place) -> None:
     place.put("a/b", b"hello")

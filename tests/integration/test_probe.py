@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from electra_scale.cli import main
 from tests.support.fixtures.metric_tags import PROBE_TAGS
-from tests.support.fixtures.runs import RECIPE, launched, rows, run
+from tests.support.fixtures.runs import RECIPE, ranks, rows, run, write_recipe
+
+pytestmark = pytest.mark.slow
 
 SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_draws"]
 
@@ -19,12 +20,8 @@ SAMPLES, DRAWS = RECIPE["logging"]["probe_samples"], RECIPE["logging"]["probe_dr
 def trained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, Path]:
     """A finished run on two ranks that probed itself and kept every checkpoint, and its recipe."""
     folder = tmp_path_factory.mktemp("probed")
-    recipe = json.loads(json.dumps(RECIPE))
-    recipe["data"]["store"] = str(store)
-    recipe["checkpoint"]["keep"] = 30
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    result = run(launched(2, "--config", path, "--run_dir", folder / "run", port=29691), folder)
+    path = write_recipe(folder, store, **{"checkpoint.keep": 30})
+    result = run(ranks(2, "--config", path, "--run_dir", folder / "run"), folder)
     assert (folder / "run/checkpoints/latest").is_file(), result.stdout + result.stderr
     return folder / "run", path
 
@@ -38,7 +35,7 @@ def test_a_run_probes_every_so_many_joint_steps_and_at_the_last(trained: tuple[P
 
 def test_training_is_the_same_without_probes(trained: tuple[Path, Path], tmp_path: Path) -> None:
     probed, recipe = trained
-    command = launched(2, "--config", recipe, "--run_dir", tmp_path / "run", "--logging.probe_every", "0", port=29692)
+    command = ranks(2, "--config", recipe, "--run_dir", tmp_path / "run", "--logging.probe_every", "0")
     result = run(command, tmp_path)
     expected = [{name: value for name, value in row.items() if name not in PROBE_TAGS} for row in rows(probed)]
     assert rows(tmp_path / "run") == expected, result.stderr

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.fixtures.runs import ROOT, run
-from tests.support.fixtures.s3 import free_ports
+from tests.support.fixtures.runs import ranks, run
 from tests.unit.train.conftest import SAMPLERS
+
+pytestmark = pytest.mark.slow
 
 SPLITS = ("2x1x16", "2x2x8")
 
@@ -19,10 +19,8 @@ SPLITS = ("2x1x16", "2x2x8")
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file for each sampler and split, named ranks x micro-batches x rows, from DeepSpeed's ZeRO-2 itself."""
     folder = tmp_path_factory.mktemp("gradients")
-    for ranks, sizes in ((1, ["32"]), (2, ["16", "8"])):
-        port = str(free_ports(1)[0])
-        command = [sys.executable, str(ROOT / "tests/support/programs/start_ranks.py"), str(ranks), port]
-        result = run([*command, "-m", "tests.support.programs.gradients_of_ranks", str(folder), *sizes], folder)
+    for number, sizes in ((1, ["32"]), (2, ["16", "8"])):
+        result = run(ranks(number, folder, *sizes, module="tests.support.programs.gradients_of_ranks"), folder)
         assert result.returncode == 0, result.stdout + result.stderr
     return folder
 

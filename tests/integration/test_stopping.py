@@ -17,17 +17,18 @@ import pytest
 from electra_scale.cli import main
 from electra_scale.train.checkpoint.state import newest
 from electra_scale.train.lifecycle.status import read_status
-from tests.support.fixtures.runs import ROOT, end, plain, ranks, rows, run, start
-from tests.support.fixtures.s3 import free_ports
+from tests.support.fixtures.runs import end, plain, ranks, rows, run, start
+from tests.support.waiting import wait_for_rows
+
+pytestmark = pytest.mark.slow
 
 RecipeFile = Callable[..., Path]
 
 
 def lives(recipe: Path, folder: Path, polls: int, spoiled: str = "") -> str:
     """Output of tests/support/programs/stopped_lives.py on two ranks."""
-    starter, port = str(ROOT / "tests/support/programs/start_ranks.py"), str(free_ports(1)[0])
-    command = [sys.executable, starter, "2", port, "-m", "tests.support.programs.stopped_lives"]
-    result = run([*command, str(recipe), str(folder), str(polls), spoiled], folder)
+    arguments = (recipe, folder, str(polls), spoiled)
+    result = run(ranks(2, *arguments, module="tests.support.programs.stopped_lives"), folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -122,6 +123,8 @@ def test_a_stuck_rank_is_named_by_the_other_which_ends(recipe_file: RecipeFile, 
     process = start(ranks(2, "--config", path, "--run_dir", folder), tmp_path)
     try:
         wait_for_rows(folder, 3, process)
+        # A rank is known from its first beat on, a sixth of the limit after its start.
+        time.sleep(3)
         psutil.Process(process.pid).children()[1].send_signal(signal.SIGSTOP)
         _, err = process.communicate(timeout=120)
     finally:
@@ -191,15 +194,3 @@ def test_the_save_counts_towards_the_time_slice(
         assert read_status(tmp_path / "run").state == "failed"
     else:
         assert result.returncode == 0, result.stderr
-
-
-def wait_for_rows(folder: Path, number: int, process: Any) -> None:
-    deadline = time.monotonic() + 200
-    while not (folder / "metrics.jsonl").is_file() or len(rows_so_far(folder)) < number:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def rows_so_far(folder: Path) -> list[str]:
-    return (folder / "metrics.jsonl").read_text().splitlines()

@@ -24,6 +24,8 @@ from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.places import fetched, line_of
 from tests.support.fixtures.s3 import S3Server, free_ports
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_busy_server_is_asked_again_and_the_retries_are_counted(faulty_s3: FaultyProxy, told: list[str]) -> None:
     place = open_place(faulty_s3.url)

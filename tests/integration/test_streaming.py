@@ -26,6 +26,9 @@ from electra_scale.recipe.data import DataConfig
 from tests.support.fixtures.faults import FaultyProxy
 from tests.support.fixtures.runs import RECIPE, end, environment, plain, ranks, rows, run, start
 from tests.support.fixtures.s3 import S3Server
+from tests.support.waiting import wait_for_rows
+
+pytestmark = pytest.mark.slow
 
 STEPS = 24
 DATA = {"streams": 8, "shuffle_window": 8, "prefetch_shards": 1}
@@ -102,15 +105,6 @@ def learned(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.startswith("data/fetch")} for row in found]
 
 
-def wait_for_rows(process: subprocess.Popen[str], folder: Path, number: int) -> None:
-    deadline = time.monotonic() + 200
-    metrics = folder / "metrics.jsonl"
-    while not metrics.is_file() or len(metrics.read_text().splitlines()) < number:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def log(folder: Path) -> str:
     return (folder / "log.txt").read_text()
 
@@ -169,7 +163,7 @@ def test_a_store_in_a_bucket_is_built_verified_trained_from_killed_and_resumed_o
     gate.close()
     process = start(ranks(2, *arguments(url)), tmp_path)
     try:
-        wait_for_rows(process, tmp_path / "run", gate.steps)
+        wait_for_rows(tmp_path / "run", gate.steps, process)
     finally:
         end(process)
     assert len(rows(tmp_path / "run")) == gate.steps
@@ -212,7 +206,7 @@ def test_a_server_that_stops_for_ten_seconds_costs_only_the_time(
     gate, url = gated
     process = start(ranks(2, *arguments(url)), tmp_path)
     try:
-        wait_for_rows(process, tmp_path / "run", gate.steps)
+        wait_for_rows(tmp_path / "run", gate.steps, process)
         s3_server.stop()
         try:
             time.sleep(10)

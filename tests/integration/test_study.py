@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 
 from tests.support.fixtures.runs import RECIPE, rows, run
+
+pytestmark = pytest.mark.slow
 
 
 def recipes(folder: Path) -> Path:

@@ -26,6 +26,8 @@ from tests.torture.launcher import Launcher
 from tests.torture.plan import MOMENTS, RANKS, Amount, plan
 from tests.torture.view import RunView
 
+pytestmark = pytest.mark.slow
+
 EVERY = 4
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +25,10 @@ from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.metric_tags import JOINT_TAGS
-from tests.support.fixtures.runs import end, launched, plain, ranks, rows, run, start
+from tests.support.fixtures.runs import ROOT, end, launched, plain, ranks, rows, run, start, write_recipe
+from tests.support.waiting import row_count, wait_for_rows
+
+pytestmark = pytest.mark.slow
 
 RecipeFile = Callable[..., Path]
 
@@ -33,15 +36,8 @@ RecipeFile = Callable[..., Path]
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, Path]:
     """A finished run on two ranks, and its recipe."""
-    import yaml
-
-    from tests.support.fixtures.runs import RECIPE
-
     folder = tmp_path_factory.mktemp("straight")
-    recipe = json.loads(json.dumps(RECIPE))
-    recipe["data"]["store"] = str(store)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
+    path = write_recipe(folder, store)
     result = run(launched(2, "--config", path, "--run_dir", folder / "run", port=29611), folder)
     assert checkpoint.newest(folder / "run/checkpoints") is not None, result.stdout + result.stderr
     return folder / "run", path
@@ -86,17 +82,13 @@ def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[P
     reference, recipe = straight
     folder = tmp_path / "run"
     arguments = ("--config", recipe, "--run_dir", folder, "--resume", "auto")
-    process = start(launched(2, *arguments, port=29612), tmp_path)
+    process = start(ranks(2, *arguments), tmp_path)
     try:
-        deadline = time.monotonic() + 200
         # In the joint phase, some steps past a checkpoint.
-        while not (folder / "metrics.jsonl").is_file() or len(rows_so_far(folder)) < 10:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_rows(folder, 10, process)
     finally:
         end(process)
-    killed_at = len(rows_so_far(folder))
+    killed_at = row_count(folder)
     state = checkpoint.newest(folder / "checkpoints")
     assert state is not None
     assert 0 < state.step < 18, "the kill came too late to test anything"
@@ -107,24 +99,30 @@ def test_a_killed_run_resumes_with_the_same_losses_bit_for_bit(straight: tuple[P
     assert resumed == rows(reference)
 
 
-def rows_so_far(folder: Path) -> list[str]:
-    return (folder / "metrics.jsonl").read_text().splitlines()
+EVERY_STEP = ("--checkpoint.every", "1", "--checkpoint.keep", "30")
+
+
+@pytest.fixture(scope="module")
+def saved_at_every_step(straight: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with a checkpoint of every step."""
+    folder = tmp_path_factory.mktemp("every-step")
+    result = run(ranks(2, "--config", straight[1], "--run_dir", folder / "run", *EVERY_STEP), folder)
+    assert len(checkpoint.complete_tags(folder / "run/checkpoints")) == 18, result.stderr
+    return folder / "run"
 
 
 @pytest.mark.parametrize("stop", [5, 6, 7])
 def test_a_run_resumes_around_the_end_of_the_generator_warmup(
-    stop: int, straight: tuple[Path, Path], tmp_path: Path
+    stop: int, straight: tuple[Path, Path], saved_at_every_step: Path, tmp_path: Path
 ) -> None:
     """The last checkpoint of the warm-up leads into the joint phase as if nothing had happened."""
     reference, recipe = straight
     folder = tmp_path / "run"
-    arguments = ("--config", recipe, "--run_dir", folder, "--checkpoint.every", "1", "--checkpoint.keep", "30")
-    result = run(ranks(2, *arguments), tmp_path)
-    tags = checkpoint.complete_tags(folder / "checkpoints")
-    assert len(tags) == 18, result.stderr
-    for tag in tags[stop:]:
+    shutil.copytree(saved_at_every_step, folder)
+    for tag in checkpoint.complete_tags(folder / "checkpoints")[stop:]:
         (folder / "checkpoints" / tag / "run_state.json").unlink()
-    run(ranks(2, *arguments, "--resume", "auto"), tmp_path)
+    result = run(ranks(2, "--config", recipe, "--run_dir", folder, *EVERY_STEP, "--resume", "auto"), tmp_path)
+    assert f"going on from step {stop}" in result.stdout, result.stderr
     assert rows(folder) == rows(reference)
 
 
@@ -196,15 +194,13 @@ def test_zero2_on_two_ranks_equals_plain_pytorch(sampler: str, recipe_file: Reci
 
 def test_one_plain_process_trains_what_two_ranks_train(straight: tuple[Path, Path], tmp_path: Path) -> None:
     reference, recipe = straight
-    result = run(plain("--config", recipe, "--run_dir", tmp_path / "run"), tmp_path)
+    result = run(plain("--config", recipe, "--run_dir", tmp_path / "run"), tmp_path, fresh=True)
     assert result.returncode == 0, result.stderr
     for ours, theirs in zip(rows(tmp_path / "run"), rows(reference), strict=True):
         assert ours["loss/total"] == pytest.approx(theirs["loss/total"], rel=1e-4), ours["step"]
 
 
 def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> None:
-    import sys
-
     reference, recipe = straight
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29650"]
     command += ["-m", "electra_scale.pretrain", "--config", str(recipe), "--run_dir", str(tmp_path / "run")]
@@ -214,8 +210,6 @@ def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> 
 
 
 def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    from tests.support.fixtures.runs import ROOT
-
     path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
     result = run(ranks(2, "--config", path, "--run_dir", tmp_path / "run"), tmp_path)
     found = rows(tmp_path / "run")
@@ -262,8 +256,6 @@ def test_draws_a_step_ahead_are_weighted_logged_and_resumed_exactly(recipe_file:
 def test_a_finished_run_does_nothing_more_unless_it_is_given_more_steps(
     straight: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    import shutil
-
     reference, recipe = straight
     folder = tmp_path / "run"
     shutil.copytree(reference, folder)

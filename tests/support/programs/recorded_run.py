@@ -1,7 +1,6 @@
-"""Ranks of a run that also write what each step was given: ``RECORD/PID.jsonl``, a line a micro-batch.
+"""A rank of a run that also writes what each step was given: ``RECORD/PID.jsonl``, a line a micro-batch.
 
-``python -m tests.support.programs.recorded_run RANKS PORT arguments``. The ranks are forked from one process
-that has imported everything, which takes most of a short run's time.
+``python -m tests.support.programs.recorded_run arguments``, as ``electra_scale.pretrain`` is started.
 """
 
 from __future__ import annotations
@@ -9,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sys
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from electra_scale import pretrain
 from electra_scale.data.batch import Batch
@@ -62,42 +59,8 @@ def record(folder: Path) -> None:
     Engine.forward_backward = forward
 
 
-def _leave(arguments: list[str]) -> NoReturn:
-    """Run one rank and end its process, whatever happens."""
-    code = 1
-    try:
-        code = pretrain.main(arguments)
-    except Exception:
-        # A fork must never go on in its parent's code, so its error ends here, printed and with code 1.
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def main(ranks: int, port: str, arguments: list[str]) -> int:
-    """Run the ranks; the first exit code that is not 0, with the others ended."""
-    record_into = Path(os.environ["RECORD"])
-    record_into.mkdir(parents=True, exist_ok=True)
-    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = set()
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
-            record(record_into)
-            _leave(arguments)
-        running.add(child)
-    while running:
-        child, status = os.wait()
-        running.discard(child)
-        if status:
-            for other in running:
-                os.kill(other, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(status)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    folder = Path(os.environ["RECORD"])
+    folder.mkdir(parents=True, exist_ok=True)
+    record(folder)
+    sys.exit(pretrain.main())

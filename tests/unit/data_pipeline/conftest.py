@@ -83,9 +83,3 @@ def store(session_store: Path, tmp_path: Path) -> Path:
     """A finished small store of the shared corpus, to be spoiled at will; without its work folder."""
     shutil.copytree(session_store, tmp_path / "store", ignore=shutil.ignore_patterns(".build"))
     return tmp_path / "store"
-
-
-def store_bytes(store: Path) -> dict[str, bytes]:
-    """Every file of a store but its work folder."""
-    files = (path for path in sorted(store.rglob("*")) if path.is_file() and ".build" not in path.parts)
-    return {str(path.relative_to(store)): path.read_bytes() for path in files}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -16,8 +13,7 @@ from electra_scale.corruption import generator as training
 from electra_scale.model.architectures.bert import dropped_elements
 from electra_scale.model.cost import parameter_counts
 from electra_scale.plan.memory import Memory, device_memory
-from tests.support.fixtures.runs import ROOT
-from tests.support.fixtures.s3 import free_ports
+from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
 from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module_of, recipe_of
@@ -86,18 +82,13 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest
 def held(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
     """What rank 0 of two real ZeRO-2 ranks held and sent, by case."""
     folder = tmp_path_factory.mktemp("memory")
-    command = [sys.executable, str(ROOT / "tests/support/programs/start_ranks.py"), str(RANKS), str(free_ports(1)[0])]
-    subprocess.run(
-        [*command, "-m", "tests.support.programs.memory_of_ranks", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
+    result = run(ranks(RANKS, folder, module="tests.support.programs.memory_of_ranks"), folder)
+    assert result.returncode == 0, result.stdout + result.stderr
     found: dict[str, dict[str, int]] = json.loads((folder / "memory.json").read_text())
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
@@ -111,6 +102,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
     assert measured["micro_batch"] - bucket - always == pytest.approx(largest - bucket - always, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]

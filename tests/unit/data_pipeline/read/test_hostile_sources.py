@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.clean.cleaner import Cleaner
@@ -167,19 +167,24 @@ def parquet_bytes(**columns: Any) -> bytes:
 PARQUET = parquet_bytes(text=[f"Document {number} of a few" for number in range(30)], number=list(range(30)))
 
 
-@settings(max_examples=250, deadline=None)
-@given(flips=st.lists(st.integers(0, len(PARQUET) * 8 - 1), min_size=1, max_size=6), cut=st.integers(0, 400))
-def test_a_damaged_parquet_file_is_refused_or_read(
-    tmp_path_factory: pytest.TempPathFactory, flips: list[int], cut: int
-) -> None:
-    damaged = bytearray(PARQUET)
-    for bit in flips:
-        damaged[bit // 8] ^= 1 << bit % 8
-    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
-    path.write_bytes(damaged)
-    read_or_told(path, "parquet")
-    path.write_bytes(PARQUET[: len(PARQUET) - 1 - cut])
-    assert read_or_told(path, "parquet") is None
+def test_a_damaged_parquet_file_is_refused_or_read(tmp_path: Path) -> None:
+    refused: list[bool] = []
+
+    @settings(max_examples=250, deadline=None)
+    @given(flips=st.lists(st.integers(0, len(PARQUET) * 8 - 1), min_size=1, max_size=6), cut=st.integers(0, 400))
+    def check(flips: list[int], cut: int) -> None:
+        damaged = bytearray(PARQUET)
+        for bit in flips:
+            damaged[bit // 8] ^= 1 << bit % 8
+        path = tmp_path / "a.parquet"
+        path.write_bytes(damaged)
+        refused.append(read_or_told(path, "parquet") is None)
+        path.write_bytes(PARQUET[: len(PARQUET) - 1 - cut])
+        assert read_or_told(path, "parquet") is None
+
+    check()
+    assert sum(refused) > 10
+    assert not all(refused)
 
 
 def test_a_parquet_string_that_is_not_utf8_costs_itself_only(tmp_path: Path) -> None:
@@ -204,20 +209,26 @@ def test_parquet_without_text_is_refused(tmp_path: Path) -> None:
 DUMP = (HEAD + page("One", "Text of [[one]]." * 5) + page("Two", "{{x}} Text of ''two''.") + TAIL).encode()
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    place=st.integers(0, len(DUMP)),
-    length=st.integers(0, 40),
-    inserted=st.one_of(
-        st.binary(max_size=20), st.sampled_from([b"<page>", b"</page>", b"&x;", b"<!--", b"]]>", b"<text>"])
-    ),
-)
-def test_a_damaged_dump_is_refused_or_read(
-    tmp_path_factory: pytest.TempPathFactory, place: int, length: int, inserted: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("dump") / "a.xml"
-    path.write_bytes(DUMP[:place] + inserted + DUMP[place + length :])
-    read_or_told(path, "wikipedia")
+def test_a_damaged_dump_is_refused_or_read(tmp_path: Path) -> None:
+    refused: list[bool] = []
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        place=st.integers(0, len(DUMP)),
+        length=st.integers(0, 40),
+        inserted=st.one_of(
+            st.binary(max_size=20), st.sampled_from([b"<page>", b"</page>", b"&x;", b"<!--", b"]]>", b"<text>"])
+        ),
+    )
+    @example(place=0, length=0, inserted=b"")
+    def check(place: int, length: int, inserted: bytes) -> None:
+        path = tmp_path / "a.xml"
+        path.write_bytes(DUMP[:place] + inserted + DUMP[place + length :])
+        refused.append(read_or_told(path, "wikipedia") is None)
+
+    check()
+    assert sum(refused) > 10
+    assert not all(refused)
 
 
 def test_entities_that_explode_are_no_danger(tmp_path: Path) -> None:
