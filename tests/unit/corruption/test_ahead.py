@@ -7,8 +7,7 @@ import torch
 
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-
-from .conftest import Case, V, masked_rows, random
+from tests.unit.corruption.conftest import Case, V, masked_rows, random
 
 
 @pytest.mark.parametrize("name", ["electra", "temperature", "hp_loss", "hp_dist", "two_scalars"])

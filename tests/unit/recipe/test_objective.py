@@ -10,8 +10,7 @@ import torch
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.recipe.objective import ObjectiveConfig, SamplingHeadConfig
-
-from .conftest import HIDDEN, MODEL, objective
+from tests.unit.corruption.conftest import HIDDEN, MODEL, objective
 
 
 def test_the_recipe_decides_the_sampler() -> None:

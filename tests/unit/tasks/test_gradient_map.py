@@ -12,8 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.model.architectures.bert import attention_mask
 from electra_scale.model.embeddings import positions_from_segments
-
-from .conftest import LEARNING, SAMPLERS, V, counts_of, gradients, make_batch, make_module
+from tests.unit.train.conftest import LEARNING, SAMPLERS, V, counts_of, gradients, make_batch, make_module
 
 PARTS = {
     "generator encoder": "electra.generator.",

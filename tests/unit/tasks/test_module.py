@@ -11,8 +11,17 @@ from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Batch
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, combine
-
-from .conftest import LEARNING, MODEL, SAMPLERS, SPECIAL, V, counts_of, gradients, make_batch, make_module
+from tests.unit.train.conftest import (
+    LEARNING,
+    MODEL,
+    SAMPLERS,
+    SPECIAL,
+    V,
+    counts_of,
+    gradients,
+    make_batch,
+    make_module,
+)
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 

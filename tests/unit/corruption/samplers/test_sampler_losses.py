@@ -13,8 +13,18 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-
-from .conftest import MODEL, ORIGINAL, Case, GivenHead, V, given_draw, objective, random, roughened, varied
+from tests.unit.corruption.conftest import (
+    MODEL,
+    ORIGINAL,
+    Case,
+    GivenHead,
+    V,
+    given_draw,
+    objective,
+    random,
+    roughened,
+    varied,
+)
 
 
 @pytest.mark.parametrize("mixture", [0.0, 0.1, 0.6])

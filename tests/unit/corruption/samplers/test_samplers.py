@@ -16,8 +16,18 @@ from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSample
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.recipe.objective import ObjectiveConfig
-
-from .conftest import MODEL, ORIGINAL, Case, GivenHead, V, masked_rows, objective, random, roughened, varied
+from tests.unit.corruption.conftest import (
+    MODEL,
+    ORIGINAL,
+    Case,
+    GivenHead,
+    V,
+    masked_rows,
+    objective,
+    random,
+    roughened,
+    varied,
+)
 
 # Everything that is drawn with weights, and how its expectations are known.
 WEIGHTED: list[dict[str, Any]] = [

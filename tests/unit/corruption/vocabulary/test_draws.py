@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from electra_scale.corruption.vocabulary.draws import choose
-
-from .conftest import random
+from tests.unit.corruption.conftest import random
 
 NEAR_ONE = 1 - 2.0**-53
 SIZES = (1, 2, 255, 256, 1000)

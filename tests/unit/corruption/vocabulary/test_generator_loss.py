@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss
-
-from .conftest import V, random
+from tests.unit.corruption.conftest import V, random
 
 GAMMAS = (0.5, 1.0, 2.0, 4.0)
 

@@ -16,8 +16,7 @@ from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
-
-from .conftest import EMBEDDING, HIDDEN, MODEL, V, objective, random, roughened
+from tests.unit.corruption.conftest import EMBEDDING, HIDDEN, MODEL, V, objective, random, roughened
 
 M = 23
 COLUMNS = (1, 7, V - 1, V, 2 * V)

@@ -21,8 +21,7 @@ from data_pipeline.report.verify import verify_store
 from data_pipeline.store.manifest import load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.tokenize.tokenizer import load_tokenizer
-
-from .conftest import make_config, store_bytes
+from tests.unit.data_pipeline.conftest import make_config, store_bytes
 
 MakeConfig = Callable[..., BuildConfig]
 

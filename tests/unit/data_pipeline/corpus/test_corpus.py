@@ -125,7 +125,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(corpus_module, "hub_answers", lambda: False)
     monkeypatch.setattr(corpus_module, "fetch_packages", fetch)
-    monkeypatch.setattr(corpus_module, "available_cores", lambda: 1)
+    monkeypatch.setattr(corpus_module.os, "sched_getaffinity", lambda _: set(range(1)))
     return tmp_path
 
 

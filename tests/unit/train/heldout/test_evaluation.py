@@ -12,8 +12,7 @@ from torch import Tensor
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Loader
 from electra_scale.train.heldout.evaluation import evaluate
-
-from .conftest import SAMPLERS, make_loader, make_module
+from tests.unit.train.conftest import SAMPLERS, make_loader, make_module
 
 
 class Waiting(Exception):

@@ -15,8 +15,7 @@ from electra_scale.data.noise import uniforms
 from electra_scale.monitor.draw_variance import Redrawn, draw_figures
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.train.heldout.probe import probe
-
-from .conftest import LEARNING, SAMPLERS, S, make_loader, make_module
+from tests.unit.train.conftest import LEARNING, SAMPLERS, S, make_loader, make_module
 
 CPU = torch.device("cpu")
 
