@@ -26,7 +26,8 @@ def executed(name: str, code: str) -> types.ModuleType:
 def test_the_sampler_of_the_page_passes_the_tests_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, tests = blocks()
     monkeypatch.setitem(sys.modules, MODULE, executed(MODULE, sampler))
-    promises = [value for name, value in vars(executed("test_rarer_original", tests)).items() if name.startswith("test_")]
+    names = vars(executed("test_rarer_original", tests))
+    promises = [names[name] for name in names if name.startswith("test_")]
     assert len(promises) == 2
     for promise in promises:
         promise()
