@@ -67,7 +67,7 @@ def test_the_step_of_the_page_has_the_loss_and_the_gradient_of_the_real_one(name
     counts = counts_of(batch)
     real, _ = module(batch, counts, 1.0, False)
     networks, hardness = parts_of(module, batch)
-    ours = step_of_the_page()(batch, counts, networks, hardness, 1.0, module.mixture, 50.0, SPECIAL.mask)
+    ours = step_of_the_page()(batch, vars(counts), networks, hardness, 1.0, module.mixture, 50.0, SPECIAL.mask)
     assert float(ours.detach()) == pytest.approx(float(real.detach()), rel=1e-5)
     discriminator = list(module.electra.discriminator.parameters())
     for own, other in zip(
