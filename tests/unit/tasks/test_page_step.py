@@ -12,10 +12,20 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.model.architectures.bert import attention_mask
-from electra_scale.model.embeddings import positions_from_segments
+from electra_scale.data.loader import Batch
+from electra_scale.model.layout import Layout
 from electra_scale.tasks.module import PretrainModule
-from tests.unit.train.conftest import SAMPLERS, SPECIAL, V, counts_of, make_batch, make_module
+from tests.unit.train.conftest import (
+    SAMPLERS,
+    SPECIAL,
+    V,
+    contribution,
+    counts_of,
+    generator_of,
+    make_batch,
+    make_module,
+    masked_positions,
+)
 
 PAGE = Path(__file__).parents[3] / "docs/method.md"
 
@@ -27,11 +37,15 @@ def step_of_the_page() -> Any:
     return names["step_loss"]
 
 
-def parts_of(module: PretrainModule, batch: Any) -> tuple[SimpleNamespace, Any]:
+def parts_of(module: PretrainModule, batch: Batch) -> tuple[SimpleNamespace, Any]:
     """The real networks as the page calls them, and the hardness L (M, V) that the real sampler tilts by."""
-    electra, sampler = module.electra, module.sampler
-    where = positions_from_segments(batch.segment), attention_mask(batch.segment)
-    masked = module.masked_positions(batch)
+    electra, sampler, layout = module.electra, generator_of(module).sampler, Layout.of(batch.segment)
+    masked = masked_positions(module, batch)
+    head = electra.generator_head
+    assert head is not None
+
+    def generator_scores(hidden: Tensor) -> Tensor:
+        return head(hidden) @ electra.word_embeddings.T + head.bias
 
     def sampler_loss(hidden: Tensor, original: Tensor, replacement: Tensor, loss: Tensor) -> Tensor:
         drawn = propose(sampler, masked)
@@ -42,16 +56,14 @@ def parts_of(module: PretrainModule, batch: Any) -> tuple[SimpleNamespace, Any]:
         tilt = sampler.tilt(masked)
         if tilt is None:
             return torch.ones(len(hidden), V)
-        scores = electra.generator_head(hidden) @ electra.word_embeddings.T + electra.generator_head.bias
+        scores = generator_scores(hidden)
         each = [tilt.log_tilt(torch.full_like(original, token), scores[:, token]) for token in range(V)]
         return torch.stack(each, -1).exp()
 
     networks = SimpleNamespace(
-        generator=lambda ids: electra.generator_hidden(ids, *where),
-        generator_head=lambda hidden: (
-            electra.generator_head(hidden) @ electra.word_embeddings.T + electra.generator_head.bias
-        ),
-        discriminator=lambda ids: electra.discriminator_logits(ids, *where),
+        generator=lambda ids: electra.generator_hidden(ids, layout),
+        generator_head=generator_scores,
+        discriminator=lambda ids: electra.discriminator_logits(ids, layout),
         sampler_loss=sampler_loss,
     )
     return networks, hardness
@@ -62,12 +74,12 @@ def parts_of(module: PretrainModule, batch: Any) -> tuple[SimpleNamespace, Any]:
     "name", ["electra", "hp_loss rms own", "hp_loss mean context", "hp_dist rms own", "two_scalars"]
 )
 def test_the_step_of_the_page_has_the_loss_and_the_gradient_of_the_real_one(name: str, mixture: float) -> None:
-    module = make_module(SAMPLERS[name], mixture=mixture, focal_gamma=1.0, discriminator_weight=50.0)
+    module = make_module(SAMPLERS[name], mixture=mixture, focal_gamma=1.0)
     batch = make_batch()
     counts = counts_of(batch)
-    real, _ = module(batch, counts, 1.0, False)
+    real, _ = contribution(module, batch, counts, detailed=False)
     networks, hardness = parts_of(module, batch)
-    ours = step_of_the_page()(batch, vars(counts), networks, hardness, 1.0, module.mixture, 50.0, SPECIAL.mask)
+    ours = step_of_the_page()(batch, counts, networks, hardness, 1.0, mixture, 50.0, SPECIAL.mask)
     assert float(ours.detach()) == pytest.approx(float(real.detach()), rel=1e-5)
     discriminator = list(module.electra.discriminator.parameters())
     for own, other in zip(
