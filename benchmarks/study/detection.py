@@ -19,7 +19,7 @@ from torch import Tensor
 
 from electra_scale.corruption.corruption import Corruption
 from electra_scale.corruption.generator import GeneratorCorruption
-from electra_scale.corruption.samplers.base import Masked
+from electra_scale.corruption.sampler import Masked
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
 from electra_scale.data.batch import Batch

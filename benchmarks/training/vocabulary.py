@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from benchmarks.measure import pick_cores, report, run, script, spread, table, write_figures
-from electra_scale.corruption.samplers.base import Masked, Sampler
+from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass

@@ -108,8 +108,7 @@ def _in_part(values: npt.NDArray[np.uint64], part: int, parts: int) -> npt.NDArr
 class _Repeats:
     """Finds rows that came before. Rows that repeat are forgotten, so many copies of one take no memory."""
 
-    def __init__(self, columns: int, memory: int, repeated: Callable[[npt.NDArray[np.int64]], None]) -> None:
-        self._columns = columns
+    def __init__(self, memory: int, repeated: Callable[[npt.NDArray[np.int64]], None]) -> None:
         self._limit = max(1024, 2 * memory // _ROW_BYTES)
         self._repeated = repeated
         self._held: list[tuple[npt.NDArray[Any], ...]] = []
@@ -147,7 +146,7 @@ def _exact(
 
     parts = _parts(int(starts[-1]), memory) if deduplicate else 1
     for part in range(parts):
-        repeats = _Repeats(2, memory, drop)
+        repeats = _Repeats(memory, drop)
         for start, documents in zip(starts[:-1], tasks(), strict=True):
             ids, keys = hash_halves(documents.hashes)
             here = np.flatnonzero(_in_part(ids, part, parts))
@@ -168,7 +167,7 @@ def _near(
 
     parts = _parts(int(starts[-1]) * near_keys, memory)
     for part in range(parts):
-        repeats = [_Repeats(1, memory // near_keys, mark) for _ in range(near_keys)]
+        repeats = [_Repeats(memory // near_keys, mark) for _ in range(near_keys)]
         for start, documents in zip(starts[:-1], tasks(), strict=True):
             kept = np.flatnonzero(decisions[start : start + len(documents.sizes)] & KEPT)
             if not len(kept):

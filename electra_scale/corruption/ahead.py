@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Draw, Masked
+from electra_scale.corruption.sampler import Draw, Masked
 from electra_scale.corruption.vocabulary.tiles import scores_of
 
 

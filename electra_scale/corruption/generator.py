@@ -18,7 +18,7 @@ from electra_scale.corruption.corruption import (
     Sums,
     statistics_of,
 )
-from electra_scale.corruption.samplers.base import Draw, Masked
+from electra_scale.corruption.sampler import Draw, Masked
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.cost import GeneratorCost
 from electra_scale.corruption.samplers.fixed import ElectraSampler

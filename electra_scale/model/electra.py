@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from electra_scale.model.architectures.architecture import Hidden, architecture_of
+from electra_scale.model.architectures.architecture import Encoder, Hidden, architecture_of
 from electra_scale.model.heads import DiscriminatorHead, GeneratorHead
 from electra_scale.model.initialisation import initialise, sinusoids
 from electra_scale.model.layout import Layout
@@ -75,23 +76,10 @@ class Electra(nn.Module):
             (B,S,H) with the generator's H.
         """
         assert self.generator is not None
-        hidden: Hidden = self.generator(self.sharing.embed_generator(ids, layout), layout)
-        return hidden.last
+        encoder = cast(Encoder, self.generator)
+        return encoder(self.sharing.embed_generator(ids, layout), layout).last
 
     def discriminator_hidden(self, ids: Tensor, layout: Layout, depths: Sequence[int] = ()) -> Hidden:
         """Hidden states of the discriminator for token ids (B,S), also after the layers ``depths``."""
-        hidden: Hidden = self.discriminator(self.sharing.embed_discriminator(ids, layout), layout, depths)
-        return hidden
-
-    def discriminator_logits(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Logit that each token was replaced.
-
-        Args:
-            ids: (B,S) int64 token ids with the replacements in place.
-            layout: positions and segments of the rows.
-
-        Returns:
-            (B,S) logits, positive for replaced.
-        """
-        logits: Tensor = self.discriminator_head(self.discriminator_hidden(ids, layout).last)
-        return logits
+        encoder = cast(Encoder, self.discriminator)
+        return encoder(self.sharing.embed_discriminator(ids, layout), layout, depths)

@@ -29,11 +29,11 @@ from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import tag_of
 from electra_scale.train.checkpointer import Checkpointer
 from electra_scale.train.drawn_ahead import load_draws
-from electra_scale.train.duties.duty import Duty, StepDone
 from electra_scale.train.duties.rows import Rows
 from electra_scale.train.duties.saving import Saving
 from electra_scale.train.duties.slice_check import SliceCheck
 from electra_scale.train.duties.step_lines import RankTimes, StepLines
+from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.engine.engine import Engine, precision_of
 from electra_scale.train.engine.world import World
 from electra_scale.train.feed import MicroBatches

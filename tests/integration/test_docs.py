@@ -15,13 +15,28 @@ import pytest
 
 from tests.support.fixtures.runs import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "ds_configs/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "ds_configs/README.md",
+    ROOT / "benchmarks/README.md",
+]
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\]\(([^)#:]+)\)")
+_LINK = re.compile(r"\]\(([^)#:]*)(?:#([^):]+))?\)")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+_SECTION = re.compile(r"method\.md,? (?:sections? )?([^)\n]*)")
+_METHOD = ROOT / "docs/method.md"
 
 
 def blocks(page: Path) -> list[str]:
     return _BLOCK.findall(page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub links to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(text)}
 
 
 def test_there_are_commands_to_check() -> None:
@@ -44,8 +59,35 @@ def test_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    for target in _LINK.findall(page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, anchor in _LINK.findall(page.read_text()):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path), f"{target}#{anchor}"
+
+
+def test_reading_order_names_every_page() -> None:
+    text = (ROOT / "docs/README.md").read_text()
+    pages = [page for page in PAGES if page != ROOT / "docs/README.md"]
+    missing = [page for page in pages if f"({os.path.relpath(page, ROOT / 'docs')})" not in text]
+    assert missing == []
+
+
+def test_sections_of_the_method_that_code_names_exist() -> None:
+    sections = set(re.findall(r"^#+ (\d+a?)\. ", _METHOD.read_text(), re.MULTILINE))
+    checks = set(re.findall(r"^\| (\d+)\. ", _METHOD.read_text(), re.MULTILINE))
+    named = [
+        (path, reference)
+        for folder in ("electra_scale", "data_pipeline", "benchmarks", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        if path != Path(__file__)
+        for reference in _SECTION.findall(path.read_text())
+    ]
+    assert len(named) > 5
+    for path, reference in named:
+        before, _, after = reference.partition("check")
+        assert set(re.findall(r"\d+a?", before)) <= sections, f"{path}: {reference}"
+        assert set(re.findall(r"\d+", after.partition("section")[0])) <= checks, f"{path}: {reference}"
 
 
 def test_every_file_of_ds_configs_is_described() -> None:

@@ -16,6 +16,7 @@ from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
 from tests.support.fixtures.runs import plain, rows, run, write_recipe
+from tests.support.instruments.logits import discriminator_logits
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def test_an_export_gives_transformers_the_networks_that_were_trained(
     theirs = ElectraForPreTraining.from_pretrained(str(out / "discriminator")).eval()
     generator = ElectraForMaskedLM.from_pretrained(str(out / "generator")).eval()
     with torch.no_grad():
-        logits = ours.discriminator_logits(encoded["input_ids"], layout)
+        logits = discriminator_logits(ours, encoded["input_ids"], layout)
         hidden = ours.generator_hidden(encoded["input_ids"], layout)
         scores = ours.generator_head(hidden) @ ours.word_embeddings.T + ours.generator_head.bias
         real = segment >= 0

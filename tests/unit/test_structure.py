@@ -81,15 +81,20 @@ def test_no_import_goes_round() -> None:
         pytest.fail(f"modules import each other in a circle: {' -> '.join(error.args[1])}")
 
 
-def test_no_folder_imports_another_that_imports_it_back() -> None:
-    folders: dict[str, set[str]] = {}
-    for module, imported in graph().items():
-        own = ".".join(module.split(".")[:2])
-        folders.setdefault(own, set()).update({".".join(name.split(".")[:2]) for name in imported} - {own})
-    try:
-        TopologicalSorter(folders).prepare()
-    except CycleError as error:
-        pytest.fail(f"folders import each other in a circle: {' -> '.join(error.args[1])}")
+def test_neighbours_in_a_folder_do_not_import_each_other_in_a_circle() -> None:
+    """Files and folders that lie side by side, at every depth."""
+    for folder in {name.rpartition(".")[0] for name in modules()} - {""}:
+        depth = len(folder.split(".")) + 1
+        siblings: dict[str, set[str]] = {}
+        for module, imported in graph().items():
+            if module.startswith(f"{folder}."):
+                own = ".".join(module.split(".")[:depth])
+                others = {".".join(name.split(".")[:depth]) for name in imported if name.startswith(f"{folder}.")}
+                siblings.setdefault(own, set()).update(others - {own})
+        try:
+            TopologicalSorter(siblings).prepare()
+        except CycleError as error:
+            pytest.fail(f"neighbours in {folder} import each other in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_every_folder_and_file_has_a_floor() -> None:

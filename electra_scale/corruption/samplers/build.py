@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Sampler
+from electra_scale.corruption.sampler import Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler, TemperatureSampler
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Masked, Sampler, Tile, Tilt
+from electra_scale.corruption.sampler import Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.vocabulary.tiles import exponential
 
 

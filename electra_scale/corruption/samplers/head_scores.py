@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Masked, Tile
+from electra_scale.corruption.sampler import Masked, Tile
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.vocabulary.tiles import put
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Draw, Masked, Sampler, Tile, Tilt
+from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
 from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, put, ranges, score_tile, scores_of

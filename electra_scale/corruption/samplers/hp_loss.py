@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from electra_scale.corruption.samplers.base import Draw, Masked, Sampler, Tile, Tilt
+from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
 from electra_scale.corruption.vocabulary.tiles import exponential, put

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Draw, Masked, Sampler, Tile, Tilt, mix
+from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt, mix
 from electra_scale.corruption.vocabulary.draws import choose
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
 from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, ranges, score_tile, scores_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from electra_scale.monitor.alarms import Alarms, signatures
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.train.duties.duty import Duty, StepDone
+from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.lifecycle.reporter import Reporter
 
 

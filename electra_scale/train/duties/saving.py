@@ -11,7 +11,7 @@ from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.state import RunState, tag_of
 from electra_scale.train.checkpointer import Checkpointer
 from electra_scale.train.drawn_ahead import save_draws
-from electra_scale.train.duties.duty import Duty, StepDone
+from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World
 from electra_scale.train.feed import MicroBatches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from electra_scale.train.checkpoint.state import RunState
-from electra_scale.train.duties.duty import Duty, StepDone
+from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.engine.world import World
 from electra_scale.train.lifecycle.time_slice import TimeSlice
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from electra_scale.monitor.slow_ranks import SlowRanks, rank_metrics
-from electra_scale.train.duties.duty import Duty, StepDone
+from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.global_step import GlobalSteps
 from electra_scale.train.lifecycle.reporter import Reporter
 

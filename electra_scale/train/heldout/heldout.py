@@ -8,7 +8,7 @@ from electra_scale.data.loader import Loader
 from electra_scale.monitor.draw_variance import probe_metrics
 from electra_scale.recipe.phases import PhasePlan
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.train.duties.duty import Duty, StepDone
+from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.engine.world import World
 from electra_scale.train.heldout.evaluation import evaluate
 from electra_scale.train.heldout.probe import probe

@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm
 
 from electra_scale.cluster.ranks import Ranks
 from electra_scale.corruption.generator import GeneratorCorruption
-from electra_scale.corruption.samplers.base import Masked, Sampler
+from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch

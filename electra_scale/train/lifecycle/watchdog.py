@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from torch.distributed import Store, TCPStore
 
-from electra_scale.train.duties.duty import Duty
+from electra_scale.train.duty import Duty
 from electra_scale.train.engine.world import World
 
 _LONG = 6

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from electra_scale.corruption.samplers.base import Draw, Masked, Sampler
+from electra_scale.corruption.sampler import Draw, Masked, Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler, TemperatureSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler, TwoScalarSampler

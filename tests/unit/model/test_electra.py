@@ -14,6 +14,7 @@ from electra_scale.model.cost import discriminator_flops, generator_flops, param
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout, attention_mask, positions_from_segments
 from electra_scale.recipe.model import EncoderSize, ModelConfig
+from tests.support.instruments.logits import discriminator_logits
 
 from .conftest import VOCAB, rough_model
 
@@ -84,14 +85,14 @@ def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
     layout = Layout.of(segment)
     with torch.no_grad():
         hidden = model.generator_hidden(ids, layout)
-        logits = model.discriminator_logits(ids, layout)
+        logits = discriminator_logits(model, ids, layout)
         start = 0
         for alone in (first, second):
             stop = start + alone.shape[1]
             whole = rows(1, alone.shape[1])
             expected = model.generator_hidden(alone, whole)
             torch.testing.assert_close(hidden[:, start:stop], expected, atol=1e-5, rtol=0)
-            expected = model.discriminator_logits(alone, whole)
+            expected = discriminator_logits(model, alone, whole)
             torch.testing.assert_close(logits[:, start:stop], expected, atol=1e-5, rtol=0)
             start = stop
     assert hidden.isfinite().all()
@@ -102,9 +103,9 @@ def test_dropout_acts_in_training_only(tiny: ModelConfig) -> None:
     model = rough_model(tiny)
     ids, layout = torch.randint(0, VOCAB, (2, 9)), rows(2, 9)
     with torch.no_grad():
-        assert torch.equal(*(model.discriminator_logits(ids, layout) for _ in range(2)))
+        assert torch.equal(*(discriminator_logits(model, ids, layout) for _ in range(2)))
         model.train()
-        assert not torch.equal(*(model.discriminator_logits(ids, layout) for _ in range(2)))
+        assert not torch.equal(*(discriminator_logits(model, ids, layout) for _ in range(2)))
 
 
 def test_initial_weights_follow_from_the_seed_alone(tiny: ModelConfig) -> None:
@@ -146,7 +147,7 @@ def test_both_networks_train_the_shared_embeddings_and_nothing_else_in_common(ti
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {"embeddings", "generator"}
     model.zero_grad()
-    model.discriminator_logits(ids, layout).square().sum().backward()
+    discriminator_logits(model, ids, layout).square().sum().backward()
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {"embeddings", "discriminator", "discriminator_head"}
 
@@ -167,7 +168,7 @@ def test_flops_are_those_torch_counts(tiny: ModelConfig) -> None:
         model.generator_head(hidden) @ model.word_embeddings.T
     assert counter.get_total_flops() == 64 * generator_flops(tiny, 32, masked_share=16 / 64)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.discriminator_logits(ids, layout)
+        discriminator_logits(model, ids, layout)
     assert counter.get_total_flops() == 64 * discriminator_flops(tiny, 32)
 
 

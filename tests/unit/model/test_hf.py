@@ -25,6 +25,7 @@ from electra_scale.model.electra import Electra
 from electra_scale.model.hf import export, import_checkpoint
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
+from tests.support.instruments.logits import discriminator_logits
 
 from .conftest import VOCAB, rough_model, roughen
 
@@ -53,7 +54,7 @@ def our_states(model: Electra, network: str, ids: Tensor, segment: Tensor) -> tu
     layout = Layout.of(segment)
     with torch.no_grad():
         if network == "discriminator":
-            logits = model.discriminator_logits(ids, layout)
+            logits = discriminator_logits(model, ids, layout)
         else:
             hidden = model.generator_hidden(ids, layout).flatten(0, 1)
             features = model.generator_head(hidden)

@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.model.layout import Layout
+from tests.support.instruments.logits import discriminator_logits
 from tests.unit.train.conftest import (
     LEARNING,
     SAMPLERS,
@@ -69,7 +70,7 @@ def test_the_embeddings_get_the_discriminators_loss_from_its_input_alone() -> No
         drawn = propose(module.sampler, masked_positions(module, batch))
     ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
     weight = (batch.segment >= 0).float().flatten().index_copy(0, batch.masked, drawn.weight)
-    logits = module.electra.discriminator_logits(ids, Layout.of(batch.segment))
+    logits = discriminator_logits(module.electra, ids, Layout.of(batch.segment))
     loss = binary_cross_entropy_with_logits(logits, (ids != batch.ids).float(), reduction="none").flatten() @ weight
     loss = 50 * loss / (batch.segment >= 0).sum()
     embeddings = dict(module.electra.embeddings.named_parameters(prefix="electra.embeddings"))

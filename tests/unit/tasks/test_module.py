@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.corruption import Statistic
-from electra_scale.corruption.samplers.base import Masked
+from electra_scale.corruption.sampler import Masked
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
 from electra_scale.model.layout import Layout

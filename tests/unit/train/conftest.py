@@ -13,7 +13,7 @@ from torch import Tensor
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.corruption import Clock, Corruption
 from electra_scale.corruption.generator import GeneratorCorruption
-from electra_scale.corruption.samplers.base import Masked
+from electra_scale.corruption.sampler import Masked
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
 from electra_scale.data.rows import PackedShard, SpecialTokens

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Draw
+from electra_scale.corruption.sampler import Draw
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from electra_scale.corruption.samplers.base import Masked, Sampler
+from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from electra_scale.corruption.samplers.base import Masked, Sampler
+from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
