@@ -92,7 +92,7 @@ def largest(rows: Sequence[Row], name: str) -> float | None:
 
 
 def variance_over_steps(values: NDArray[np.float64], window: int = WINDOW) -> float | None:
-    """Variance (n,) around a straight line, fitted anew in each window: the loss falls, and that is no noise.
+    """Variance (n,) around a straight line, fitted anew in each window: the loss falls, and that is not noise.
 
     Windows are equally long and at most ``window``. Unbiased: a line takes two degrees of freedom. None for fewer than
     three values.

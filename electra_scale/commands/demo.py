@@ -24,7 +24,7 @@ from data_pipeline.store.manifest import Manifest
 from electra_scale.commands.export import export_run
 from electra_scale.commands.showcase import show
 from electra_scale.data.store import Store
-from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.recipe.parse import parse_recipe, recipe_of_run, recipe_parser
 from electra_scale.recipe.shipped import find_recipe
 from electra_scale.train.checkpoint import state as checkpoint
 
@@ -41,8 +41,13 @@ def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
     made is kept.
     """
     started = time.monotonic()
-    # A recipe that does not exist is refused before minutes are spent on the corpus.
-    find_recipe(recipe)
+    # What cannot work is refused before minutes are spent on the corpus.
+    chosen, _ = parse_recipe(recipe_parser("demo"), ["--config", str(find_recipe(recipe))], quiet=True)
+    if not chosen.corruption.uses_generator:
+        raise UserError(
+            f"the demo shows what a generator has learned, but recipe {recipe} has corruption.kind "
+            f"{chosen.corruption.kind}, which has none; train it with python -m electra_scale.pretrain"
+        )
     if corpus is None:
         _announce("1/5 corpus: real English text, fetched once")
         fetch_corpus(out / "corpus", CORPUS_MB)

@@ -9,17 +9,18 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Place
-from electra_scale.model.hf import export
+from electra_scale.model.hf import export, networks_of
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
 
 
-def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
+def export_run(run: Path, out: str | Path, step: int | None = None) -> tuple[int, list[str]]:
     """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or from that of ``step``.
 
-    ``out`` is a folder or ``s3://bucket/prefix``. Returns the step of the checkpoint. Raises UserError if there is no
+    ``out`` is a folder or ``s3://bucket/prefix``. Returns the step of the checkpoint, and the names of the networks: a
+    run without a generator has one only. Raises UserError if there is no
     such checkpoint, or if ``out`` is not empty.
     """
     place = open_place(out)
@@ -34,7 +35,7 @@ def export_run(run: Path, out: str | Path, step: int | None = None) -> int:
     tag = checkpoint.tag_at(folder.checkpoints, step)
     module = load_module(folder, recipe, tag)
     export(module.electra, folder.tokenizer, place.path)
-    return checkpoint.read_state(folder.checkpoints, tag).step
+    return checkpoint.read_state(folder.checkpoints, tag).step, list(networks_of(module.electra))
 
 
 def upload(folder: Path, place: Place) -> None:

@@ -34,6 +34,11 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         raise UserError(f"--samples is {samples} and --draws {draws}; they must be at least 1 and 2")
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
+    if not recipe.corruption.uses_generator:
+        raise UserError(
+            f"{run} was trained with corruption.kind {recipe.corruption.kind}, which has no generator, so there are no "
+            "draws from p and from q to compare"
+        )
     tag = checkpoint.tag_at(folder.checkpoints, step)
     state = checkpoint.read_state(folder.checkpoints, tag)
     if state.phase != "joint":

@@ -16,13 +16,18 @@ EXAMPLE_WRONG = "The president of the country was elected by the banana of the p
 
 def show(export: Path, masked: str | None = None, wrong: str | None = None) -> None:
     """Print the generator's five best tokens for the [MASK] of ``masked`` and the discriminator's score for each token
-    of ``wrong``; raises UserError if ``masked`` has not exactly one [MASK]."""
+    of ``wrong``; raises UserError if ``masked`` has not exactly one [MASK], or if there is no export."""
+    if not (export / "discriminator").is_dir():
+        raise UserError(f"{export} holds no export: it has no folder discriminator; make one with electra-scale export")
     masked, wrong = masked or EXAMPLE_MASKED, wrong or EXAMPLE_WRONG
     # A bar for two files of a few megabytes would only tear the table apart.
     logging.disable_progress_bar()
-    print(f'generator, five best for "{masked}"')
-    for token, probability in fill(export / "generator", masked):
-        print(f"  {token:<16} {probability:.3f}")
+    if (export / "generator").is_dir():
+        print(f'generator, five best for "{masked}"')
+        for token, probability in fill(export / "generator", masked):
+            print(f"  {token:<16} {probability:.3f}")
+    else:
+        print(f"{export} holds no generator, so no [MASK] is filled in")
     print(f'discriminator, probability that a token was replaced, in "{wrong}"')
     for token, probability in detect(export / "discriminator", wrong):
         print(f"  {token:<16} {probability:.3f}  {'#' * round(40 * probability)}")

@@ -15,7 +15,7 @@ from electra_scale.recipe.shipped import shipped_folder
 
 FOLDER_VARIABLE = "ELECTRA_SLURM"
 """Variable that names the folder of the batch scripts, where that is not ``slurm`` in the current one. The scripts read
-it too: SLURM starts a copy of a script, which cannot tell where the others lie."""
+it too: SLURM starts a copy of a script, which does not know where the others lie."""
 
 PYTHON_VARIABLE = "ELECTRA_PYTHON"
 """Variable with the python that ``site.env`` takes where the shipped scripts are used: there need be no virtual

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Masked:
-    """What the generator says about the M masked positions.
+    """What the generator gives at the M masked positions.
 
     ``features`` (M, E), ``word_embeddings`` (V, E) and ``bias`` (V,) give its scores, features @ embeddings.T + bias,
     which are never formed all at once. ``hidden`` (M, H) its hidden states, ``original`` (M,) the true tokens,

@@ -27,7 +27,7 @@ class CheckpointConfig:
 
     upload: str | None = None
     """Folder or ``s3://bucket/prefix`` that gets a copy of the run in the background, checkpoint by checkpoint; with
-    ``--resume auto`` a machine without the run folder goes on from there."""
+    ``--resume auto`` a machine without the run folder resumes from there."""
 
     stop_signal: Literal["TERM", "USR1", "USR2"] = "TERM"
     """A signal to a rank that asks the run to save and stop, besides SIGTERM, which always does."""
@@ -44,8 +44,9 @@ class CheckpointConfig:
                 found.append(f"checkpoint.{name} is {value}; it must be at least {least}")
         if not found and self.keep_every % self.every:
             found.append(
-                f"checkpoint.keep_every is {self.keep_every}, which is no multiple of checkpoint.every ({self.every}): "
-                f"nothing is saved at most of those steps; {-(-self.keep_every // self.every) * self.every} would work"
+                f"checkpoint.keep_every is {self.keep_every}, which is not a multiple of checkpoint.every "
+                f"({self.every}): nothing is saved at most of those steps; "
+                f"{-(-self.keep_every // self.every) * self.every} would work"
             )
         if self.upload is not None:
             found += _upload_problems(self.upload, Path(run_dir))

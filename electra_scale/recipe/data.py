@@ -46,7 +46,7 @@ class DataConfig:
 
     packing: Literal["greedy", "stream"] = "greedy"
     """``greedy``: documents of a window are ordered so that few are cut; ``stream``: they stay in the store's order.
-    Either way rows are full, and what does not fit goes on in the next row."""
+    Either way rows are full, and what does not fit continues in the next row."""
 
     packing_window: int = 1024
     """Documents that greedy packing chooses from."""

@@ -1,4 +1,4 @@
-"""What is written while a run goes on."""
+"""What a run writes while it trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data_pipeline.settings import too_small
 
 @dataclass
 class LoggingConfig:
-    """What is written while a run goes on."""
+    """What a run writes while it trains."""
 
     every: int = 10
     """Steps between rows of metrics.jsonl and TensorBoard."""

@@ -70,7 +70,7 @@ def pretrain_parser() -> RecipeParser:
         "--resume",
         choices=["auto", "never"],
         default="never",
-        help="auto: go on from the run folder's newest checkpoint, if there is one; never: refuse a folder with a run",
+        help="auto: resume from the run folder's newest checkpoint, if there is one; never: refuse a folder with a run",
     )
     parser.add_argument(
         "--stop_file",

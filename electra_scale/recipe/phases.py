@@ -16,7 +16,7 @@ def joint_rate(step: int, peak: float, steps: int, warmup: int) -> float:
 
 
 def generator_warmup_rate(step: int, peak: float, steps: int, warmup: int) -> float:
-    """Linear warm-up, then linear decay to a tenth of the peak, since the joint phase goes on from there."""
+    """Linear warm-up, then linear decay to a tenth of the peak, since the joint phase continues from there."""
     return peak * (1 - 0.9 * step / steps) * min(1.0, (step + 1) / max(warmup, 1))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass
 class ReplacedTokensSettings:
-    """The discriminator tells for each token whether it was replaced (Clark et al. 2020)."""
+    """The discriminator detects which tokens were replaced (Clark et al. 2020)."""
 
     kind: Literal["replaced_tokens"] = "replaced_tokens"
     """Which task this is."""

@@ -1,4 +1,4 @@
-"""Replacements that were drawn ahead, in a checkpoint: a run that stops between two saves goes on with them."""
+"""Replacements that were drawn ahead, in a checkpoint: a run that stops between two saves resumes with them."""
 
 from __future__ import annotations
 

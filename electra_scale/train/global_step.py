@@ -91,7 +91,7 @@ class GlobalSteps:
         self.where.at("agreeing on the counts", step + 1)
         module = engine.module
         counts = self._global_counts(module, batches, failure)
-        # The first one of a life may compile for minutes.
+        # The first one of a start may compile for minutes.
         self.where.at("computing the gradient", step + 1, long=self._first)
         self._first = False
         kept, values = self._gradient(step, self._clock(step, plan), batches, ahead, engine, counts, logged)
@@ -177,7 +177,7 @@ class GlobalSteps:
             raise UserError(
                 f"the {what} is not finite at step {step + 1}, and {self.skipped_in_row} steps in a row were skipped "
                 f"(optimizer.most_skipped {most}); {self.last_good()}; lower optimizer.learning_rate or look at the "
-                "data, then go on with --resume auto"
+                "data, then resume with --resume auto"
             )
 
     def _draw_ahead(self, step: int, steps: MicroBatches, module: PretrainModule, plan: PhasePlan) -> None:
@@ -222,7 +222,7 @@ class GlobalSteps:
     def _global_counts(
         self, module: PretrainModule, batches: list[Batch], failure: OneRankError | None
     ) -> GlobalCounts:
-        """Counts over all ranks; every rank hears here of a stop and of one that has no batch, so that none waits."""
+        """Counts over all ranks; every rank learns here of a stop and of a rank without a batch, so that none waits."""
         names = module.count_names
         own = [sum(module.count(name, batch) for batch in batches) for name in names]
         local = [failure is not None, *self.stop.votes(), *own]

@@ -22,7 +22,7 @@ _COOCCURRENCE_TOKENS = 20_000_000
 
 
 def set_first_weights(
-    electra: Electra, model: ModelSection, store: Store, seed: int, say: Callable[[str], None]
+    electra: Electra, model: ModelSection, store: Store, seed: int, log: Callable[[str], None]
 ) -> None:
     """Set what ``model`` asks for: weights of an exported checkpoint, or embeddings and biases from the store's text.
 
@@ -34,11 +34,11 @@ def set_first_weights(
 
         folder = Path(model.init_from)
         import_checkpoint(folder / "discriminator", folder / "generator", electra)
-        say(f"weights start from {folder}")
+        log(f"weights start from {folder}")
         return
     config = electra.config
     if model.cooccurrence_embeddings:
-        say("computing co-occurrence embeddings")
+        log("computing co-occurrence embeddings")
         ids, offsets = store.documents("train", _COOCCURRENCE_TOKENS)
         vectors = cooccurrence_embeddings(
             ids, offsets, config.vocab_size, config.embedding, seed=seed, std=config.init_std

@@ -97,7 +97,7 @@ class Engine:
             self._engine.step()
 
     def _skip_what_is_not_finite(self) -> None:
-        """Have DeepSpeed leave weights and moments alone where a gradient is not finite, in bf16 too, or if told so."""
+        """Have DeepSpeed leave weights and moments alone where a gradient is not finite, in bf16 too, or refused."""
         wrapped = self._engine.optimizer
         if not hasattr(wrapped, "has_overflow"):
             # Stage 1 with bf16 has an optimizer of its own, which looks at the norm.
@@ -171,7 +171,7 @@ class Engine:
         else:
             path = self._load_universal(self.world.from_main(lambda: universal.convert(folder / tag)))
         if path is None:
-            raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to go on from the one before")
+            raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to resume from the one before")
         for one in self._replicated:
             file = folder / tag / f"{one.part.name}.pt"
             if not file.is_file():
@@ -189,7 +189,7 @@ class Engine:
         level = log.level
         # It warns of missing tensor parallelism, which there is none of.
         log.setLevel(logging.ERROR)
-        # The JSON has a key for it, but that would hold for the whole life of the engine.
+        # The JSON has a key for it, but that would hold as long as the engine exists.
         self._engine._config.load_universal_checkpoint = True
         loaded, _ = self._engine.load_checkpoint(str(path.parent), tag=path.name)
         self._engine._config.load_universal_checkpoint = False

@@ -85,7 +85,9 @@ class Watchdog(Duty):
         self._report = report
         self._closed = threading.Event()
         self._answered = time.monotonic()
-        self._seen: dict[int, _Seen] = {}
+        # A rank that stops before its first beat is missing as well.
+        unseen = _Place(0, 0, "starting", _LONG * position.limit)
+        self._seen = {rank: _Seen(0, self._answered, unseen) for rank in range(world.size)}
         self._server: Store | None = None
         if position.limit <= 0 or world.size == 1:
             return
@@ -152,7 +154,7 @@ class Watchdog(Duty):
     def _sentence(self, silent: list[int], stale: float) -> str:
         own = self._position.place
         missing = silent
-        why = "gave no sign of life"
+        why = "did not report"
         if not missing:
             places = {rank: seen.place for rank, seen in self._seen.items()}
             first = min([own.count, *(place.count for place in places.values())])

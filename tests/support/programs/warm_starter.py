@@ -26,7 +26,6 @@ import deepspeed.ops
 _IMPORTED = (
     "boto3",
     "deepspeed.runtime.zero.muon.muon_optimizer",
-    "electra_scale.recipe.start_options",
     "electra_scale.train.loop",
     "tensorboard.summary.writer.event_file_writer",
     "torch._inductor.compile_fx",

@@ -278,7 +278,7 @@ def test_samples_longer_than_the_position_table_are_refused_naming_both() -> Non
 
 def test_checkpoints_to_keep_that_are_never_saved_are_refused_naming_what_would_work() -> None:
     text = refused("--checkpoint.every", 400, "--checkpoint.keep_every", 1000)
-    assert "checkpoint.keep_every is 1000, which is no multiple of checkpoint.every (400)" in text
+    assert "checkpoint.keep_every is 1000, which is not a multiple of checkpoint.every (400)" in text
     assert "1200 would work" in text
 
 
