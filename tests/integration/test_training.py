@@ -122,7 +122,7 @@ def test_a_run_resumes_around_the_end_of_the_generator_warmup(
     for tag in checkpoint.complete_tags(folder / "checkpoints")[stop:]:
         (folder / "checkpoints" / tag / "run_state.json").unlink()
     result = run(ranks(2, "--config", recipe, "--run_dir", folder, *EVERY_STEP, "--resume", "auto"), tmp_path)
-    assert f"going on from step {stop}" in result.stdout, result.stderr
+    assert f"resuming from step {stop}" in result.stdout, result.stderr
     assert rows(folder) == rows(reference)
 
 

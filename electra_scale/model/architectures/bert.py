@@ -13,7 +13,7 @@ from electra_scale.model.embeddings import Embeddings
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
-_SMALL_TENSORS = 64
+_SMALL_TENSORS = 32
 """Bytes per token and network of tensors with one number a token: ids, positions, segments, logits, labels."""
 
 _EMBEDDINGS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from electra_scale.model.architectures.architecture import Architecture, Network
@@ -13,7 +15,7 @@ class TiedEmbeddings:
 
     def __init__(self, architecture: Architecture) -> None:
         self.module = architecture.embeddings()
-        self._word: nn.Embedding = self.module.get_submodule("word")  # type: ignore[assignment]
+        self._word = cast(nn.Embedding, self.module.get_submodule("word"))
 
     def embed_generator(self, ids: Tensor, layout: Layout) -> Tensor:
         embedded: Tensor = self.module(ids, layout.positions)

@@ -50,12 +50,14 @@ def spoil(steps: set[int], rank: int) -> None:
         return gradient(self, step, *arguments)
 
     def spoiled(self: PretrainModule, *arguments: Any) -> Any:
-        total, sums = forward(self, *arguments)
+        total, statistics = forward(self, *arguments)
         if now[0] in steps:
             total = total * torch.nan
         if now[0] - 1 in steps:
-            sums["generator_loss"] = sums["generator_loss"] * torch.nan
-        return total, sums
+            for one in statistics:
+                if one.name == "loss/generator":
+                    one.value = one.value * torch.nan
+        return total, statistics
 
     if rank:
         PretrainModule.forward = spoiled

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from benchmarks.study.detection import calibration, corrupted, detection
 from electra_scale.tasks.module import PretrainModule
-from tests.unit.train.conftest import SAMPLERS, discriminate, make_batch, make_module, roughen
+from tests.unit.train.conftest import SAMPLERS, discriminate, make_batch, make_module, masked_positions, roughen
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_how_samples_are_batched_does_not_matter(discriminator: PretrainModule, 
 
 def test_calibration_is_that_of_the_whole_distribution(generator: PretrainModule) -> None:
     batch = make_batch()
-    masked = generator.masked_positions(batch)
+    masked = masked_positions(generator, batch)
     p = (masked.features @ masked.word_embeddings.T + masked.bias).softmax(-1).detach().double().numpy()
     original = masked.original.numpy()
     own, top = p[np.arange(len(p)), original], p.max(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from electra_scale.corruption.samplers.head import SamplingHead
+from tests.support.instruments.head_scores import own, scores, scores_at
 
 M, H, E, V = 13, 24, 20, 50
 
@@ -20,24 +21,6 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     hidden = torch.randn(M, H, generator=random, requires_grad=True)
     words = (torch.randn(V, E, generator=random) * 0.02).requires_grad_()
     return hidden, words, torch.randint(0, V, (M,), generator=random)
-
-
-def scores(head: SamplingHead, hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Scores (M, V) of all tokens."""
-    features = head.features(hidden)
-    return features @ head.keys(words).T + head.offset(features)[:, None]
-
-
-def scores_at(head: SamplingHead, hidden: torch.Tensor, words: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The score (M,) of one token for each position."""
-    features = head.features(hidden)
-    return (features * head.keys(words[tokens])).sum(-1) + head.offset(features)
-
-
-def own(head: SamplingHead, hidden: torch.Tensor) -> torch.Tensor:
-    """The score (M,) of each position's original token."""
-    assert head.own_token is not None
-    return head.own_token(head.features(hidden)).squeeze(-1)
 
 
 def trained(head: SamplingHead) -> SamplingHead:

@@ -13,6 +13,8 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
+from tests.support.instruments.head_scores import own as own_score
+from tests.support.instruments.head_scores import scores
 from tests.unit.corruption.conftest import (
     MODEL,
     ORIGINAL,
@@ -86,9 +88,9 @@ def test_hp_loss_is_fitted_to_the_hardness_it_samples_by(form: str, own_token: b
     # At l = 0 the loss is L^2, or L^4 for rms; drawn.hardness is L up to a factor per position.
     estimate = believed ** (0.25 if form == "rms" else 0.5)
     with torch.no_grad():
-        score = sampler.head.scores(masked.hidden, masked.word_embeddings)
+        score = scores(sampler.head, masked.hidden, masked.word_embeddings)
         if own_token:
-            score[torch.arange(600), masked.original] = sampler.head.own(masked.hidden)
+            score[torch.arange(600), masked.original] = own_score(sampler.head, masked.hidden)
         hardness = torch.nn.functional.softplus(score)
         hardness = (hardness.sqrt() if form == "rms" else hardness) + 1e-6
         p = torch.softmax(masked.features @ masked.word_embeddings.T + masked.bias, -1)

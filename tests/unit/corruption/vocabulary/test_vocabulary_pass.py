@@ -16,6 +16,8 @@ from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
+from tests.support.instruments.head_scores import own as own_score
+from tests.support.instruments.head_scores import scores as head_scores
 from tests.unit.corruption.conftest import EMBEDDING, HIDDEN, MODEL, V, objective, random, roughened
 
 M = 23
@@ -53,10 +55,10 @@ def direct(masked: Masked, sampler: Sampler, gamma: float) -> dict[str, Tensor]:
     tilt = torch.zeros_like(scores)
     head: Any = getattr(sampler, "head", None)
     if head is not None:
-        tilt = head.scores(masked.hidden, masked.word_embeddings)
+        tilt = head_scores(head, masked.hidden, masked.word_embeddings)
         if head.own_token is not None:
             own = torch.nn.functional.one_hot(masked.original, scores.shape[1]).bool()
-            tilt = torch.where(own, head.own(masked.hidden)[:, None], tilt)
+            tilt = torch.where(own, own_score(head, masked.hidden)[:, None], tilt)
     if isinstance(sampler, HardnessLossSampler):
         hardness = torch.nn.functional.softplus(tilt)
         tilt = ((hardness.sqrt() if sampler.rms else hardness) + sampler.floor).log()

@@ -17,7 +17,7 @@ from data_pipeline.build.kept_text import read_texts, write_texts
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import UserError
 from data_pipeline.read.documents import read_task
-from tests.unit.data_pipeline.conftest import store_bytes
+from tests.support.fixtures.builds import store_bytes
 
 MakeConfig = Callable[..., BuildConfig]
 
