@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.fixtures.runs import ROOT, environment, run, start
@@ -99,12 +100,19 @@ def test_a_store_that_does_not_answer_is_a_problem_of_these_nodes_only(
     assert f"the store {s3} cannot be read" in problem
 
 
+def is_python(process: psutil.Process) -> bool:
+    try:
+        return process.name().startswith("python")
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_nothing_is_left_running_when_the_command_is_killed(
     ssh_hosts: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_hosts(ssh_hosts, tmp_path, monkeypatch, (HOSTS[0], HOSTS[1]))
     process = start(over_ssh(ssh_hosts), tmp_path)
-    wait_for(lambda: len([one for one in processes_of(REMOTE) if one.name().startswith("python")]) == 2, process, 60)
+    wait_for(lambda: len([one for one in processes_of(REMOTE) if is_python(one)]) == 2, process, 60)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: not processes_of(REMOTE), None, 30)
@@ -131,8 +139,8 @@ def test_the_tasks_of_an_srun_examine_their_nodes(
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        ("command.run_doctor", "problem: n2: rank 1 of 2 did not connect within 6 s"),
-        ("links.Links.all_reduce", "problem: n2: rank 1 did not answer within 6 s at stage all-reduce"),
+        ("command.run_doctor", "problem: n2: rank 1 of 2 did not connect within 12 s"),
+        ("links.Links.all_reduce", "problem: n2: rank 1 did not answer within 12 s at stage all-reduce"),
     ],
 )
 def test_a_task_that_hangs_is_named(slurm: SlurmCluster, tmp_path: Path, place: str, sentence: str) -> None:
@@ -146,7 +154,7 @@ if os.environ["SLURM_PROCID"] == "1":
     {place} = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
 sys.exit(main())
 """)
-    result = srun(slurm, tmp_path, sys.executable, program, "doctor", "--short", "--wait=6")
+    result = srun(slurm, tmp_path, sys.executable, program, "doctor", "--short", "--wait=12")
     assert result.returncode != 0
     assert sentence in result.stdout, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "result: 1 problem"
