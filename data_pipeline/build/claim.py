@@ -73,7 +73,8 @@ def refuse_changed(before: Sequence[Input], now: Sequence[Input]) -> None:
 def record_inputs(place: Place, inputs: Sequence[Input]) -> None:
     """Record what the inputs were, for builds that find the store finished."""
     identities = {f"{entry.source}:{entry.location}": input_identity(entry) for entry in inputs}
-    place.put(_FINISHED, encode_record(identities))
+    # Without a line's end, as in every store so far: equal builds of two releases are equal file by file.
+    place.put(_FINISHED, encode_record(identities).rstrip())
 
 
 def difference(old: Any, new: Any, key: str = "") -> str:
@@ -113,7 +114,7 @@ def _claim_prefix(place: Place, key: str, settings: dict[str, Any]) -> None:
     occupied = next(iter(place.list()), None) is not None
     if occupied and place.stat(_CLAIM) is None:
         raise UserError(f"{place.url} is not empty and not a store: choose a new or empty prefix for out")
-    if place.put_new(_CLAIM, encode_record({"key": key, "settings": settings})):
+    if place.put_new(_CLAIM, encode_record({"key": key, "settings": settings}, sort_keys=True).rstrip()):
         return
     other, known = decode_record(
         place.read(_CLAIM),

@@ -22,10 +22,10 @@ class OtherVersion(UserError):
     """Another release wrote the record: it may be sound, but this program does not know its fields."""
 
 
-def encode_record(record: Any) -> bytes:
+def encode_record(record: Any, sort_keys: bool = False) -> bytes:
     """The bytes of a record file, for a mapping or a dataclass whose fields JSON can hold."""
     content = record if isinstance(record, Mapping) else dataclasses.asdict(record)
-    return json.dumps(content, indent=1).encode() + b"\n"
+    return json.dumps(content, indent=1, sort_keys=sort_keys).encode() + b"\n"
 
 
 def decode_record(data: bytes, where: str, make: Callable[[dict[str, Any]], T], *, advice: str, version: int = 1) -> T:
