@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.installed
 
-.PHONY: demo test test-fast torture bench study lint types
+.PHONY: demo test test-fast torture fuzz bench study lint types
 
 demo: $(READY)
 	@echo "demo: text -> tokenizer -> shards -> ZeRO-2 training -> export, all under runs/demo"
@@ -26,6 +26,11 @@ torture: $(READY)
 	@echo "torture: one run, 25 kills at every kind of moment; KILLS= and SEED= change that (docs/checkpoints.md)"
 	TORTURE_KILLS=$(or $(KILLS),25) TORTURE_SEED=$(or $(SEED),1) \
 	    $(BIN)/python -m pytest -s --timeout 3600 tests/integration/test_torture.py
+
+fuzz: $(READY)
+	@echo "fuzz: generated inputs, 10 minutes for each promise, seeds printed; FUZZ_SECONDS= and FUZZ_SEED= change that"
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) FUZZ_SEED=$(or $(FUZZ_SEED),1) \
+	    $(BIN)/python -m pytest -s -n 2 --dist load --timeout 3600 tests/integration/fuzz $(TESTS)
 
 bench: $(BENCH_READY)
 	@test -n "$(CORPUS)" || { echo "bench: name the text to measure with: make bench CORPUS=folder"; exit 2; }
