@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from torch.utils.tensorboard import SummaryWriter
-
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import disk_full, write_bytes
 
@@ -26,6 +24,9 @@ class RunWriter:
     """
 
     def __init__(self, folder: Path, from_step: int) -> None:
+        # It takes a third of a second to import, and one rank of many writes.
+        from torch.utils.tensorboard import SummaryWriter
+
         self._folder = folder
         self._rows_path = folder / "metrics.jsonl"
         with _reported(folder):

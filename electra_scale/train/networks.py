@@ -9,7 +9,6 @@ import torch
 
 from data_pipeline.errors import UserError
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.model.cooccurrence import cooccurrence_embeddings
 from electra_scale.model.electra import Electra
 from electra_scale.recipe.model import ModelSection
 from electra_scale.recipe.recipe import Recipe
@@ -38,6 +37,9 @@ def set_first_weights(
         return
     config = electra.config
     if model.cooccurrence_embeddings:
+        # scipy's sparse matrices take as long to import as the whole of our code.
+        from electra_scale.model.cooccurrence import cooccurrence_embeddings
+
         log("computing co-occurrence embeddings")
         ids, offsets = store.documents("train", _COOCCURRENCE_TOKENS)
         vectors = cooccurrence_embeddings(

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import deepspeed
 import torch
@@ -17,6 +17,7 @@ from deepspeed.checkpoint.constants import (
     UNIVERSAL_CHECKPOINT_VERSION_KEY,
     UNIVERSAL_CHECKPOINT_VERSION_VALUE,
 )
+from deepspeed.runtime import compiler
 from torch import Tensor
 
 from data_pipeline.errors import UserError
@@ -39,7 +40,9 @@ _WEIGHTS = "mp_rank_00_model_states.pt"
 
 _OF_RANK = re.compile(r"_pp_rank_(\d+)_")
 
-T = TypeVar("T")
+# DeepSpeed has torch's compiler loaded for its Muon, which no run uses, whatever optimizer it is given: more than a
+# second of each rank's start.
+compiler.compile = lambda: compiler.dummy_decorator
 
 
 class Engine:

@@ -28,12 +28,13 @@ from tests.unit.plan.conftest import CLOCK, ROWS, batch_of, counts_of, module_of
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe with a DeepSpeed JSON; ``bucket`` numbers in its buffer for gradients."""
+    """A recipe with a DeepSpeed JSON; ``bucket`` numbers in its buffer for gradients, ``rows`` in a micro-batch."""
 
     recipe: str
     deepspeed: str
     accumulation: int
     bucket: int = 500_000_000
+    rows: int = ROWS
 
     def deepspeed_json(self) -> dict[str, Any]:
         content = read_deepspeed_json(str(ROOT / "ds_configs" / self.deepspeed))
@@ -44,7 +45,7 @@ class Case:
 CASES = {
     "tiny, fp32": Case("tiny.yaml", "zero2.json", accumulation=2),
     "small, bf16": Case("small.yaml", "zero2_bf16.json", accumulation=1),
-    "small, small buckets": Case("small.yaml", "zero2_bf16.json", accumulation=2, bucket=3_000_000),
+    "small, small buckets": Case("small.yaml", "zero2_bf16.json", accumulation=2, bucket=3_000_000, rows=1),
 }
 
 
@@ -82,8 +83,9 @@ def main(folder: Path) -> None:
 def _measure(
     case: Case, recipe: Recipe, module: PretrainModule, world: World, live: LiveMemory, sent: dict[str, int]
 ) -> Held:
-    content = resolve_deepspeed_json(case.deepspeed_json(), recipe.optimizer, 1e-3, ROWS, case.accumulation, world.size)
-    batch = batch_of(recipe)
+    settings = (recipe.optimizer, 1e-3, case.rows, case.accumulation, world.size)
+    content = resolve_deepspeed_json(case.deepspeed_json(), *settings)
+    batch = batch_of(recipe, case.rows)
     counts, layout = counts_of(batch), Layout.of(batch.segment)
     engine = Engine(module, content, recipe.optimizer, world)
     held = Held()

@@ -21,14 +21,17 @@ from typing import Any, NoReturn
 
 import deepspeed.ops
 
-# All that a rank imports; DeepSpeed's own optimizers bring in torch's compiler, which takes longest. The modules that
-# are run as programs are not here: each process runs them anew.
+# All that a rank imports; the first optimizer brings in a part of torch's compiler, which takes longest. The modules
+# that are run as programs are not here: each process runs them anew.
 _IMPORTED = (
     "boto3",
-    "deepspeed.runtime.zero.muon.muon_optimizer",
     "electra_scale.train.loop",
+    # After it, since it keeps torch's compiler out of it.
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "scipy.sparse.linalg",
     "tensorboard.summary.writer.event_file_writer",
-    "torch._inductor.compile_fx",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
 )
 
 

@@ -21,9 +21,9 @@ from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module
 RANKS = 2
 
 
-def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int) -> Memory:
+def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int, rows: int = ROWS) -> Memory:
     recipe = recipe_of(name)
-    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, ROWS, accumulation)
+    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, rows, accumulation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -92,7 +92,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
-    found = planned(case.recipe, case.deepspeed_json(), RANKS, case.accumulation)
+    found = planned(case.recipe, case.deepspeed_json(), RANKS, case.accumulation, case.rows)
     always = found.weights + found.optimizer
     assert measured["between"] == pytest.approx(always, rel=0.002)
     assert measured["update"] - always == pytest.approx(found.moments["update"] - always, rel=0.02)
