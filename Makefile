@@ -15,8 +15,8 @@ demo: $(READY)
 	$(BIN)/electra-scale demo --out runs/demo $(if $(CORPUS),--corpus $(CORPUS))
 
 test: $(READY)
-	@echo "test: the whole suite, three files at a time, since some wait for clusters, the longest first (17 minutes on two cores; TESTS= chooses)"
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@echo "test: the whole suite, four files at a time, since some wait for clusters, the longest first (15 minutes on two cores; TESTS= chooses)"
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-fast: $(READY)
 	@echo "test-fast: every test that is not marked slow (3 minutes on two cores); make test runs all"

@@ -1,4 +1,4 @@
-"""The ``electra-data`` command."""
+"""The ``electra-data`` command. What a command needs is imported when it runs, so that Ctrl-C is a line by then."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import jsonargparse
-
-from data_pipeline.build.build import build_store
 from data_pipeline.build.mpi import launched, lead
-from data_pipeline.config import BuildConfig, CleanConfig, SourceConfig, TokenizerConfig, read_config_file
-from data_pipeline.corpus.fetch import fetch_corpus
+from data_pipeline.command_line import run_command
 from data_pipeline.errors import UserError
+from data_pipeline.outputs import reader_is_gone
 from data_pipeline.progress import counted
-from data_pipeline.report.describe import describe_store
-from data_pipeline.report.verify import verify_store
-from data_pipeline.settings import nearest
+from data_pipeline.settings import as_yaml_line, nearest, refuse_repeated_options
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 PROGRAM = "electra-data"
 
 
-class _Parser(jsonargparse.ArgumentParser):
-    """An argument parser that reports an error in one line, like the rest of the program."""
+def _build_parser() -> jsonargparse.ArgumentParser:
+    import jsonargparse
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
+    from data_pipeline.config import BuildConfig
 
+    class Parser(jsonargparse.ArgumentParser):
+        """An argument parser that reports an error in one line, like the rest of the program."""
 
-def _build_parser() -> _Parser:
-    parser = _Parser(
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise UserError(f"{message}; see `{self.prog} --help`")
+
+    parser = Parser(
         prog=f"{PROGRAM} build",
         description="Build a store of tokenized shards, or continue an unfinished one.",
     )
@@ -43,12 +44,28 @@ def _build_parser() -> _Parser:
     return parser
 
 
+def _with_files_read(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, with the content of each configuration in place of its name."""
+    from data_pipeline.config import read_config_file
+
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option != "--config":
+            yield argument
+            continue
+        yield option
+        path = value if equals else next(rest, None)
+        if path is not None:
+            yield as_yaml_line(read_config_file(path))
+
+
 def _build(arguments: Sequence[str], ranks: Executor | None = None) -> int:
-    before = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    before.add_argument("--config", action="append", default=[])
-    known, _ = before.parse_known_args(arguments)
-    for path in known.config:
-        read_config_file(path)
+    from data_pipeline.build.build import build_store
+    from data_pipeline.config import BuildConfig, CleanConfig, SourceConfig, TokenizerConfig
+
+    refuse_repeated_options(arguments, BuildConfig)
+    arguments = list(_with_files_read(arguments))
     parser = _build_parser()
     options = [option for action in parser._actions for option in action.option_strings]
     for argument in arguments:
@@ -57,6 +74,9 @@ def _build(arguments: Sequence[str], ranks: Executor | None = None) -> int:
             raise UserError(f"unknown option {name}: {nearest(name, options)}")
     values: dict[str, Any] = parser.parse_args(list(arguments)).as_dict()
     values["sources"] = [SourceConfig(**source) for source in values["sources"]]
+    for section in ("tokenizer", "clean"):
+        # Where it came from a file of its own.
+        values[section].pop("__path__", None)
     values["tokenizer"] = TokenizerConfig(**values["tokenizer"])
     values["clean"] = CleanConfig(**values["clean"])
     config = BuildConfig(**{field.name: values[field.name] for field in dataclasses.fields(BuildConfig)})
@@ -91,10 +111,16 @@ def _run(arguments: Sequence[str]) -> int:
         return _build(arguments[1:])
     options = _simple_parser().parse_args(arguments)
     if options.command == "inspect":
+        from data_pipeline.report.describe import describe_store
+
         for line in describe_store(options.store, options.samples):
             print(line)
+            if reader_is_gone():
+                break
         return 0
     if options.command == "verify":
+        from data_pipeline.report.verify import verify_store
+
         problems = verify_store(options.store)
         for problem in problems:
             print(f"{PROGRAM}: {problem}", file=sys.stderr)
@@ -107,29 +133,27 @@ def _run(arguments: Sequence[str]) -> int:
         write_report(options.store, options.out)
         print(f"wrote {options.out}")
         return 0
+    from data_pipeline.corpus.fetch import fetch_corpus
+
     fetch_corpus(options.out, options.max_mb)
     return 0
 
 
-def _guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; an error that the user can put right becomes one line."""
-    try:
-        return command()
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, 1 (verify found a fault) or 2 (an error the user can act on)."""
+    """Run the command; the exit code is 0, 1 (verify found a fault), 2 (an error the user can act on) or 130."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     launch = launched(os.environ) if arguments[:1] == ["build"] else None
-    if launch is None:
-        return _guarded(lambda: _run(arguments))
-    return _guarded(lambda: lead(launch, lambda ranks: _guarded(lambda: _build(arguments[1:], ranks))))
+
+    def command() -> int:
+        if launch is None:
+            return _run(arguments)
+        return lead(launch, lambda ranks: _guarded(lambda: _build(arguments[1:], ranks)))
+
+    return _guarded(command)
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    return run_command(PROGRAM, command, "run the same command again to continue")
 
 
 if __name__ == "__main__":

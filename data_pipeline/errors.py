@@ -12,3 +12,7 @@ class UserError(Exception):
 
 class OneRankError(UserError):
     """A UserError that one rank of a run meets, while the others know nothing of it: that rank reports it itself."""
+
+
+class OtherRankError(OneRankError):
+    """Another rank of a run has met an error and reports it; this one only ends with it."""

@@ -9,24 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.command_line import run_command
 from electra_scale.commands.submit import add_options as add_submit_options
 from electra_scale.doctor.command import add_options as add_doctor_options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Exit code 2, with one line on stderr, for what the user can put right; 3 for an unfinished run, 1
-    for a cluster that is not healthy."""
+    for a cluster that is not healthy, 130 for Ctrl-C."""
+    return run_command("electra-scale", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # What a command that takes a recipe does not know is an option of the recipe, whose parser checks it.
     if rest and not options.takes_recipe:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
-        code: int = options.run(options, rest) if options.takes_recipe else options.run(options)
-    except UserError as error:
-        print(f"electra-scale: error: {error}", file=sys.stderr)
-        return 2
+    code: int = options.run(options, rest) if options.takes_recipe else options.run(options)
     return code
 
 

@@ -11,19 +11,22 @@ from tests.support.fixtures.builds import mpiexec, small_corpus
 from tests.support.fixtures.faults import faulty_s3
 from tests.support.fixtures.namespaces import far_hosts
 from tests.support.fixtures.places import big, place, told
-from tests.support.fixtures.runs import corpus, recipe_file, store
+from tests.support.fixtures.runs import corpus, finished_run, recipe_file, store
 from tests.support.fixtures.s3 import s3, s3_server
 from tests.support.fixtures.slurm import slurm
 from tests.support.fixtures.ssh import ssh_hosts
+from tests.support.fixtures.surroundings import refusing
 
 __all__ = [
     "big",
     "corpus",
     "far_hosts",
     "faulty_s3",
+    "finished_run",
     "mpiexec",
     "place",
     "recipe_file",
+    "refusing",
     "require_part",
     "s3",
     "s3_server",

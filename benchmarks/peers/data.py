@@ -138,7 +138,7 @@ class Bench:
         out = self.work / label
         if name == OURS:
             outcome = self.our_build(out, task_bytes=TASK_BYTES)
-            start_up = self.run([sys.executable, "-c", "import data_pipeline.cli"], "start-up.log").seconds
+            start_up = self.run([sys.executable, "-c", "import data_pipeline.build.build"], "start-up.log").seconds
             without = outcome.seconds - start_up
         else:
             spec = self.write_spec(

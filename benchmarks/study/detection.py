@@ -39,6 +39,7 @@ from electra_scale.train.networks import load_module
 SEED = 0x57D1
 """Of the masks and draws, whatever the run's own seed."""
 _ROWS = 64
+_BY_LABEL = ("logits_replaced", "logits_original")
 _BINS = 15
 
 
@@ -66,7 +67,7 @@ def detection(
     Only the embeddings, encoder and head of ``discriminator``'s discriminator are used, and only the generator of
     ``generator``, with its own embeddings.
     """
-    histograms: list[tuple[Tensor, Tensor]] = []
+    logits_found: list[dict[str, Tensor]] = []
     loss, tokens = 0.0, 0
     for batch in batches:
         ids = corrupted(generator, batch)
@@ -76,11 +77,10 @@ def detection(
         hidden = discriminator.electra.discriminator_hidden(ids, layout)
         corruption = Corruption(ids, ids != batch.ids, (batch.segment >= 0).float(), batch.masked)
         logits, token_loss = task.detect(discriminator.electra, hidden, corruption)
-        found = detection_statistics(logits, corruption.labels, task.ordinary(batch))
-        histograms.append((found["histogram_replaced"].double(), found["histogram_original"].double()))
+        logits_found.append(detection_statistics(logits, corruption.labels, task.ordinary(batch)))
         real = batch.segment >= 0
         loss, tokens = loss + float((token_loss * real).sum()), tokens + int(real.sum())
-    replaced, original = (torch.stack(part).sum(0).numpy() for part in zip(*histograms, strict=True))
+    replaced, original = (torch.cat([found[name] for found in logits_found]).numpy() for name in _BY_LABEL)
     return {"auc": auc(replaced, original), "discriminator_loss": loss / tokens}
 
 
@@ -120,10 +120,10 @@ def load(run: Path) -> tuple[Recipe, PretrainModule]:
 
 
 def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Batch]:
-    """The first held-out samples of the recipe's store."""
+    """Samples that are spread over the held-out text of the recipe's store."""
     data = recipe.data
     split = Split(Store(data.store, data.cache), "heldout", module.corruptor.special, data)
-    loader = Loader(split, SEED, _ROWS, shuffle=False)
+    loader = Loader(split, SEED, _ROWS, shuffle=False, spread=True)
     last = min(samples, loader.samples)
     for first in range(0, last, _ROWS):
         yield loader.batch(0, first, min(_ROWS, last - first), data.mask_share)

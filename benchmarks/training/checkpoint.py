@@ -95,7 +95,9 @@ def train_a_step(engine: Engine, recipe: Recipe, vocabulary: int) -> None:
 
 def checkpointer_of(args: argparse.Namespace, world: World, upload: str | None) -> Checkpointer:
     folder = RunFolder(args.work / "run")
-    return Checkpointer(folder, CheckpointConfig(keep=2, upload=upload), world, lambda line: print(line, flush=True))
+    by = Checkpointer(folder, CheckpointConfig(keep=2, upload=upload), world, lambda line: print(line, flush=True))
+    by.claim()
+    return by
 
 
 def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, Any]:
@@ -120,6 +122,8 @@ def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dic
         folder = plain.folder / tag_of(number)
         mine = engine._written(folder)
         seconds["checksums"].append(timed(partial(checksums.sums_of, folder, mine)))
+    plain.release()
+    world.barrier()
     copied = checkpointer_of(args, world, args.upload or str(args.work / "copy"))
     copied.begin(0)
     for _ in range(args.saves):
@@ -128,6 +132,7 @@ def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dic
     if copied.remote is not None:
         put = partial(copied.remote.put_checkpoint, copied.folder / tag_of(number))
         seconds["upload"] = [timed(put) for _ in range(args.saves)]
+    copied.release()
     loads = [timed(lambda: engine.load(plain.folder, tag_of(number), world.size)) for _ in range(args.saves)]
     engine.close()
     return {**seconds, f"load_{world.size}": loads}

@@ -14,6 +14,7 @@ import tokenizers
 from data_pipeline.build.claim import claimed, finished_store, input_identity, record_inputs, refuse_changed
 from data_pipeline.build.decisions import Decided, decide
 from data_pipeline.build.finish import clear_work, finish_store
+from data_pipeline.build.left_out import report_lines
 from data_pipeline.build.pool import Workers, check_engine, start_workers
 from data_pipeline.build.records import Work
 from data_pipeline.build.steps import (
@@ -31,16 +32,21 @@ from data_pipeline.places.names import is_object_store
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Missing, Place
 from data_pipeline.progress import log, track
+from data_pipeline.read.documents import check_contents
 from data_pipeline.read.inputs import Input, find_inputs
 from data_pipeline.read.tasks import plan_tasks
 from data_pipeline.store.manifest import Manifest, canonical_json
 from data_pipeline.store.shard import SHARD_VERSION, ids_dtype
 from data_pipeline.tokenize.encoding import choose_encoder
-from data_pipeline.tokenize.tokenizer import read_tokenizer, tokenizer_json, vocabulary_size
-from data_pipeline.tokenize.vocabulary import CharacterStatistics, train_tokenizer
+from data_pipeline.tokenize.existing import read_tokenizer
+from data_pipeline.tokenize.tokenizer import tokenizer_json, vocabulary_size
+from data_pipeline.tokenize.vocabulary import TrainingStatistics, train_tokenizer
 
 # Raised when the same settings would give other bytes than an older release did.
 BUILD_VERSION = 2
+
+# Raised when what tasks record is read or made otherwise: an unfinished build of an earlier release starts again.
+_WORK_VERSION = 2
 
 # An encoder is tried on this many documents of each of so many tasks, spread over the corpus.
 _TRIED_TASKS = 16
@@ -60,7 +66,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
     check_config(config)
     check_engine(config.engine, ranks)
     place = open_place(config.out)
-    inputs = find_inputs(config.sources)
+    inputs = find_inputs(config.sources, config.out, log)
     settings = _settings(config, inputs)
     key = _build_key(settings, inputs)
     finished = finished_store(place, settings, inputs)
@@ -68,6 +74,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
         clear_work(Work(place.url, key, in_place=is_object_store(place.url)))
         log(f"{place.url} is already built from these inputs and settings: nothing to do")
         return finished
+    check_contents(config.sources, inputs, log)
     tasks = plan_tasks(config.sources, inputs, config.task_bytes)
     if not tasks:
         raise UserError("the inputs hold no bytes: every matched file is empty; check sources")
@@ -89,7 +96,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
         ]
         record_inputs(place, inputs)
         try:
-            manifest = _run_steps(config, place, settings, inputs, jobs, workers)
+            manifest, decided = _run_steps(config, place, settings, inputs, jobs, workers)
         except Missing:
             # An equal build on another machine may have finished the store and cleared the records.
             finished = finished_store(place, settings, inputs)
@@ -100,6 +107,8 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
             return finished
         clear_work(work)
     log(_summary(place, manifest))
+    for line in report_lines(decided.left_out, decided.examples, manifest.counts, inputs):
+        log(line)
     return manifest
 
 
@@ -110,14 +119,14 @@ def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
         UserError: the existing tokenizer can't be used, or ``ids_type`` can't hold the vocabulary.
     """
     settings = dataclasses.asdict(config)
-    for name in ("out", "workers", "engine", "memory"):
+    for name in ("out", "workers", "engine", "memory", "most_left_out"):
         del settings[name]
     for index, source in enumerate(settings["sources"]):
         for name in ("paths", "name"):
             del source[name]
         source["inputs"] = [{"name": entry.name, "size": entry.size} for entry in inputs if entry.source == index]
     if config.tokenizer.path:
-        tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase)
+        tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase, log)
         ids_dtype(vocabulary_size(tokenizer), config.ids_type)
         digest = hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
         settings["tokenizer"] = {"existing": digest}
@@ -131,7 +140,7 @@ def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
 
 def _build_key(settings: dict[str, Any], inputs: Sequence[Input]) -> str:
     identities = [input_identity(entry) for entry in inputs]
-    versions = [tokenizers.__version__, unicodedata.unidata_version]
+    versions = [tokenizers.__version__, unicodedata.unidata_version, _WORK_VERSION]
     return hashlib.sha256(canonical_json([settings, identities, versions])).hexdigest()[:32]
 
 
@@ -142,25 +151,25 @@ def _run_steps(
     inputs: Sequence[Input],
     jobs: Sequence[TaskJob],
     workers: Workers,
-) -> Manifest:
+) -> tuple[Manifest, Decided]:
     work = jobs[0].work
     if config.tokenizer.path:
         tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase)
         _put_once(work, work.tokenizer, tokenizer_json(tokenizer))
         jobs = _with_encoder(jobs, work)
         _run("read and tokenize", read_and_tokenize_step, jobs, work.read, workers)
-        decided = decide(config, jobs)
+        decided = decide(config, jobs, inputs)
         open_jobs = [job for job in jobs if job.task.index in decided.recorded]
         _run("publish", publish_step, open_jobs, work.tokens, workers)
     else:
         _run("read", read_step, jobs, work.read, workers)
-        decided = decide(config, jobs)
+        decided = decide(config, jobs, inputs)
         _train(config, jobs, decided, workers)
         jobs = _with_encoder(jobs, work)
         # The text was kept, so that this step does not notice when its source has changed.
-        refuse_changed(inputs, find_inputs(config.sources))
+        refuse_changed(inputs, find_inputs(config.sources, config.out))
         _run("tokenize", tokenize_step, jobs, work.tokens, workers)
-    return finish_store(place, work, jobs, settings, decided)
+    return finish_store(place, work, jobs, settings, decided), decided
 
 
 def _put_once(work: Work, name: str, data: bytes) -> None:
@@ -202,11 +211,11 @@ def _train(config: BuildConfig, jobs: Sequence[TaskJob], decided: Decided, worke
         return
     chosen = [job for job in jobs if job.task.index in decided.sampled]
     _run("sample", sample_step, chosen, work.sample, workers)
-    statistics = CharacterStatistics()
+    statistics = TrainingStatistics()
     for job in chosen:
-        record = work.load_json(work.sample(job.task.index))
-        statistics.counts.update(record["counts"])
-        statistics.inner.update(record["inner"])
+        statistics.add_record(work.load_json(work.sample(job.task.index)))
+    for line in statistics.report():
+        log(line)
     log(f"vocabulary: training {config.tokenizer.vocab_size:,} entries")
     tokenizer = train_tokenizer(_sampled_texts(work, chosen), statistics, config.tokenizer)
     found = vocabulary_size(tokenizer)

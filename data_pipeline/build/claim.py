@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.build.records import WORK_FOLDER, Work
+from data_pipeline.build.records import Work
 from data_pipeline.errors import UserError
 from data_pipeline.places.json_file import decode_record, encode_record
 from data_pipeline.places.names import is_object_store
 from data_pipeline.places.place import Missing, Place
 from data_pipeline.read.inputs import Input
-from data_pipeline.store.manifest import MANIFEST_NAME, Manifest, load_manifest
+from data_pipeline.store.manifest import MANIFEST_NAME, WORK_FOLDER, Manifest, load_manifest
 
 _FINISHED = f"{WORK_FOLDER}/finished.json"
 _CLAIM = f"{WORK_FOLDER}/claim.json"

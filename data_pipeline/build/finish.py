@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -17,8 +18,12 @@ from tokenizers import Tokenizer
 from data_pipeline.build.decisions import Decided
 from data_pipeline.build.records import Work
 from data_pipeline.build.steps import TaskJob
+from data_pipeline.build.unknown import UnknownTokens
 from data_pipeline.places.atomic import sync_folder
 from data_pipeline.places.place import Place
+from data_pipeline.places.scratch import scratch_folder
+from data_pipeline.progress import log
+from data_pipeline.store.left_out import put_left_out
 from data_pipeline.store.manifest import (
     MANIFEST_VERSION,
     Manifest,
@@ -48,6 +53,7 @@ def finish_store(
     # Where each shard of the work folder lies, by its name.
     waiting: dict[str, str] = {}
     counts = {"unknown_tokens": 0, "without_tokens": 0, **decided.counts}
+    unknown = UnknownTokens(settings, len(token_counts))
     for job in jobs:
         task = job.task.index
         final = task in decided.recorded
@@ -58,6 +64,7 @@ def finish_store(
         waiting.update({entry.name: where(entry.name) for entry in entries})
         token_counts += record.arrays["token_counts"]
         counts["unknown_tokens"] += int(record.info["unknown_tokens"])
+        unknown.add(job.task.source, record.info, functools.partial(work.load_record, work.read(task)))
         counts["without_tokens"] += int(record.info.get("without_tokens", 0))
     for name, split in (("", "train"), ("_heldout", "heldout")):
         counts[f"documents{name}"] = sum(shard.rows for shard in shards if shard.split == split)
@@ -65,6 +72,7 @@ def finish_store(
     if not work.in_place:
         _move_shards(Path(place.url), waiting)
     entry = _put_tokenizer(place, tokenizer)
+    put_left_out(place, decided.left_out)
     manifest = Manifest(
         version=MANIFEST_VERSION,
         fingerprint=manifest_fingerprint(entry.fingerprint, settings, shards),
@@ -75,6 +83,8 @@ def finish_store(
         token_counts=put_token_counts(place, token_counts),
     )
     write_manifest(place, manifest)
+    for line in unknown.lines():
+        log(line)
     return manifest
 
 
@@ -91,7 +101,7 @@ def clear_work(work: Work) -> None:
 
 
 def _put_tokenizer(place: Place, tokenizer: Tokenizer) -> TokenizerEntry:
-    with tempfile.TemporaryDirectory(prefix="electra-data-") as folder:
+    with tempfile.TemporaryDirectory(prefix="electra-data-", dir=scratch_folder()) as folder:
         entry = save_tokenizer(folder, tokenizer)
         for name in entry.files:
             place.put(name, (Path(folder) / name).read_bytes())

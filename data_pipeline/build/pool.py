@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import forkserver
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
 from typing import Literal, Protocol, TypeVar
 
 from data_pipeline.errors import UserError
+from data_pipeline.progress import log
 
 Job = TypeVar("Job")
 
@@ -61,13 +63,60 @@ def start_workers(workers: int | None, tasks: int, ranks: Executor | None) -> It
     if count == 1:
         yield _InlineWorkers()
         return
+    try:
+        executor = ProcessPoolExecutor(count, mp_context=_context(), initializer=_enter_worker)
+    except OSError as error:
+        log(
+            f"warning: this process works alone instead of {count} workers, which need semaphores in /dev/shm "
+            f"({error.strerror}): give the machine or container one that can be written, such as docker run "
+            "--shm-size=64m"
+        )
+        yield _InlineWorkers()
+        return
+    with executor:
+        try:
+            yield _ExecutorWorkers(executor)
+        except KeyboardInterrupt:
+            # A task may take minutes, and what it has begun counts no more than after a kill.
+            _kill_workers()
+            raise
+
+
+def _context() -> BaseContext:
     # A child forked from here would inherit the thread pools of Arrow and tokenizers in an unusable state. The fork
     # server has imported all that a worker needs, while this process continues, and has not used any of it.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data_pipeline.cli", "data_pipeline.build.steps", "nanotoken"])
-    forkserver.ensure_running()
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_enter_worker) as executor:
-        yield _ExecutorWorkers(executor)
+    context.set_forkserver_preload(["data_pipeline.build.steps", "nanotoken"])
+    try:
+        with _interrupts_blocked():
+            forkserver.ensure_running()
+    except OSError:
+        # It listens at a socket in the temporary folder, whose path may be too long for one. Fresh interpreters need
+        # no socket, but each has to import everything.
+        return multiprocessing.get_context("spawn")
+    return context
+
+
+def _kill_workers() -> None:
+    """End the workers of this process, and the fork server, which may be about to start one that would complain."""
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """What is started meanwhile never sees Ctrl-C, which reaches it too; this process does, afterwards."""
+    # It is started too, and would unblock them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _InlineWorkers:
@@ -95,16 +144,20 @@ class _ExecutorWorkers:
             for future in as_completed(futures):
                 future.result()
                 yield
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed, often for lack of memory: run the same command again, it "
-                "continues where it stopped; lower workers or task_bytes if it happens again"
-            ) from error
-        finally:
+        except KeyboardInterrupt:
+            # The workers are killed, and nothing comes next.
+            raise
+        except BaseException as error:
             for future in futures:
                 future.cancel()
             # Whoever comes next may clear away what tasks still write to.
             wait(futures)
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    "a worker process was killed, often for lack of memory: run the same command again, it "
+                    "continues where it stopped; lower workers or task_bytes if it happens again"
+                ) from error
+            raise
 
 
 def _enter_worker() -> None:

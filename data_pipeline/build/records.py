@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Place
+from data_pipeline.places.scratch import scratch_folder
+from data_pipeline.store.manifest import WORK_FOLDER
 
-WORK_FOLDER = ".build"
 _INFO = "info"
 
 
@@ -130,7 +131,7 @@ class Work:
             local.parent.mkdir(parents=True, exist_ok=True)
             yield local
             return
-        with tempfile.TemporaryDirectory(prefix="electra-data-") as folder:
+        with tempfile.TemporaryDirectory(prefix="electra-data-", dir=scratch_folder()) as folder:
             copy = Path(folder) / Path(name).name
             yield copy
             self.place.put_file(name, copy)

@@ -29,9 +29,9 @@ from data_pipeline.errors import UserError
 from data_pipeline.read.documents import read_task
 from data_pipeline.read.tasks import ReadCounts, Task
 from data_pipeline.store.shard import IdsType
-from data_pipeline.tokenize.encoding import TextEncoder, open_encoder
-from data_pipeline.tokenize.tokenizer import UNK, tokenizer_fingerprint, vocabulary_size
-from data_pipeline.tokenize.vocabulary import CharacterStatistics, normalized
+from data_pipeline.tokenize.encoding import TextEncoder, open_encoder, unknown_word
+from data_pipeline.tokenize.tokenizer import tokenizer_fingerprint, unknown_id, vocabulary_size
+from data_pipeline.tokenize.vocabulary import TrainingStatistics, normalized
 
 _BATCH_CHARACTERS = 1 << 20
 _TRIED_CHARACTERS = 1000
@@ -78,6 +78,9 @@ class _Reader:
         self._hashes = bytearray()
         self._sizes: list[tuple[int, int, int]] = []
         self._bands: list[npt.NDArray[np.uint64]] = []
+        # For each reason to drop a document a file with one, and how many documents each file has.
+        self._examples: dict[str, str] = {}
+        self._rows: collections.Counter[str] = collections.Counter()
 
     def documents(self) -> Iterator[Document]:
         """The documents that stay, cleaned."""
@@ -89,11 +92,16 @@ class _Reader:
                 yield Document(text, data, content_hash(data))
             else:
                 self._dropped[reason] += 1
+                if text and not text.isspace():
+                    self._examples.setdefault(reason, self._counts.location)
+                else:
+                    self._counts.leave_out("empty", "a record that has only blanks" if raw else "a record of no length")
 
     def note(self, document: Document) -> None:
         """Record a document."""
         text, data, digest = document
         self._hashes += digest
+        self._rows[self._counts.location] += 1
         if self._job.clean.whitespace:
             # Cleaning leaves single spaces and line feeds, and counting those is quicker than splitting.
             characters = np.frombuffer(data, np.uint8)
@@ -127,6 +135,10 @@ class _Reader:
                 **dropped,
                 "skipped": counts.skipped,
             },
+            "records": counts.records,
+            "left_out": [[*key, count, example] for key, (count, example) in counts.left_out.items()],
+            "examples": self._examples,
+            "rows": list(self._rows.items()),
         }
 
 
@@ -215,16 +227,14 @@ def sample_step(job: TaskJob) -> None:
     Raises:
         UserError: an input changed since it was first read.
     """
-    statistics = CharacterStatistics()
+    statistics = TrainingStatistics()
     words: set[str] = set()
     texts: list[str] = []
     for text, decision, _ in _decided(job):
         if decision & SAMPLED:
-            texts.append(normalized(text, job.lowercase))
-            statistics.add(texts[-1], words)
+            texts.append(statistics.add(normalized(text, job.lowercase), words))
     statistics.find_inner(words)
-    record = {"texts": texts, "counts": statistics.counts, "inner": "".join(sorted(statistics.inner))}
-    job.work.put_json(job.work.sample(job.task.index), record)
+    job.work.put_json(job.work.sample(job.task.index), {"texts": texts, **statistics.record()})
 
 
 def tokenize_step(job: TaskJob) -> None:
@@ -304,8 +314,7 @@ def publish_step(job: TaskJob) -> None:
 def _tokenizer(work: Work) -> ShardTokenizer:
     data = work.place.read(work.tokenizer)
     tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    unknown = tokenizer.get_vocab(with_added_tokens=True)[UNK]
-    return ShardTokenizer(data, vocabulary_size(tokenizer), tokenizer_fingerprint(tokenizer), unknown)
+    return ShardTokenizer(data, vocabulary_size(tokenizer), tokenizer_fingerprint(tokenizer), unknown_id(tokenizer))
 
 
 @functools.lru_cache(maxsize=2)
@@ -318,12 +327,16 @@ def _tokenize(
 ) -> tuple[TaskShards, npt.NDArray[np.int64]]:
     """Write documents into a task's shards; also (documents,) how many tokens each has."""
     encoder = _encoder(job.work, job.encoder)
+    unknown = _tokenizer(job.work).unknown
     shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, _tokenizer(job.work), name)
     counted = [np.zeros(0, np.int64)]
     for texts, digests in _batches(documents):
         flat, offsets = encoder.encode(texts)
         lengths = np.diff(offsets)
         counted.append(lengths)
+        if not shards.unknown_example and (places := np.flatnonzero(flat == unknown)).size:
+            text = texts[int(np.searchsorted(offsets, places[0], side="right")) - 1]
+            shards.unknown_example = unknown_word(_tokenizer(job.work).json, text)
         docs, keys = hash_halves(np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
         aside = held_out_mask(keys, job.held_out)
         splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", ~aside), ("heldout", aside))

@@ -36,7 +36,8 @@ class ShardTokenizer:
 class TaskShards:
     """Collects one task's rows and writes them as one or more shards per split.
 
-    ``token_counts`` (vocabulary,) int64 counts the tokens of the train split. ``name`` turns the file name of a shard
+    ``token_counts`` (vocabulary,) int64 counts the tokens of the train split, ``unknown_example`` is set to a word that
+    the tokenizer doesn't know. ``name`` turns the file name of a shard
     into its name in the store's place.
     """
 
@@ -57,6 +58,7 @@ class TaskShards:
         self._dtype = ids_dtype(tokenizer.vocab_size, ids_type)
         self._tokenizer = tokenizer
         self._name = name
+        self.unknown_example = ""
         self._unknown = 0
         self._entries: dict[str, list[ShardEntry]] = {split: [] for split in SPLITS}
         self._held: dict[str, list[Rows]] = {split: [] for split in SPLITS}
@@ -103,9 +105,9 @@ class TaskShards:
             self._flush(split)
 
     def info(self) -> dict[str, Any]:
-        """The shards' entries and the count of unknown tokens, for a record."""
+        """The shards' entries, the count of unknown tokens and an example, for a record."""
         entries = [dataclasses.asdict(entry) for split in SPLITS for entry in self._entries[split]]
-        return {"shards": entries, "unknown_tokens": self._unknown}
+        return {"shards": entries, "unknown_tokens": self._unknown, "unknown_example": self.unknown_example}
 
     def _flush(self, split: Any) -> None:
         if not self._held[split]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 
 import numpy as np
 
 from data_pipeline.clean.filters import FILTERS
 from data_pipeline.clean.language import language_test
+from data_pipeline.clean.normal_form import normal_form
 from data_pipeline.config import CleanConfig
 
 _VECTORIZED_FROM = 2048
@@ -64,7 +64,7 @@ def clean_text(text: str, config: CleanConfig) -> str:
     """
     form = config.unicode
     if form != "none" and not text.isascii():
-        text = unicodedata.normalize(form, text)
+        text = normal_form(text, form)
     if config.whitespace:
         # All on bytes, where translate, replace and find are an order of magnitude faster than on characters.
         raw = text.encode("utf-8", "surrogatepass")
@@ -74,7 +74,7 @@ def clean_text(text: str, config: CleanConfig) -> str:
             text = data.decode("utf-8", "surrogatepass")
             if form != "none" and removed:
                 # Removing a control character can bring a base letter and its accent together.
-                text = unicodedata.normalize(form, text)
+                text = normal_form(text, form)
     return text
 
 

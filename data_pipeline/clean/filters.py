@@ -2,7 +2,7 @@
 
 Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher" (arXiv 2112.11446),
 appendix A.1.1: the quality rules in its text, the repetition thresholds in its table A1. A word is a run of
-characters between white space.
+characters between white space; where a script has no blanks between words, see :mod:`data_pipeline.clean.words`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from data_pipeline.clean.words import taken_apart, words_of
 from data_pipeline.config import FilterName
 
 # "between 50 and 100,000 words"
@@ -33,24 +34,29 @@ _ELLIPSIS = re.compile(r"\.\.\.|…")
 
 def words(text: str) -> bool:
     """Keep 50 to 100,000 words."""
-    return MIN_WORDS <= len(text.split()) <= MAX_WORDS
+    return MIN_WORDS <= len(words_of(text)[0]) <= MAX_WORDS
 
 
 def word_length(text: str) -> bool:
-    """Keep a mean word length of 3 to 10 characters."""
-    found = text.split()
+    """Keep a mean word length of 3 to 10 characters, and text most of which is written without blanks."""
+    found, apart = words_of(text)
+    if apart > len(found) / 2:
+        # How long its words are can't be seen.
+        return True
+    if apart:
+        found = [word for word in text.split() if taken_apart(word) is None]
     return bool(found) and MIN_WORD_LENGTH <= sum(map(len, found)) / len(found) <= MAX_WORD_LENGTH
 
 
 def symbols(text: str) -> bool:
     """Keep at most one ``#`` for ten words, and at most one ellipsis (``...`` or ``…``) for ten words."""
-    most = MAX_SYMBOLS_PER_WORD * len(text.split())
+    most = MAX_SYMBOLS_PER_WORD * len(words_of(text)[0])
     return text.count("#") <= most and len(_ELLIPSIS.findall(text)) <= most
 
 
 def letters(text: str) -> bool:
     """Keep documents in which at least 80 % of the words hold a letter."""
-    found = text.split()
+    found, _ = words_of(text)
     # Most words are letters only, which isalpha finds without a search.
     with_letter = sum(1 for word in found if word.isalpha() or _LETTER.search(word))
     return bool(found) and with_letter >= MIN_WORDS_WITH_LETTER * len(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -153,24 +154,30 @@ def _from_hub() -> Iterator[Document]:
 def _from_packages(work: Path, max_mb: float) -> tuple[str, list[Document]]:
     unpacked = fetch_packages(choose_packages(max_mb), work / "packages")
     log(f"corpus: extracting text from {', '.join(unpacked)}")
-    documents: list[Document] = []
     processes = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        documents = _limited(_package_documents(unpacked, pool), max_mb)
-        pool.shutdown(cancel_futures=True)
+    try:
+        pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    except OSError as error:
+        log(f"warning: one process extracts alone, since no semaphores can be made in /dev/shm ({error.strerror})")
+        documents = _limited(_package_documents(unpacked, map), max_mb)
+    else:
+        with pool:
+            documents = _limited(_package_documents(unpacked, functools.partial(pool.map, chunksize=8)), max_mb)
+            pool.shutdown(cancel_futures=True)
     if not documents:
         raise UserError("the packages hold no prose")
     used = {document.source for document in documents}
     return f"packages {', '.join(name for name in unpacked if name in used)}", documents
 
 
-def _package_documents(unpacked: dict[str, Path], pool: ProcessPoolExecutor) -> Iterator[Document]:
+def _package_documents(unpacked: dict[str, Path], apply: Callable[..., Iterator[list[str]]]) -> Iterator[Document]:
+    """Documents of unpacked packages; ``apply`` is a ``map``, perhaps one over processes."""
     for name, folder in unpacked.items():
         for path in sorted(folder.rglob("*.dict.dz")):
             for number, entries in enumerate(dictionary_documents(path)):
                 yield Document(f"{name}/{number:05d}", name, entries)
         pages = sorted(path for path in folder.rglob("*.html") if path.is_file() and not path.is_symlink())
-        for path, paragraphs in zip(pages, pool.map(page_paragraphs, pages, chunksize=8), strict=True):
+        for path, paragraphs in zip(pages, apply(page_paragraphs, pages), strict=True):
             yield Document(f"{name}/{path.relative_to(folder)}", name, paragraphs)
 
 

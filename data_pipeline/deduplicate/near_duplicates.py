@@ -2,7 +2,8 @@
 
 Two documents whose five-word shingles have the Jaccard similarity s agree in all r rows of one band with
 probability s**r, and share at least one of b bands with probability 1 - (1 - s**r)**b: Leskovec, Rajaraman and
-Ullman, "Mining of Massive Datasets", section 3.4.
+Ullman, "Mining of Massive Datasets", section 3.4. Where text has no blanks, characters take the place of words
+(:mod:`data_pipeline.clean.words`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.clean.words import words_of
 from data_pipeline.extras import needs_extra
 
 SHINGLE_WORDS = 5
@@ -80,7 +82,9 @@ def bands_and_rows(similarity: float) -> tuple[int, int]:
 
 def shingle_hashes(text: str) -> npt.NDArray[np.uint32]:
     """A 32-bit hash of every run of five words (lower-cased, split at white space); of all words if they are fewer."""
-    words = _word_hashes(text.lower().encode("utf-8"))
+    text = text.lower()
+    found, apart = words_of(text)
+    words = _word_hashes((" ".join(found) if apart else text).encode("utf-8"))
     length = min(SHINGLE_WORDS, len(words))
     shingles = max(1, len(words) - length + 1)
     mixed = np.zeros(shingles, np.uint64)

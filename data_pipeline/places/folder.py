@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -11,9 +12,12 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import cannot_write, replacing, sync_folder, write_bytes
+from data_pipeline.places.atomic import cannot_write, replacing, sync, sync_folder, write_bytes
 from data_pipeline.places.names import checked_name, is_file_name
 from data_pipeline.places.place import Entry, Missing
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""Errors of file systems without hard links."""
 
 
 class FolderPlace:
@@ -43,13 +47,16 @@ class FolderPlace:
             file.seek(begin)
             return file.read(max(0, end - begin))
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, most: int | None = None) -> None:
         path = self.local(name)
         with _reported("read", path):
             source = open(path, "rb")  # noqa: SIM115 - closed below, where errors are about the target
         with source, _reported("write", target), open(target, "rb+") as sink:
             # Small writes make small page-cache folios, and a reader of the mapped file holds whole ones.
-            shutil.copyfileobj(source, sink, 1 << 16)
+            left = source.seek(0, os.SEEK_END) if most is None else most
+            source.seek(0)
+            while data := source.read(min(left, 1 << 16)):
+                left -= sink.write(data)
             sink.truncate()
 
     def put(self, name: str, data: bytes) -> None:
@@ -69,8 +76,13 @@ class FolderPlace:
         with _reported("write", path):
             try:
                 write_bytes(temporary, data)
-                # A link, unlike a rename, fails when the name is taken.
-                os.link(temporary, path)
+                try:
+                    # A link, unlike a rename, fails when the name is taken.
+                    _link(temporary, path)
+                except FileExistsError:
+                    # A network file system may have lost the answer to a first request, which has done its work.
+                    if not os.path.samefile(temporary, path):
+                        raise
                 sync_folder(path.parent)
             except FileExistsError:
                 return False
@@ -115,6 +127,19 @@ class FolderPlace:
         with _reported("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name; raises FileExistsError if that is taken."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # The file system has no links. A new file fails in the same way, but is empty for a moment.
+        with open(target, "xb") as file:
+            file.write(source.read_bytes())
+            sync(file.fileno(), target)
 
 
 @contextmanager

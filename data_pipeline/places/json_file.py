@@ -33,7 +33,8 @@ def decode_record(data: bytes, where: str, make: Callable[[dict[str, Any]], T], 
 
     Args:
         where: the record's name in messages.
-        make: refuses an object of the wrong shape by KeyError, TypeError, ValueError or AttributeError.
+        make: refuses an object of the wrong shape by KeyError, TypeError, ValueError, OverflowError or
+            AttributeError.
         advice: what the user can do about a damaged record.
 
     Raises:
@@ -48,7 +49,7 @@ def decode_record(data: bytes, where: str, make: Callable[[dict[str, Any]], T], 
         if found != version:
             raise OtherVersion(f"{where} has version {found}, this program reads {version}")
         return make(content)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         reason = f"it has no key {error}" if isinstance(error, KeyError) else error
         raise DamagedRecord(f"{where} cannot be read ({reason}); {advice}") from error
 

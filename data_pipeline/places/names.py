@@ -23,16 +23,31 @@ def split_s3_url(url: str) -> tuple[str, str]:
     Raises:
         UserError: there is no bucket, it can't be a bucket's name, or the prefix is not a plain path.
     """
-    bucket, _, prefix = url.removeprefix(S3_SCHEME).partition("/")
-    if "@" in bucket:
-        raise UserError("an s3:// URL must not hold credentials: give them by AWS_PROFILE or AWS_ACCESS_KEY_ID")
-    if not _BUCKET.fullmatch(bucket):
-        raise UserError(f"{url}: {bucket!r} is not a bucket's name: give s3://bucket/prefix")
-    prefix = prefix.rstrip("/")
+    bucket, key = split_s3_key(url)
+    prefix = key.rstrip("/")
     try:
         return bucket, checked_name(prefix) if prefix else ""
     except ValueError:
         raise UserError(f"{url}: {prefix!r} is not a plain path: give s3://bucket/prefix") from None
+
+
+def split_s3_key(url: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``; a key may hold any characters, and ``//`` or ``..`` mean nothing in it.
+
+    Raises:
+        UserError: there is no bucket, or it can't be a bucket's name.
+    """
+    bucket, _, key = url.removeprefix(S3_SCHEME).partition("/")
+    if "@" in bucket:
+        raise UserError("an s3:// URL must not hold credentials: give them by AWS_PROFILE or AWS_ACCESS_KEY_ID")
+    if not _BUCKET.fullmatch(bucket):
+        raise UserError(f"{url}: {bucket!r} is not a bucket's name: give s3://bucket/prefix")
+    return bucket, key
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written in UTF-8; a file's name may be any bytes, which Python keeps as half characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_file_name(name: str) -> bool:
@@ -40,7 +55,7 @@ def is_file_name(name: str) -> bool:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or str(path) != name:
         return False
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+    return is_utf8(name)
 
 
 def checked_name(name: str) -> str:

@@ -51,8 +51,9 @@ class Place(Protocol):
         """Bytes [begin, end) of a file, fewer at its end."""
         ...
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to ``target``, which the caller made and may preallocate; not atomic, the caller renames."""
+    def fetch(self, name: str, target: Path, most: int | None = None) -> None:
+        """Copy a file, or its first ``most`` bytes, to ``target``, which the caller made and may preallocate; not
+        atomic, the caller renames."""
         ...
 
     def put(self, name: str, data: bytes) -> None:

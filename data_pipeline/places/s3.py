@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import io
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ PART_BYTES = 16 << 20
 # Small writes make small page-cache folios, and a reader of the mapped file holds whole ones.
 _CHUNK = 1 << 16
 _MOST_PARTS = 10_000
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:(\d+)|\*)")
 _WRITER = "electra-writer"
 
 
@@ -64,7 +66,7 @@ class S3Place:
         return f"S3Place({self.url!r})"
 
     def local(self, name: str) -> None:
-        checked_name(name)
+        self._checked(name)
         return None
 
     def read(self, name: str) -> bytes:
@@ -92,7 +94,7 @@ class S3Place:
 
         return self._unmixed(name, once)
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, most: int | None = None) -> None:
         def once() -> None:
             entry = self.stat(name)
             if entry is None:
@@ -102,8 +104,9 @@ class S3Place:
                 )
             with open(target, "rb+") as sink:
                 position = 0
-                while position < entry.size:
-                    stop = min(position + PART_BYTES, entry.size)
+                size = entry.size if most is None else min(most, entry.size)
+                while position < size:
+                    stop = min(position + PART_BYTES, size)
                     position = self._pour(name, position, stop, entry.identity, sink.write)
                     if position < stop:
                         raise _Replaced
@@ -162,6 +165,7 @@ class S3Place:
         key = self._key(name)
         writer = uuid.uuid4().hex
         digest = _sha256(data)
+        lost = False
         try:
             self._ask(
                 "write",
@@ -179,8 +183,15 @@ class S3Place:
         except _Answer as answer:
             if not answer.unsure:
                 return False
+            lost = True
         head = self._head(name)
-        return head is not None and head.get("Metadata", {}).get(_WRITER) == writer
+        if head is None:
+            return False
+        found = head.get("Metadata", {}).get(_WRITER)
+        if found is not None:
+            return bool(found == writer)
+        # Some servers keep no metadata; after an answer what is there tells writers of different things apart.
+        return not lost and self.read(name) == data
 
     def stat(self, name: str) -> Entry | None:
         head = self._head(name)
@@ -191,12 +202,17 @@ class S3Place:
         with contextlib.suppress(Missing):
             self._ask("delete", name, lambda: connection().client.delete_object(Bucket=self.bucket, Key=key))
 
+    def _checked(self, name: str) -> str:
+        return checked_name(name)
+
+    def _is_file(self, name: str) -> bool:
+        return is_file_name(name)
+
     def _key(self, name: str) -> str:
-        name = checked_name(name)
+        name = self._checked(name)
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _page(self, prefix: str, token: str | None, expected: tuple[str, ...] = ()) -> dict[str, Any]:
-        more = {"ContinuationToken": token} if token else {}
+    def _page(self, prefix: str, more: dict[str, str], expected: tuple[str, ...] = ()) -> dict[str, Any]:
         page: dict[str, Any] = self._ask(
             "list",
             "",
@@ -215,7 +231,7 @@ class S3Place:
             # An answer to HEAD has no body, so a missing bucket looks like a missing file.
             if not self._bucket_seen:
                 with contextlib.suppress(_Answer):
-                    self._page(f"{key}/", None, expected=("AccessDenied", "403"))
+                    self._page(f"{key}/", {}, expected=("AccessDenied", "403"))
                 self._bucket_seen = True
             return None
         self._bucket_seen = True
@@ -242,23 +258,22 @@ class S3Place:
             _Replaced: the content is not, or no longer, that of ``etag`` (if one is given).
         """
         key = self._key(name)
-        position, pinned = begin, etag
+        position, last, pinned = begin, end, etag
 
-        def once() -> int:
-            nonlocal position, pinned
+        def once() -> None:
+            nonlocal position, last, pinned
             condition = {"IfMatch": f'"{pinned}"'} if pinned else {}
             answer = connection().client.get_object(
                 Bucket=self.bucket, Key=key, Range=f"bytes={position}-{end - 1}", **condition
             )
-            if pinned and _etag(answer) not in ("", pinned):
-                raise _Replaced
-            pinned = _etag(answer)
-            # A server that does not know ranges sends the whole file.
-            whole = answer["ResponseMetadata"]["HTTPStatusCode"] == 200
-            skip = position if whole else 0
-            stop = min(end, answer["ContentLength"] + (0 if whole else position))
             with contextlib.closing(answer["Body"]) as body:
-                for chunk in body.iter_chunks(_CHUNK):
+                if pinned and _etag(answer) not in ("", pinned):
+                    raise _Replaced
+                pinned = _etag(answer)
+                first, size = self._range_answered(name, answer, position, end)
+                last = min(end, size)
+                skip, stop = position - first, min(last, first + answer["ContentLength"])
+                for chunk in body.iter_chunks(_CHUNK) if position < stop else ():
                     skipped, skip = min(skip, len(chunk)), max(0, skip - len(chunk))
                     data = chunk[skipped : skipped + stop - position]
                     sink(data)
@@ -267,14 +282,50 @@ class S3Place:
                         break
             if position < stop:
                 raise Truncated(position, stop)
-            return position
 
         try:
-            return self._ask("read", name, once, expected=("InvalidRange", "416", "PreconditionFailed", "412"))
+            # A server may send less of a range than there is of it.
+            while position < last:
+                before = position
+                self._ask("read", name, once, expected=("InvalidRange", "416", "PreconditionFailed", "412"))
+                if position == before and position < last:
+                    raise self._refused_range(name, position, end)
+            return position
         except _Answer as answer:
             if answer.code in ("InvalidRange", "416"):
                 return position
             raise _Replaced from None
+
+    def _range_answered(self, name: str, answer: dict[str, Any], begin: int, end: int) -> tuple[int, int]:
+        """At which byte the body of an answer to the range [begin, end) starts, and the size of the whole file.
+
+        The header decides and not the status: some servers send a range with status 200, and one that does not know
+        ranges sends the whole file with it.
+        """
+        length = int(answer["ContentLength"])
+        if found := _CONTENT_RANGE.fullmatch(answer.get("ContentRange") or ""):
+            first = int(found[1])
+            size = int(found[2]) if found[2] else first + length
+        elif answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
+            first, size = begin, begin + length
+        elif begin == 0:
+            # From the start, a range and the whole file are read alike.
+            first, size = 0, length
+        else:
+            entry = self.stat(name)
+            size = length if entry is None else entry.size
+            if length not in (size, min(end, size) - begin):
+                raise self._refused_range(name, begin, end)
+            first = 0 if length == size else begin
+        if first > begin:
+            raise self._refused_range(name, begin, end)
+        return first, size
+
+    def _refused_range(self, name: str, begin: int, end: int) -> UserError:
+        return UserError(
+            f"cannot read {self.url}/{name} at {connection().endpoint}: asked for bytes {begin} to {end - 1}, the "
+            "server sends others and does not say which: use another server, or copy the store to a folder"
+        )
 
     def _put_part(self, name: str, upload: str, number: int, data: bytes) -> dict[str, Any]:
         key = self._key(name)
@@ -362,16 +413,23 @@ class S3Place:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         begin = f"{self.prefix}/" if self.prefix else ""
         found: list[Entry] = []
-        token = None
+        more: dict[str, str] = {}
         while True:
-            page = self._page(begin + prefix, token)
+            page = self._page(begin + prefix, more)
             for item in page.get("Contents", []):
                 name = item["Key"][len(begin) :]
-                if is_file_name(name):
+                if self._is_file(name):
                     found.append(Entry(name, item["Size"], _etag(item)))
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token:
+            if not page.get("IsTruncated"):
                 break
+            token, keys = page.get("NextContinuationToken"), [item["Key"] for item in page.get("Contents", [])]
+            before = more
+            # Not every server gives a token.
+            more = {"ContinuationToken": token} if token else {"StartAfter": keys[-1]} if keys else before
+            if more == before:
+                raise UserError(
+                    f"cannot list {self.url} at {connection().endpoint}: the server sends the same page again and again"
+                )
         # Servers that keep folders underneath list in the order of their folders.
         yield from sorted(found, key=lambda entry: entry.name)
 

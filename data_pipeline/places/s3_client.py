@@ -83,7 +83,9 @@ def _connect() -> Connection:
     )
     try:
         core = botocore.session.Session()
-        session = boto3.session.Session(botocore_session=core)
+        # The other SDKs read AWS_REGION first, then AWS_DEFAULT_REGION; botocore reads only the latter.
+        region = os.environ.get("AWS_REGION") or core.get_config_variable("region")
+        session = boto3.session.Session(botocore_session=core, region_name=region)
         client = session.client("s3", config=config)
         asked = core.get_scoped_config().get("s3", {})
         style = asked.get("addressing_style") if isinstance(asked, dict) else None

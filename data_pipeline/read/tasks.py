@@ -9,6 +9,7 @@ from data_pipeline.config import SourceConfig
 from data_pipeline.read.hub import describe_dataset
 from data_pipeline.read.inputs import Input, compression_of
 from data_pipeline.read.parquet import parquet_metadata
+from data_pipeline.read.reasons import Reason
 
 # How many compressed files share a task is decided before they are unpacked.
 TYPICAL_COMPRESSION = 3
@@ -19,7 +20,9 @@ class ReadCounts:
     """Counts of what was read; ``bytes_read`` is uncompressed bytes: whole lines of text and JSON Lines.
 
     ``oversized`` counts lines and documents too long to be held; ``skipped`` a dump's pages that are not articles:
-    other namespaces, redirects, empty ones.
+    other namespaces, redirects, empty ones. ``records`` counts what could have given text: lines of text and of JSON
+    Lines, rows, articles. ``left_out`` has those that gave none, by file and reason, with their number and where the
+    first one is; ``location`` is the file that is being read.
     """
 
     documents_read: int = 0
@@ -27,6 +30,18 @@ class ReadCounts:
     bad_lines: int = 0
     oversized: int = 0
     skipped: int = 0
+    records: int = 0
+    location: str = dataclasses.field(default="", compare=False)
+    left_out: dict[tuple[str, Reason], tuple[int, str]] = dataclasses.field(default_factory=dict, compare=False)
+
+    def leave_out(self, reason: Reason, example: str) -> None:
+        """Count a record of the current file that gives no text; ``example`` says where it is, and what it has."""
+        count, first = self.left_out.get((self.location, reason), (0, example))
+        self.left_out[self.location, reason] = (count + 1, first)
+        if reason == "oversized":
+            self.oversized += 1
+        elif reason != "empty":
+            self.bad_lines += 1
 
 
 @dataclasses.dataclass(frozen=True)

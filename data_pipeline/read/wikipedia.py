@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from data_pipeline.errors import UserError
 from data_pipeline.extras import needs_extra
+from data_pipeline.read.language_variants import LANGUAGES
 from data_pipeline.read.tasks import ReadCounts
 from data_pipeline.read.wikitext import BadWikitext, plain_text, wikitext_parser
 
@@ -26,15 +27,16 @@ def articles(file: BinaryIO, location: str, counts: ReadCounts) -> Iterator[str]
         UserError: the file is not an XML dump or its XML is broken, or mwxml or mwparserfromhell is not installed.
     """
     wikitext_parser()
-    for title, text, hidden in _pages(file, location):
+    for title, text, site in _pages(file, location):
         if not text or text.isspace():
             counts.skipped += 1
             continue
+        counts.records += 1
         counts.bytes_read += len(text.encode("utf-8", "replace"))
         try:
-            plain = plain_text(text, hidden)
+            plain = plain_text(text, site.hidden, site.converts)
         except BadWikitext:
-            counts.bad_lines += 1
+            counts.leave_out("bad_page", f"page {title!r}")
             continue
         if plain:
             yield f"{title}\n\n{plain}\n"
@@ -42,8 +44,15 @@ def articles(file: BinaryIO, location: str, counts: ReadCounts) -> Iterator[str]
             counts.skipped += 1
 
 
-def _pages(file: BinaryIO, location: str) -> Iterator[tuple[str, str | None, frozenset[str]]]:
-    """Title and newest wikitext of every page, None where it is not an article, and the namespaces of hidden links."""
+class _Site(NamedTuple):
+    """What pages of a wiki share: the namespaces of hidden links, and whether it is shown in several scripts."""
+
+    hidden: frozenset[str]
+    converts: bool
+
+
+def _pages(file: BinaryIO, location: str) -> Iterator[tuple[str, str | None, _Site]]:
+    """Title and newest wikitext of every page, None where it is not an article, and its wiki."""
     with needs_extra("wikipedia", "mwxml", "a source of kind wikipedia", "leave the source out"):
         from mwxml import Dump
         from mwxml.element_iterator import ElementIterator
@@ -52,13 +61,14 @@ def _pages(file: BinaryIO, location: str) -> Iterator[tuple[str, str | None, fro
     try:
         root = ElementIterator.from_file(file)
         dump = Dump.from_element(root)
-        hidden = _hidden_prefixes(dump.site_info.namespaces or ())
+        language, _, _ = (dump.site_info.dbname or "").partition("wik")
+        site = _Site(_hidden_prefixes(dump.site_info.namespaces or ()), language in LANGUAGES)
         for page in dump.pages:
             title = page.title
             text = _newest_text(page)
             # The tree would keep an empty element for every page of the dump.
             del root.element[:]
-            yield title, text if page.namespace == _ARTICLES and page.redirect is None else None, hidden
+            yield title, text if page.namespace == _ARTICLES and page.redirect is None else None, site
     # What mwxml raises over elements that are missing, misplaced, empty or no numbers where the format has them.
     except (ParseError, MalformedXML, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         where = f"after page {title!r}" if title is not None else "at its start"

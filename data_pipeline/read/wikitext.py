@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.extras import needs_extra
+from data_pipeline.read.language_variants import without_conversion
 
 # MediaWiki saves no larger page ($wgMaxArticleSize); the parser's time grows faster than the text.
 MAX_WIKITEXT_BYTES = 2 << 20
@@ -18,16 +19,19 @@ MAX_UNCLOSED = 50
 _REMOVED_TAGS = frozenset({
     "ref", "references", "table", "gallery", "math", "chem", "ce", "timeline", "imagemap", "score", "hiero",
     "templatestyles", "graph", "mapframe", "maplink", "section", "indicator", "categorytree", "syntaxhighlight",
-    "source", "style", "script",
+    "source", "style", "script", "includeonly",
 })
 # fmt: on
-_LINE_TAGS = frozenset({"br", "hr", "p", "div", "li", "dt", "dd", "blockquote", "center"})
+_LINE_TAGS = frozenset({"br", "hr", "div", "li", "dt", "dd", "blockquote", "center"})
 _TABLE_BEGIN = re.compile(r"[ \t:*#]*\{\|(?!\})")
 _TABLE_END = re.compile(r"[ \t]*\|\}(?!\})")
 _COMMENT = re.compile(r"<!--|-->")
 _BRACKET = re.compile(r"(\[\[?|\{\{+)|(\]\]?|\}\}+)|<(/?)([a-zA-Z]+)([^<>]*>)?")
-_NEVER_CLOSED = frozenset({"br", "hr", "wbr", "img", "li", "p", "dt", "dd"})
-_SWITCH = re.compile(r"__[A-Z]+__")
+_NEVER_CLOSED = frozenset({"br", "hr", "wbr", "img", "li", "dt", "dd"})
+# Capitals, or a script without: many wikis have names of their own for these.
+_SWITCH = re.compile(r"__[^\W\d_a-z]+(?:_[^\W\d_a-z]+)*__")
+# The parser goes through the rest of the page for each that is not closed, and hardly any is.
+_PARAGRAPH = re.compile(r"</?p(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(-[a-z]+)*:\S")
 # What a removed template leaves of "(pronounced {{IPA|...}}; born ...)".
 _EMPTY_PARENTHESES = re.compile(r" \([\s,;:]*\)(?=[\s,.;:]|$)")
@@ -53,19 +57,21 @@ def wikitext_parser() -> Any:
     return mwparserfromhell
 
 
-def plain_text(wikitext: str, hidden: frozenset[str]) -> str:
+def plain_text(wikitext: str, hidden: frozenset[str], converts: bool = False) -> str:
     """The readable text: headings and lists stay; templates, tables, references, files and categories go.
 
     Args:
         wikitext: a page's source.
         hidden: lower-case namespace names whose links show nothing, such as file and category.
+        converts: the wiki is written in several scripts, see :func:`without_conversion`.
 
     Raises:
         BadWikitext: it is too large or too broken to be parsed.
     """
     if len(wikitext) > MAX_WIKITEXT_BYTES:
         raise BadWikitext
-    wikitext = _without_tables(_without_comments(wikitext))
+    wikitext = _without_tables(without_conversion(_without_comments(wikitext), converts))
+    wikitext = _PARAGRAPH.sub("\n", wikitext)
     if _unclosed(wikitext) > MAX_UNCLOSED:
         raise BadWikitext
     parser = wikitext_parser()
@@ -73,7 +79,8 @@ def plain_text(wikitext: str, hidden: frozenset[str]) -> str:
         parts = list(_texts(parser.nodes, parser.parse(wikitext, skip_style_tags=True), hidden))
     except (parser.parser.ParserError, ValueError, RecursionError) as error:
         raise BadWikitext from error
-    text = _SWITCH.sub("", "".join(parts).replace("'''", "").replace("''", ""))
+    text = "".join(parts).replace("'''", "").replace("''", "")
+    text = _SWITCH.sub(lambda found: "" if found.group() == found.group().upper() else found.group(), text)
     text = _LEADING_SEPARATOR.sub("(", _EMPTY_PARENTHESES.sub("", text))
     text = _LINE_BLANKS.sub("\n", _BLANKS.sub(" ", text))
     return _EMPTY_LINES.sub("\n\n", text).strip()

@@ -11,6 +11,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.open import local_copy, open_place
 from data_pipeline.places.place import Place
 from data_pipeline.progress import counted
+from data_pipeline.read.passed_over import shown
+from data_pipeline.store.left_out import left_out_lines, load_left_out
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.tokenize.tokenizer import load_tokenizer
@@ -47,6 +49,8 @@ def describe_store(store: str | Path, samples: int) -> Iterator[str]:
     yield "counts"
     for name, value in sorted(manifest.counts.items()):
         yield f"  {name:<20} {value:,}"
+    for part in load_left_out(place):
+        yield from left_out_lines(part, {file.input: shown(file.name) for file in part.files})
     yield from _samples(place, manifest, samples)
 
 

@@ -18,8 +18,10 @@ from data_pipeline.places.atomic import write_bytes
 from data_pipeline.places.open import local_copy, open_place
 from data_pipeline.places.place import Place
 from data_pipeline.progress import counted
+from data_pipeline.read.passed_over import shown
 from data_pipeline.report.describe import source_labels
 from data_pipeline.report.plots import check_plots, frequency_plot, length_plot, removed_plot
+from data_pipeline.store.left_out import LEFT_OUT_NAME, LeftOut, load_left_out
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.store.token_counts import load_token_counts
@@ -28,6 +30,7 @@ from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, load_tokenizer
 # Each thread holds one shard, as a temporary file if the store is remote.
 _THREADS = min(4, os.cpu_count() or 1)
 _MOST_SHARDS_SHOWN = 1000
+_MOST_FILES_SHOWN = 100
 _PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _COVER_RANKS = (10, 100, 1000, 10_000, 100_000)
 _MOST_FREQUENT = 30
@@ -89,6 +92,7 @@ def write_report(store: str | Path, out: Path) -> None:
         _length_section(lengths),
         _frequency_section(manifest, counts, {index: token for token, index in tokens.items()}),
         _removed_section(manifest),
+        _left_out_section(load_left_out(place)),
         _source_section(manifest),
         _settings_section(manifest),
         _shard_section(manifest),
@@ -214,6 +218,28 @@ def _removed_section(manifest: Manifest) -> str:
         f"<p>{read:,} documents were read ({_size(manifest.counts.get('bytes_read', 0))}); "
         f"{kept:,} are in the store ({100 * kept / max(1, read):.2f} %).</p>\n"
         + (f"<figure>{removed_plot(removed)}</figure>" if removed else "")
+    )
+
+
+def _left_out_section(found: Sequence[LeftOut]) -> str:
+    if not found:
+        return ""
+    lines = [
+        f"source {part.source}: {part.left_out:,} of {part.records:,} records ({100 * part.share:.3g} %)"
+        for part in found
+    ]
+    rows = [
+        [f"{part.source}: {shown(file.name)}", file.what, f"{file.count:,}", file.example]
+        for part in found
+        for file in sorted(part.files, key=lambda file: -file.count)
+    ]
+    most = rows[:_MOST_FILES_SHOWN]
+    more = (
+        f"\n<p>... and {len(rows) - len(most):,} more; {LEFT_OUT_NAME} lists them.</p>" if len(rows) > len(most) else ""
+    )
+    return (
+        f"<h2>Records that gave no text</h2>\n<p>{html.escape('; '.join(lines))}.</p>\n"
+        f"{_table(['file', 'reason', 'records', 'the first one'], most)}{more}"
     )
 
 

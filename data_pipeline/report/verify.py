@@ -18,7 +18,7 @@ from data_pipeline.places.place import Missing, Place, Unavailable
 from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.store.token_counts import load_token_counts
-from data_pipeline.tokenize.tokenizer import UNK, load_tokenizer, tokenizer_fingerprint, vocabulary_size
+from data_pipeline.tokenize.tokenizer import load_tokenizer, tokenizer_fingerprint, unknown_id, vocabulary_size
 
 # Each holds one shard, as a temporary file if the store is remote.
 _THREADS = min(4, os.cpu_count() or 1)
@@ -143,7 +143,7 @@ def _content_problems(place: Place, manifest: Manifest, totals: dict[str, npt.ND
     if size != manifest.tokenizer.vocab_size:
         yield f"tokenizer/tokenizer.json: {size} entries, not {manifest.tokenizer.vocab_size}"
         return
-    unknown = tokenizer.token_to_id(UNK)
+    unknown = unknown_id(tokenizer)
     stated["unknown_tokens"] = int(totals["train"][unknown] + totals["heldout"][unknown])
     for name, found in stated.items():
         if manifest.counts.get(name) != found:

@@ -16,6 +16,8 @@ from data_pipeline.places.place import Missing, Place
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 2
+# Beside the manifest: what a build needs for its own continuation.
+WORK_FOLDER = ".build"
 SPLITS = ("train", "heldout")
 
 # No count, size or vocabulary is larger; what is read is used for sizes of arrays.

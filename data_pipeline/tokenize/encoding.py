@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.extras import needs_extra
 from data_pipeline.tokenize.probes import PROBES
-from data_pipeline.tokenize.tokenizer import text_encoder
+from data_pipeline.tokenize.tokenizer import text_encoder, text_json, unknown_id
 
 REFERENCE = "tokenizers"
 FAST = "nanotoken"
@@ -28,6 +28,7 @@ FAST = "nanotoken"
 # About 32 MiB for each of a process's caches; more gains little on prose.
 _CACHE_ENTRIES = 1 << 18
 _CHUNK_CHARACTERS = 1 << 20
+_LOOKED_AT_CHARACTERS = 100_000
 
 
 class TextEncoder(Protocol):
@@ -55,10 +56,13 @@ class _Reference:
     name = REFERENCE
 
     def __init__(self, tokenizer_json: bytes) -> None:
-        self._tokenizer = text_encoder(_whole_documents(Tokenizer.from_str(tokenizer_json.decode())))
+        self._tokenizer = Tokenizer.from_str(text_json(tokenizer_json).decode())
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception as error:  # the library raises nothing more specific, for a tokenizer without unknown token
+            raise UserError(f"the tokenizer cannot encode a text ({error}): repair it, or use another one") from error
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
         ids = np.empty(int(offsets[-1]), np.uint32)
@@ -115,6 +119,17 @@ def choose_encoder(tokenizer_json: bytes, sample: Sequence[str]) -> Choice:
     return Choice(FAST, f"tokenizing with nanotoken: its ids are those of tokenizers on {checked}")
 
 
+def unknown_word(tokenizer_json: bytes, text: str) -> str:
+    """The first part of a text that the tokenizer doesn't know; empty if that comes only far behind its start."""
+    tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+    unknown = unknown_id(tokenizer)
+    found = text_encoder(tokenizer).encode(text[:_LOOKED_AT_CHARACTERS], add_special_tokens=False)
+    for index, (begin, end) in zip(found.ids, found.offsets, strict=True):
+        if index == unknown:
+            return text[begin:end]
+    return ""
+
+
 def _first_difference(reference: TextEncoder, other: TextEncoder, texts: Sequence[str]) -> str | None:
     """The first text that ``other`` gives different ids for, None if there is none."""
     for chunk in _chunks(texts):
@@ -142,12 +157,6 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _whole_documents(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _spelled_out(tokenizer_json: bytes) -> bytes:
     """The same rules over a vocabulary of the probes' single characters, where no [UNK] can hide a difference."""
     raw: dict[str, Any] = json.loads(tokenizer_json)
@@ -162,9 +171,7 @@ def _spelled_out(tokenizer_json: bytes) -> bytes:
 
 
 def _plain_text_json(tokenizer_json: bytes) -> str:
-    """The same tokenizer, without what would find special tokens in a text, cut it, or add to it."""
-    raw: dict[str, Any] = json.loads(tokenizer_json)
+    """The same tokenizer for text alone, without special tokens beside the vocabulary."""
+    raw: dict[str, Any] = json.loads(text_json(tokenizer_json))
     raw["added_tokens"] = [token for token in raw.get("added_tokens") or [] if not token.get("special")]
-    for name in ("truncation", "padding", "post_processor"):
-        raw[name] = None
     return json.dumps(raw, ensure_ascii=False)

@@ -16,6 +16,8 @@ from data_pipeline.store.manifest import TokenizerEntry
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENIZER_FOLDER = "tokenizer"
+# WordPiece makes longer words [UNK] without a look at them.
+MAX_WORD = 100
 _MAX_LENGTH = 512
 
 
@@ -25,8 +27,8 @@ def wordpiece_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenize
     Raises:
         UserError: a special token is missing from the vocabulary.
     """
-    _check_specials(vocabulary, "the vocabulary")
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=100))
+    check_specials(vocabulary, "the vocabulary")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=MAX_WORD))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -37,34 +39,6 @@ def wordpiece_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenize
     )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
-
-
-def read_tokenizer(path: str | Path, lowercase: bool) -> Tokenizer:
-    """An existing ``vocab.txt``, ``tokenizer.json``, or the folder of either (the latter is preferred).
-
-    Raises:
-        UserError: missing, unreadable, or without one of the five special tokens.
-    """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        candidates = [file / "tokenizer.json", file / "vocab.txt"]
-        present = [candidate for candidate in candidates if candidate.is_file()]
-        if not present:
-            raise UserError(f"tokenizer.path: {file} holds neither tokenizer.json nor vocab.txt")
-        file = present[0]
-    if not file.is_file():
-        raise UserError(f"tokenizer.path: no file {file}: give a vocab.txt, a tokenizer.json or their folder")
-    if file.suffix == ".json":
-        return _read_json(file)
-    return wordpiece_tokenizer(_read_vocabulary(file), lowercase)
-
-
-def _read_json(file: Path) -> Tokenizer:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read tokenizer {file}: {error.strerror}") from error
-    return parse_tokenizer(data, str(file))
 
 
 def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
@@ -78,7 +52,7 @@ def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
     except Exception as error:  # the library raises nothing more specific for a bad file
         raise UserError(f"cannot read tokenizer {where}: {error}") from error
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    _check_specials(vocabulary, where)
+    check_specials(vocabulary, where)
     # Published files often cut at 128 or 512 tokens; documents are kept whole here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -86,24 +60,8 @@ def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
     return tokenizer
 
 
-def _read_vocabulary(file: Path) -> dict[str, int]:
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read vocabulary {file}: {error}") from error
-    if lines and not lines[-1]:
-        lines.pop()
-    vocabulary: dict[str, int] = {}
-    for index, line in enumerate(lines):
-        entry = line.rstrip("\r")
-        if entry in vocabulary:
-            raise UserError(f"{file}:{index + 1}: {entry!r} occurs twice: a vocabulary has one entry a line")
-        vocabulary[entry] = index
-    _check_specials(vocabulary, str(file))
-    return vocabulary
-
-
-def _check_specials(vocabulary: dict[str, int], where: str) -> None:
+def check_specials(vocabulary: dict[str, int], where: str) -> None:
+    """Raise UserError if one of the five special tokens is missing."""
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise UserError(
@@ -117,11 +75,52 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return int(max(tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
 
+def unknown_id(tokenizer: Tokenizer) -> int:
+    """The id that the tokenizer gives to what it doesn't know, else that of ``[UNK]``."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    return int(vocabulary.get(model.get("unk_token"), vocabulary[UNK]))
+
+
+def special_names(tokenizer_json: bytes) -> set[str]:
+    """The special tokens of a ``tokenizer.json`` as they would be written in a text."""
+    added = json.loads(tokenizer_json).get("added_tokens") or []
+    return {token["content"] for token in added if token["special"]}.union(SPECIAL_TOKENS)
+
+
+def text_json(tokenizer_json: bytes) -> bytes:
+    """A ``tokenizer.json`` for text alone: it takes a literal ``[MASK]`` for plain characters, and nothing is cut.
+
+    Special tokens get names that no text has, in the model as well: a Unigram or a word-level model would find them
+    there. Their ids, and those of all other tokens, stay.
+    """
+    raw = json.loads(tokenizer_json)
+    model = raw["model"]
+    key = hashlib.sha256(tokenizer_json).hexdigest()
+    names = {name: f"\U0010fffe{key} {number}" for number, name in enumerate(sorted(special_names(tokenizer_json)))}
+    for token in raw.get("added_tokens") or []:
+        token["content"] = names.get(token["content"], token["content"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(token, token): index for token, index in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    model["unk_token"] = names.get(model.get("unk_token"), model.get("unk_token"))
+    if model["unk_token"] is None:
+        del model["unk_token"]
+    if "merges" in model:
+        prefix = len(model.get("continuing_subword_prefix") or "")
+        pairs = (tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"])
+        model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, pair[0] + pair[-1][prefix:]}]
+    for name in ("truncation", "padding", "post_processor"):
+        raw[name] = None
+    return json.dumps(raw, ensure_ascii=False).encode()
+
+
 def text_encoder(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that takes a literal ``[MASK]`` in a text for plain characters, so no special id gets in."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.encode_special_tokens = True
-    return copy
+    """A copy for text alone, see :func:`text_json`."""
+    return Tokenizer.from_str(text_json(tokenizer_json(tokenizer)).decode())
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> bytes:
@@ -138,7 +137,7 @@ def save_tokenizer(store: str | Path, tokenizer: Tokenizer) -> TokenizerEntry:
     """Write ``tokenizer/`` so that ``transformers.AutoTokenizer`` loads it, and describe it."""
     folder = Path(store) / TOKENIZER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {"tokenizer.json": tokenizer_json(tokenizer), "tokenizer_config.json": _config_json(tokenizer)}
+    contents = {"tokenizer.json": tokenizer_json(tokenizer), "tokenizer_config.json": config_json()}
     if isinstance(tokenizer.model, models.WordPiece):
         contents["vocab.txt"] = _vocab_txt(tokenizer)
     for name, data in sorted(contents.items()):
@@ -165,7 +164,8 @@ def load_tokenizer(store: str | Path) -> Tokenizer:
     return parse_tokenizer(data, f"{place.url}/{name}")
 
 
-def _config_json(tokenizer: Tokenizer) -> bytes:
+def config_json() -> bytes:
+    """The bytes of a store's ``tokenizer_config.json``."""
     # This class takes tokenizer.json as it is; BERT's own would rebuild the normalizer from its options.
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -11,6 +11,15 @@ from itertools import product
 from data_pipeline.errors import UserError
 
 _LAUNCHED = ("RANK", "OMPI_COMM_WORLD_RANK")
+_OF_A_TASK = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_STEP_TASKS_PER_NODE",
+    "SLURM_NODEID",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
 _PORTS = (15_000, 16_000)
 """The first master port and the number of ports: all lie below those that operating systems assign themselves."""
 
@@ -22,11 +31,17 @@ def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
     if they are set. Otherwise the address is that of the first node, and the port follows from job and step.
 
     Raises:
-        UserError: the first node has no address.
+        UserError: the first node has no address, or variables of the task are missing.
     """
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if size < 2 or any(name in environment for name in _LAUNCHED):
         return False
+    missing = [name for name in _OF_A_TASK if name not in environment]
+    if missing:
+        raise UserError(
+            f"SLURM_STEP_NUM_TASKS is {size} in the environment, but {', '.join(missing)} is not set: pass all of "
+            "SLURM's variables on, or unset SLURM_STEP_NUM_TASKS to train in this process alone"
+        )
     rank, local = environment["SLURM_PROCID"], environment["SLURM_LOCALID"]
     tasks = tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"])
     here = tasks[int(environment["SLURM_NODEID"])]
@@ -44,6 +59,14 @@ def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
 def node_of_task(environment: Mapping[str, str]) -> str | None:
     """SLURM's name of the node that a task runs on; None outside a job."""
     return environment.get("SLURMD_NODENAME")
+
+
+def start_of_job(environment: Mapping[str, str]) -> tuple[str, int] | None:
+    """The job with its cluster, and how often SLURM has started it again; None outside a job."""
+    if "SLURM_JOB_ID" not in environment:
+        return None
+    name = f"{environment['SLURM_JOB_ID']}@{environment.get('SLURM_CLUSTER_NAME', '')}".rstrip("@")
+    return name, int(environment.get("SLURM_RESTART_COUNT", "0"))
 
 
 def tasks_of_step(environment: Mapping[str, str]) -> dict[str, int]:

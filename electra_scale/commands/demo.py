@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,8 +19,12 @@ from data_pipeline.config import BuildConfig, SourceConfig, SourceKind, Tokenize
 from data_pipeline.corpus.fetch import fetch_corpus
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.progress import log
+from data_pipeline.read.passed_over import PassedOver
+from data_pipeline.read.walk import Walk
 from data_pipeline.store.manifest import Manifest
 from electra_scale.commands.export import export_run
+from electra_scale.commands.launched_training import run_training
 from electra_scale.commands.showcase import show
 from electra_scale.data.store import Store
 from electra_scale.recipe.parse import parse_recipe, recipe_of_run, recipe_parser
@@ -30,6 +33,9 @@ from electra_scale.train.checkpoint import state as checkpoint
 
 CORPUS_MB = 52.0
 """Text that the demo asks for: enough for its ten million tokens, small enough for minutes."""
+
+_STOP = "stop"
+"""The file in the run folder that asks the training to stop."""
 
 _KINDS: dict[str, SourceKind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
 
@@ -61,9 +67,12 @@ def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
 
     command = training_command(out, recipe, ranks)
     _announce(f"3/5 training: {shlex.join(command)}")
-    subprocess.run(command, check=False)
+    interrupted = run_training(command, out / _STOP)
     # The launcher's exit code is 0 after some failures, so the run's own state decides.
     state = checkpoint.newest(out / "checkpoints")
+    if interrupted:
+        # Its own lines have said what is saved.
+        raise KeyboardInterrupt
     if state is None or not state.finished:
         reached = "before its first checkpoint" if state is None else f"at step {state.step}"
         raise UserError(f"training stopped {reached}; see {out}/log.txt, then run the same command to resume")
@@ -92,15 +101,24 @@ def small_store(out: Path, sources: list[SourceConfig]) -> BuildConfig:
 
 
 def own_sources(corpus: Path) -> list[SourceConfig]:
-    """Sources for a user's file or folder, one per kind of file in it; raises UserError if it has none of them."""
-    files = [path for path in corpus.rglob("*") if path.is_file()] if corpus.is_dir() else [corpus]
-    if not any(path.is_file() for path in files):
+    """Sources for a user's file or folder, one per kind of file in it, and a line about what is left out.
+
+    Raises:
+        UserError: there is no file of these kinds, or something can't be read.
+    """
+    passed = PassedOver()
+    files = sorted(map(Path, Walk(None, passed).expand(str(corpus))))
+    if not files:
         raise UserError(f"corpus {corpus} does not exist or is empty; give a file or a folder")
     paths: dict[SourceKind, list[str]] = {}
-    for path in sorted(files):
+    for path in files:
         suffix = next((suffix for suffix in path.suffixes if suffix in _KINDS), None)
-        if suffix is not None:
+        if suffix is None:
+            passed.add("file", f"its name has none of {', '.join(_KINDS)}", str(path))
+        else:
             paths.setdefault(_KINDS[suffix], []).append(str(path))
+    for line in passed.lines():
+        log(f"corpus: {line}")
     if not paths:
         raise UserError(f"corpus {corpus} has no .txt, .jsonl or .parquet file (.gz and .zst are fine too)")
     return [SourceConfig(kind=kind, paths=found) for kind, found in paths.items()]
@@ -111,6 +129,7 @@ def training_command(out: Path, recipe: str, ranks: int) -> list[str]:
     devices = ["--num_gpus" if torch.cuda.device_count() >= ranks else "--num_accelerators", str(ranks)]
     launcher = Path(sys.executable).with_name("deepspeed")
     run = ["--config", recipe, "--run_dir", str(out), "--data.store", str(out / "store"), "--resume", "auto"]
+    run += ["--stop_file", str(out / _STOP)]
     return [str(launcher), *devices, "--module", "electra_scale.pretrain", *run]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.folder import FolderPlace
+from data_pipeline.places.new_folder import free_folder
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Place
+from data_pipeline.places.scratch import scratch_folder
 from electra_scale.model.hf import export, networks_of
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
@@ -26,23 +29,36 @@ def export_run(run: Path, out: str | Path, step: int | None = None) -> tuple[int
     place = open_place(out)
     if not isinstance(place, FolderPlace):
         _require_empty(place)
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=scratch_folder()) as temporary:
             written = export_run(run, Path(temporary) / "export", step)
             upload(Path(temporary) / "export", place)
         return written
+    # Before the weights are read, which may take minutes.
+    free_folder(place.path, "export")
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
     tag = checkpoint.tag_at(folder.checkpoints, step)
-    module = load_module(folder, recipe, tag)
+    module = load_module(folder, recipe, tag, networks_only=True)
     export(module.electra, folder.tokenizer, place.path)
     return checkpoint.read_state(folder.checkpoints, tag).step, list(networks_of(module.electra))
 
 
 def upload(folder: Path, place: Place) -> None:
-    """Copy the files of a folder to ``place``, each ``config.json`` last, so that half an upload cannot be loaded."""
+    """Copy the files of a folder to ``place``, each ``config.json`` last, so that half an upload cannot be loaded.
+
+    One that fails takes back what it has copied, as far as the place lets it.
+    """
     files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: (path.name == "config.json", path)):
-        place.put_file(path.relative_to(folder).as_posix(), path)
+    done: list[str] = []
+    try:
+        for path in sorted(files, key=lambda path: (path.name == "config.json", path)):
+            done.append(path.relative_to(folder).as_posix())
+            place.put_file(done[-1], path)
+    except BaseException:
+        for name in done:
+            with contextlib.suppress(UserError):
+                place.delete(name)
+        raise
 
 
 def _require_empty(place: Place) -> None:

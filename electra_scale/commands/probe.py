@@ -7,15 +7,16 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.progress import tracking
 from electra_scale.cluster.ranks import Alone
 from electra_scale.data.loader import open_loader
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.monitor.draw_variance import GRADIENT_PARTS, bucket_figures, draw_figures
+from electra_scale.monitor.draw_variance import GRADIENT_PARTS, bucket_figures, draw_figures, source_figures
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
@@ -26,9 +27,9 @@ from electra_scale.train.networks import load_module
 def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: str | None) -> Path:
     """Probe a run's newest checkpoint, or that of ``step``, in this process; print the figures and write them.
 
-    It reads held-out rows, or training rows if the store has no held-out text. Returns the file that it writes,
-    ``probe/step-NNNNNNNN.json``. Raises UserError if the checkpoint does not exist or has no trained discriminator, and
-    for another store than that of the run.
+    It reads rows that are spread over the held-out text, or over the training text if the store has no other. Returns
+    the file that it writes, ``probe/step-NNNNNNNN.json``. Raises UserError if the checkpoint does not exist or has no
+    trained discriminator, and for another store than that of the run.
     """
     if samples < 1 or draws < 2:
         raise UserError(f"--samples is {samples} and --draws {draws}; they must be at least 1 and 2")
@@ -55,9 +56,9 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = load_module(folder, recipe, tag).to(device)
     split = "heldout" if store.manifest.split("heldout") else "train"
-    loader = open_loader(recipe, store, split, special_tokens(store.tokenizer_dir))
+    loader = open_loader(recipe, store, split, special_tokens(store.tokenizer_dir), training=False)
     samples = min(samples, loader.samples)
-    with tqdm(total=samples, unit="sample", disable=None) as bar:
+    with tracking(samples, 0, "probe", unit="sample") as advance:
         redrawn = probe(
             module,
             loader,
@@ -66,9 +67,10 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
             recipe.data.mask_share,
             recipe.batch.most_per_device,
             Alone(device),
-            bar.update,
+            advance,
         )
     figures, buckets = draw_figures(redrawn), bucket_figures(redrawn, store.token_counts())
+    by_source = source_figures(redrawn, loader.sources(np.arange(samples)))
     content = {
         "run": str(run),
         "step": state.step,
@@ -78,6 +80,7 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         "weighted": recipe.corruption.weighted,
         "figures": _finite(figures),
         "frequency": [_finite(bucket) for bucket in buckets],
+        "sources": {source: _finite(found) for source, found in by_source.items()},
     }
     path = run / "probe" / f"{tag}.json"
     path.parent.mkdir(exist_ok=True)
@@ -86,7 +89,7 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         f"{run}, step {state.step}, sampler {recipe.corruption.sampler}, "
         f"{'weights on' if recipe.corruption.weighted else 'weights off, so not the objective of ELECTRA'}\n"
         f"{samples} {split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
-        f"{_table(figures)}\n\n{_frequency_table(buckets)}\n\nwritten: {path}"
+        f"{_table(figures)}\n\n{_frequency_table(buckets)}\n{_source_table(by_source)}\nwritten: {path}"
     )
     return path
 
@@ -127,11 +130,25 @@ def _row(name: str, p: str, q: str, ratio: str = "") -> str:
 
 
 def _frequency_table(buckets: list[dict[str, float]]) -> str:
-    head = ("count of the token", "positions", "draw_p", "draw_q", "q / p", "same, p", "same, q", "l, p", "l, q")
-    lines = ["by frequency of the original token in the training text:"]
-    lines.append(f"{head[0]:<24}" + "".join(f"{name:>10}" for name in head[1:]))
+    lines = ["by frequency of the original token in the training text:", _head("count of the token")]
     for bucket in buckets:
-        between = f"{bucket['least_count']:,.0f} to {bucket['most_count']:,.0f}"
-        keys = ("draw_p", "draw_q", "draw_ratio", "identical_p", "identical_q", "mean_loss_p", "mean_loss_q")
-        lines.append(f"{between:<24}{bucket['positions']:>10,.0f}" + "".join(f"{bucket[key]:>10.3f}" for key in keys))
+        lines.append(_group_row(f"{bucket['least_count']:,.0f} to {bucket['most_count']:,.0f}", bucket))
     return "\n".join(lines)
+
+
+def _source_table(by_source: Mapping[str, Mapping[str, float]]) -> str:
+    """Nothing where there is one source."""
+    if len(by_source) < 2:
+        return ""
+    rows = [_group_row(source, found) for source, found in by_source.items()]
+    return "\n".join(["", "by source:", _head("source"), *rows, ""])
+
+
+def _head(first: str) -> str:
+    names = ("positions", "draw_p", "draw_q", "q / p", "same, p", "same, q", "l, p", "l, q")
+    return f"{first:<24}" + "".join(f"{name:>10}" for name in names)
+
+
+def _group_row(label: str, figures: Mapping[str, float]) -> str:
+    keys = ("draw_p", "draw_q", "draw_ratio", "identical_p", "identical_q", "mean_loss_p", "mean_loss_q")
+    return f"{label:<24}{figures['positions']:>10,.0f}" + "".join(f"{figures[key]:>10.3f}" for key in keys)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import AutoConfig, AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
 from transformers.utils import logging
 
 from data_pipeline.errors import UserError
@@ -13,47 +14,113 @@ from data_pipeline.errors import UserError
 EXAMPLE_MASKED = "The government of the [MASK] has the power to make laws."
 EXAMPLE_WRONG = "The president of the country was elected by the banana of the people."
 
+_SHOWN = 60
+
 
 def show(export: Path, masked: str | None = None, wrong: str | None = None) -> None:
     """Print the generator's five best tokens for the [MASK] of ``masked`` and the discriminator's score for each token
-    of ``wrong``; raises UserError if ``masked`` has not exactly one [MASK], or if there is no export."""
+    of ``wrong``; raises UserError if there is no export, or for a sentence that its networks can't take."""
     if not (export / "discriminator").is_dir():
         raise UserError(f"{export} holds no export: it has no folder discriminator; make one with electra-scale export")
-    masked, wrong = masked or EXAMPLE_MASKED, wrong or EXAMPLE_WRONG
-    # A bar for two files of a few megabytes would only tear the table apart.
+    masked = EXAMPLE_MASKED if masked is None else masked
+    wrong = EXAMPLE_WRONG if wrong is None else wrong
+    for sentence in (masked, wrong):
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{_short(sentence)!a} is not text in UTF-8; write it in UTF-8") from error
+    # A bar for two files of a few megabytes would only tear the table apart, and what is wrong is said below.
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     if (export / "generator").is_dir():
+        found = fill(export / "generator", masked)
         print(f'generator, five best for "{masked}"')
-        for token, probability in fill(export / "generator", masked):
+        for token, probability in found:
             print(f"  {token:<16} {probability:.3f}")
     else:
         print(f"{export} holds no generator, so no [MASK] is filled in")
+    scored = detect(export / "discriminator", wrong)
     print(f'discriminator, probability that a token was replaced, in "{wrong}"')
-    for token, probability in detect(export / "discriminator", wrong):
+    for token, probability in scored:
         print(f"  {token:<16} {probability:.3f}  {'#' * round(40 * probability)}")
 
 
 @torch.no_grad()
 def fill(generator: Path, sentence: str, best: int = 5) -> list[tuple[str, float]]:
-    """The likeliest tokens at the sentence's [MASK], with their probabilities; raises UserError without a [MASK]."""
-    tokenizer = AutoTokenizer.from_pretrained(str(generator))
-    model = ElectraForMaskedLM.from_pretrained(str(generator)).eval()
-    encoded = tokenizer(sentence, return_tensors="pt")
+    """The likeliest tokens at the sentence's [MASK], with their probabilities.
+
+    Raises UserError for a sentence that is too long or has not exactly one [MASK], and for a folder without generator.
+    """
+    tokenizer, model = _open(generator, ElectraForMaskedLM, "generator")
+    encoded = _encoded(tokenizer, model, sentence)
     places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()
     if len(places) != 1:
-        raise UserError(f'"{sentence}" has {len(places)} [MASK] tokens; write exactly one')
+        raise UserError(f'"{_short(sentence)}" has {len(places)} [MASK] tokens; write exactly one')
     probabilities = model(**encoded).logits[0, places[0, 0]].softmax(-1)
-    top = probabilities.topk(best)
-    names = tokenizer.convert_ids_to_tokens(top.indices.tolist())
+    top = probabilities.topk(min(best, len(probabilities)))
+    indices = top.indices.tolist()
+    found = zip(tokenizer.convert_ids_to_tokens(indices), indices, strict=True)
+    # A vocabulary may have ids that no token has.
+    names = [token or f"id {index}" for token, index in found]
     return list(zip(names, top.values.tolist(), strict=True))
 
 
 @torch.no_grad()
 def detect(discriminator: Path, sentence: str) -> list[tuple[str, float]]:
-    """Each token of the sentence with the probability that it was replaced."""
-    tokenizer = AutoTokenizer.from_pretrained(str(discriminator))
-    model = ElectraForPreTraining.from_pretrained(str(discriminator)).eval()
-    encoded = tokenizer(sentence, return_tensors="pt")
+    """Each token of the sentence with the probability that it was replaced.
+
+    Raises UserError for a sentence that is too long or has no word, and for a folder without discriminator.
+    """
+    tokenizer, model = _open(discriminator, ElectraForPreTraining, "discriminator")
+    encoded = _encoded(tokenizer, model, sentence)
     probabilities = model(**encoded).logits[0].sigmoid()
     names = tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())
-    return list(zip(names, probabilities.tolist(), strict=True))[1:-1]
+    found = list(zip(names, probabilities.tolist(), strict=True))[1:-1]
+    if not found:
+        raise UserError(f'"{_short(sentence)}" has no word to look at; write a sentence')
+    return found
+
+
+def _open(folder: Path, kind: Any, network: str) -> tuple[Any, Any]:
+    """Tokenizer and model of an exported network, from this folder alone: no hub is asked."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        # transformers would make up a tokenizer of five tokens.
+        raise UserError(f"{folder} holds no {network} with its tokenizer; make one with electra-scale export")
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        if config.model_type != "electra":
+            raise UserError(f"{folder} holds a model of type {config.model_type}; give what electra-scale export wrote")
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        model, info = kind.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except UserError:
+        raise
+    except Exception as error:  # transformers and what it stands on have no common error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder} holds no {network} that can be loaded ({reason}); export it again") from error
+    # The scores are made with the embeddings, whose weights are in the file once.
+    missing = sorted(set(info["missing_keys"]) - {"generator_lm_head.weight"})
+    if missing:
+        raise UserError(f"{folder} holds no {network}: it lacks {len(missing)} weights, such as {missing[0]}")
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{folder} holds a tokenizer of {len(tokenizer)} tokens and a {network} for {config.vocab_size}; "
+            "export it again"
+        )
+    return tokenizer, model.eval()
+
+
+def _encoded(tokenizer: Any, model: Any, sentence: str) -> Any:
+    try:
+        encoded = tokenizer(sentence, return_tensors="pt")
+    except Exception as error:  # settings of a damaged tokenizer are used only here
+        raise UserError(f"the tokenizer of the export cannot be used ({error}); export it again") from error
+    length, most = encoded["input_ids"].shape[1], model.config.max_position_embeddings
+    if length > most:
+        raise UserError(f'"{_short(sentence)}" has {length} tokens, and the model takes at most {most}; shorten it')
+    return encoded
+
+
+def _short(sentence: str) -> str:
+    return sentence if len(sentence) <= _SHOWN else f"{sentence[:_SHOWN]}..."

@@ -20,8 +20,8 @@ from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.optimizer import PartSettings
 from electra_scale.recipe.phases import Phase
 
-Sums = Mapping[str, NDArray[np.float64]]
-"""Sums over the global batch by the names of terms and statistics, each an array (1,) or a vector."""
+Sums = Mapping[str, NDArray[np.floating[Any]]]
+"""What terms and statistics of the global batch come to, by name: sums or maxima (1,), vectors of them, or lists."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LossTerm:
 
 @dataclass
 class Statistic:
-    """A value that is combined over micro-batches and ranks, by sum or maximum.
+    """A value that is combined over micro-batches and ranks, by sum or maximum, or a vector kept whole as a list.
 
     With ``per``, the quotient by that global count is logged under the statistic's name; without, it is for the
     ``metrics`` of whoever made it. ``weight`` is that of a loss in ``loss/total``; None for what is not a loss.
@@ -64,7 +64,7 @@ class Statistic:
 
     name: str
     value: Tensor
-    reduce: Literal["sum", "max"] = "sum"
+    reduce: Literal["sum", "max", "list"] = "sum"
     per: str | None = None
     weight: float | None = None
 
@@ -199,6 +199,9 @@ def cost_of(settings: Any, model: ModelConfig) -> CorruptionCost:
     return found
 
 
-def statistics_of(values: Mapping[str, Tensor], maxima: Sequence[str] = ()) -> list[Statistic]:
-    """Statistics from values by name, of which those in ``maxima`` are combined by maximum."""
-    return [Statistic(name, value, "max" if name in maxima else "sum") for name, value in values.items()]
+def statistics_of(
+    values: Mapping[str, Tensor], maxima: Sequence[str] = (), lists: Sequence[str] = ()
+) -> list[Statistic]:
+    """Statistics from values by name: those in ``maxima`` are combined by maximum, those in ``lists`` kept whole."""
+    kinds: dict[str, Literal["max", "list"]] = {**dict.fromkeys(maxima, "max"), **dict.fromkeys(lists, "list")}
+    return [Statistic(name, value, kinds.get(name, "sum")) for name, value in values.items()]

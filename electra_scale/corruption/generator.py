@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -75,7 +76,7 @@ class GeneratorCorruption(Corruptor):
             masked, sampler, self.settings.focal_gamma, entropy=detailed, mixture=self.mixture_at(clock)
         )
         statistics: dict[str, Tensor] = {}
-        if found.entropy is not None:
+        if found.entropy is not None and found.hits is not None:
             statistics |= generator_statistics(found.log_probability, found.hits, found.entropy)
         drawn = found.drawn
         if drawn is not None:
@@ -94,6 +95,7 @@ class GeneratorCorruption(Corruptor):
         masked = self.masked_positions(networks, batch, layout)
         found = vocabulary_pass(masked, ElectraSampler() if clock.phase == "joint" else None, entropy=True)
         assert found.entropy is not None
+        assert found.hits is not None
         statistics = generator_statistics(found.log_probability, found.hits, found.entropy)
         corruption = self.replaced(batch, masked, found.drawn)
         return replace(corruption, statistics=statistics_of(statistics))
@@ -118,7 +120,8 @@ class GeneratorCorruption(Corruptor):
         masked, drawn = corruption.proposal
         loss = torch.zeros((), dtype=token_loss.dtype, device=token_loss.device)
         if self.sampler.learns:
-            loss = self.sampler.loss(masked, drawn, token_loss).sum()
+            with torch.autocast(token_loss.device.type, enabled=False):
+                loss = self.sampler.loss(masked, drawn, token_loss).sum()
         return [LossTerm("sampler", loss, "masked", self.settings.sampler_weight)]
 
     def feedback_statistics(self, corruption: Corruption, token_loss: Tensor) -> list[Statistic]:
@@ -130,7 +133,7 @@ class GeneratorCorruption(Corruptor):
         return found | sampler_metrics(sums) if phase == "joint" else found
 
     def heldout_metrics(self, sums: Sums) -> dict[str, float]:
-        masked = float(sums["masked"][0])
+        masked = float(sums["masked"][0]) or math.nan
         return {
             "eval/generator_cross_entropy": float(sums["generator_cross_entropy"][0]) / masked,
             "eval/generator_accuracy": float(sums["generator_hits"][0]) / masked,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -79,7 +80,11 @@ class Tilt(ABC):
 
 
 class Sampler(nn.Module):
-    """Base of the samplers. What they remember from step to step is their parameters and ``mean_loss``."""
+    """Base of the samplers. What they remember from step to step is their parameters and ``mean_loss``.
+
+    Its parameters stay in float32 when the networks around it are cast to 16 bits: draws and weights are exact for
+    whatever the head says, but what it learns is differences too small for bf16.
+    """
 
     learns: bool = False
     """Whether :meth:`loss` gives a loss."""
@@ -89,6 +94,16 @@ class Sampler(nn.Module):
 
     mean_loss: float = 0.0
     """What a sampler keeps of the values that :meth:`observe` got; part of a checkpoint."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sampler:
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point() or moved.itemsize >= 4:
+                return moved
+            return tensor.to(moved.device, torch.float32)
+
+        applied: Sampler = super()._apply(at_least_float32, recurse)
+        return applied
 
     def tilt(self, masked: Masked) -> Tilt | None:
         """How q differs from p at these positions, without gradient; None where it does not."""

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import disk_full, sha256_of, sync_folder
+from data_pipeline.places.atomic import disk_full, sha256_of, sync, sync_folder
 from data_pipeline.places.place import Missing, Place
 
 _PART = ".part"
@@ -80,6 +81,10 @@ class Cache:
             UserError: the file is larger than the limit, the disk is full, or the store's file does not have this
                 ``sha256`` and ``size``; and what ``place`` raises.
         """
+        with self.usable():
+            return self._open(place, name, sha256, size)
+
+    def _open(self, place: Place, name: str, sha256: str, size: int) -> BinaryIO:
         target = self.folder / f"{sha256}{PurePosixPath(name).suffix}"
         if _on_disk(size) > self.limit:
             raise UserError(
@@ -104,7 +109,7 @@ class Cache:
         path = Path(part.name)
         try:
             self._fetch(place, name, sha256, size, path)
-            os.fsync(part.fileno())
+            sync(part.fileno(), target)
             # Under the lock, so that every other process finds either the part file or the finished one, and none
             # evicts the finished one before it is open here.
             with self.locked():
@@ -161,8 +166,10 @@ class Cache:
         for _, path, taken in sorted(evictable):
             if total <= self.limit:
                 break
-            path.unlink(missing_ok=True)
-            total -= taken
+            # In a folder such as /tmp another user's file stays.
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
+                total -= taken
         if total <= self.limit:
             if running is not None:
                 running.close()
@@ -188,9 +195,45 @@ class Cache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder's lock: no other process or thread changes the folder meanwhile."""
-        with open(self.folder / _LOCK, "ab") as file:
+        with _opened_lock(self.folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """Turn what the operating system refuses in the folder, such as another user's files, into a UserError."""
+        try:
+            yield
+        except OSError as error:
+            what = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
+            raise UserError(
+                f"cannot use the cache folder {self.folder}{_owner(self.folder)} ({what}): set data.cache.folder to a "
+                "folder of your own on the node's disk, or let its owner give you the right to write in it and to its "
+                "files"
+            ) from error
+
+
+def _opened_lock(folder: Path) -> BinaryIO:
+    """The lock file, open; whoever may write into the folder may lock it."""
+    path = folder / _LOCK
+    # First without O_CREAT, by which Linux refuses another user's file in a folder such as /tmp.
+    with suppress(FileNotFoundError):
+        return open(path, "rb+")
+    file = open(path, "ab")  # noqa: SIM115 - the caller closes it
+    if os.fstat(file.fileno()).st_uid == os.getuid():
+        os.fchmod(file.fileno(), folder.stat().st_mode & 0o666)
+    return file
+
+
+def _owner(folder: Path) -> str:
+    """Whose folder it is, in words, if it is not this user's."""
+    try:
+        number = folder.stat().st_uid
+        return "" if number == os.getuid() else f" of user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f" of user {number}"
+    except OSError:
+        return ""
 
 
 def _on_disk(size: int) -> int:
@@ -208,7 +251,9 @@ def _open_whole(target: Path, size: int) -> BinaryIO | None:
     """
     try:
         if target.stat().st_size == size:
-            os.utime(target)
+            # Another user's file is as good, even where one may only read it.
+            with suppress(PermissionError):
+                os.utime(target)
             return open(target, "rb")
     except FileNotFoundError:
         return None

@@ -23,6 +23,7 @@ from electra_scale.data.retry_budget import RetryBudget
 from electra_scale.data.rows import SpecialTokens, gather
 from electra_scale.data.shard_schedule import ShardSchedule
 from electra_scale.data.split import Split
+from electra_scale.data.spread import Spread
 from electra_scale.data.store import Store
 from electra_scale.recipe.phases import phases
 from electra_scale.recipe.recipe import Recipe
@@ -30,6 +31,9 @@ from electra_scale.recipe.recipe import Recipe
 STATE_VERSION = 2
 
 _HELDOUT_SEED = 0x5EED
+
+_OF_MASKS = " mask_token_share="
+"""Where the text of the settings comes to those of the masks."""
 
 _POSITIONS_TOGETHER = 1 << 19
 """Positions that a thread assembles at once: looking up many rows costs less for each than looking up few."""
@@ -62,13 +66,15 @@ class Loader:
         shuffle: bool = True,
         masking: str = "",
         mixture: Mapping[str, float] | None = None,
+        spread: bool = False,
         budget: RetryBudget | None = None,
     ) -> None:
         """All further settings are those of ``split.config``.
 
         ``masking`` describes which mask share the batches of each phase have; it is compared on resume. ``mixture`` is
-        the weight of each source label; without one, every row comes once an epoch. ``budget`` is shared by all that
-        read the store; without one, a store that does not answer ends the run at once.
+        the weight of each source label; without one, every row comes once an epoch. ``spread`` is for measuring: the
+        first rows, however many, are spread over the whole split (spread.py). ``budget`` is shared by all that read the
+        store; without one, a store that does not answer ends the run at once.
         """
         self.split = split
         self.config = config = split.config
@@ -84,8 +90,10 @@ class Loader:
             f"packing_window={config.packing_window} attend_across_documents={config.attend_across_documents} "
             f"mixture=[{weights}] mask_token_share={config.mask_token_share} {masking}".rstrip()
         )
-        self.order: Order | Mixture
-        if mixture:
+        self.order: Order | Mixture | Spread
+        if spread:
+            self.order = Spread(split.rows, split.sources, self.fingerprint, seed)
+        elif mixture:
             self.order = Mixture(
                 split.rows, split.sources, mixture, self.fingerprint, seed, global_batch, config, shuffle
             )
@@ -97,6 +105,10 @@ class Loader:
     def samples(self) -> int:
         """Rows in an epoch."""
         return self.order.samples
+
+    def sources(self, positions: NDArray[np.int64]) -> list[str]:
+        """The source of the row at each of ``positions`` (n,)."""
+        return [self.split.sources[shard] for shard in self.order.places(positions).shard]
 
     def batch(self, step: int, first: int, count: int, mask_share: float) -> Batch:
         """Rows ``first`` to ``first + count`` of global step ``step``; a rank asks for its own slice only.
@@ -180,8 +192,11 @@ class Loader:
         samples = step * self.global_batch
         return LoaderState(self.fingerprint, self.settings, self.seed, samples // self.samples, samples)
 
-    def check(self, state: dict[str, object]) -> int:
-        """The global step that a saved state stands for; raises UserError if it belongs to other data or settings."""
+    def check(self, state: dict[str, object], masks_may_change: bool = False) -> int:
+        """The global step that a saved state stands for; raises UserError if it belongs to other data or settings.
+
+        Masks are drawn anew in each step, so other shares leave the position as it is.
+        """
         if state.get("version") != STATE_VERSION:
             raise UserError(
                 f"cannot resume: the checkpoint's loader state has version {state.get('version')}, this program reads "
@@ -193,12 +208,18 @@ class Loader:
             ("settings", "restore those settings, or start a new run"),
             ("seed", "restore the seed, or start a new run"),
         ):
-            if state.get(name) != ours[name]:
+            saved, own = str(state.get(name)), str(ours[name])
+            if masks_may_change and name == "settings":
+                saved, own = (text.partition(_OF_MASKS)[0] for text in (saved, own))
+            if saved != own:
                 raise UserError(
                     f"cannot resume: the checkpoint's data {name} is {state.get(name)}, "
                     f"this run's is {ours[name]}; {advice}"
                 )
-        return int(str(state["samples"])) // self.global_batch
+        samples = state.get("samples")
+        if not isinstance(samples, int):
+            raise UserError(f"cannot resume: the checkpoint's data position is {samples!r}; resume from another one")
+        return samples // self.global_batch
 
     def _positions(self, steps: range, first: int, count: int) -> NDArray[np.int64]:
         """Positions of rows ``first`` to ``first + count`` of each of ``steps``, step after step."""
@@ -211,13 +232,20 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def open_loader(
-    recipe: Recipe, store: Store, split: str, special: SpecialTokens, budget: RetryBudget | None = None
+    recipe: Recipe,
+    store: Store,
+    split: str,
+    special: SpecialTokens,
+    budget: RetryBudget | None = None,
+    *,
+    training: bool = True,
 ) -> Loader:
     """The loader of the ``train`` or the ``heldout`` split, as a recipe describes it.
 
-    Held-out rows and masks are the same for every seed of a run. Raises UserError if the store has no such split.
+    Held-out rows, or those of any split if it is not for ``training``, are spread over the whole split; they and their
+    masks are the same for every seed of a run. Raises UserError if the store has no such split.
     """
-    training = split == "train"
+    training = training and split == "train"
     return Loader(
         Split(store, split, special, recipe.data),
         recipe.seed if training else _HELDOUT_SEED,
@@ -225,5 +253,6 @@ def open_loader(
         shuffle=training,
         masking=" ".join(f"{plan.name}:{plan.first}:mask_share={plan.mask_share}" for plan in phases(recipe)),
         mixture=(recipe.data.mixture or store.mixture) if training else None,
+        spread=not training,
         budget=budget,
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import math
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.open import open_place
+from data_pipeline.places.scratch import scratch_folder
 from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import Shard, read_shard
 from data_pipeline.store.token_counts import load_token_counts
@@ -133,7 +132,9 @@ class Store:
         """The folder of the tokenizer's files in the cache, fetched if it is not there; it is whole or not there."""
         assert self.cache is not None
         folder = self.cache.folder / f"tokenizer-{self.manifest.tokenizer.fingerprint}"
-        if not folder.is_dir():
+        with self.cache.usable():
+            if folder.is_dir():
+                return folder / TOKENIZER_FOLDER
             contents = {name: self._verified(name, sha) for name, sha in self.manifest.tokenizer.files.items()}
             with self.cache.locked():
                 if not folder.is_dir():
@@ -182,6 +183,9 @@ class MappedShard:
             os.utime(self.cached)
         except FileNotFoundError:
             self.cached = None
+        except PermissionError:
+            # Another user has fetched it.
+            return
 
 
 def cache_folder(config: CacheConfig) -> Path:
@@ -192,10 +196,11 @@ def cache_folder(config: CacheConfig) -> Path:
     """
     if config.folder is not None:
         return Path(config.folder).expanduser()
-    folder = Path(tempfile.gettempdir()) / f"electra-scale-cache-{os.getuid()}"
+    folder = Path(scratch_folder()) / f"electra-scale-cache-{os.getuid()}"
     if folder.exists() and folder.stat().st_uid != os.getuid():
         raise UserError(
-            f"the cache folder {folder} does not belong to {getpass.getuser()}: set data.cache.folder to another one"
+            f"the cache folder {folder} does not belong to user {os.getuid()}, who runs this: set data.cache.folder to "
+            "another one"
         )
     return folder
 

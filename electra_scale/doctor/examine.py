@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from electra_scale.doctor.facts import NodeFacts, Space, facts_of_node
 from electra_scale.doctor.findings import Finding, Node, Results, find, never_connected, timed_out
 from electra_scale.doctor.links import AllReduce, Links, PairRate, pair_schedule
-from electra_scale.doctor.rendezvous import GRACE, Aborted, Rank, Rendezvous, TimedOut, first_line, group_store
+from electra_scale.doctor.rendezvous import GRACE, Aborted, Rank, Rendezvous, TimedOut, group_store
 from electra_scale.doctor.storage import FolderReading, StoreReading, leave_mark, read_folder, read_store
 from electra_scale.doctor.table import lines_of
+from electra_scale.train.engine.rendezvous import first_line
 
 T = TypeVar("T")
 

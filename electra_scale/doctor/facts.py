@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import os
 import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from data_pipeline.places.scratch import scratch_folder
+from electra_scale.cluster.software import source_hash, versions_of
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "pyarrow", "numpy", "electra-scale")
 _DRIVER = Path("/sys/module/nvidia/version")
@@ -45,12 +45,7 @@ class NodeFacts:
 def facts_of_node(cache: str | None) -> NodeFacts:
     """The facts of the node that this process runs on; ``cache`` is the folder for downloaded shards, if any."""
     gpu = uses_gpu()
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "missing"
+    versions = versions_of(_PACKAGES)
     versions["source"] = source_hash()
     if gpu:
         versions["driver"] = _DRIVER.read_text().strip() if _DRIVER.is_file() else "unknown"
@@ -61,7 +56,7 @@ def facts_of_node(cache: str | None) -> NodeFacts:
         "gpu" if gpu else "cpu",
         torch.cuda.get_device_name(0) if gpu else "CPU core",
         torch.cuda.device_count() if gpu else cores,
-        space_at(Path(tempfile.gettempdir())),
+        space_at(Path(scratch_folder())),
         space_at(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
         space_at(Path(cache).expanduser()) if cache else None,
     )
@@ -79,13 +74,3 @@ def space_at(path: Path) -> Space:
         existing = existing.parent
     usage = shutil.disk_usage(existing)
     return Space(str(path), usage.total, usage.free)
-
-
-def source_hash() -> str:
-    """Short hash of this program's own source: two checkouts of the same version may still differ."""
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parents[2]
-    for package in ("data_pipeline", "electra_scale"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:10]

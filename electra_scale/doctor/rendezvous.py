@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch.distributed import PrefixStore, Store, TCPStore
 
 from electra_scale.cluster.slurm import adopt_ranks, node_of_task, tasks_of_step
+from electra_scale.train.engine.rendezvous import first_line
 
 T = TypeVar("T")
 
@@ -181,8 +182,3 @@ class Rendezvous:
 def group_store(store: Store) -> Store:
     """The same store under a prefix of its own, for a process group."""
     return PrefixStore("group", store)
-
-
-def first_line(error: Exception) -> str:
-    """The message of an error of torch, without the stack trace of its C++."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -6,19 +6,22 @@ folders, or hub ids. Names and configurations are the architecture's.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from data_pipeline.errors import UserError
+from data_pipeline.places.new_folder import new_folder
 from electra_scale.model.architectures.architecture import Network
 from electra_scale.model.electra import Electra
 
@@ -57,7 +60,8 @@ def _class_of(model: Electra, network: Network) -> Any:
     return getattr(transformers, model.architecture.hugging_face[network])
 
 
-def _copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
+def _copy_tokenizer(tokenizer_dir: Path, folder: Path, max_positions: int) -> None:
+    """The tokenizer's files, with what transformers must know to cut texts and to build it from its parts."""
     found = [name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
     if not {"tokenizer.json", "vocab.txt"}.intersection(found):
         raise UserError(
@@ -66,6 +70,25 @@ def _copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
         )
     for name in found:
         shutil.copyfile(tokenizer_dir / name, folder / name)
+    settings = _read_json(folder / "tokenizer_config.json") if "tokenizer_config.json" in found else {}
+    normalizer = _read_json(folder / "tokenizer.json").get("normalizer") if "tokenizer.json" in found else None
+    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        # Classes that do not take tokenizer.json as it is lower-case unless they are told otherwise.
+        settings["do_lower_case"] = normalizer["lowercase"]
+        settings["strip_accents"] = normalizer["strip_accents"]
+        settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    settings["model_max_length"] = max_positions
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path.name} of the tokenizer is not valid JSON ({error}); restore it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} of the tokenizer is not a JSON object; restore it")
+    return content
 
 
 def networks_of(model: Electra) -> list[Network]:
@@ -76,8 +99,8 @@ def networks_of(model: Electra) -> list[Network]:
 def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
     """Write ``out/discriminator`` and ``out/generator`` as transformers checkpoints with tokenizer, in fp32.
 
-    Both are built in a temporary folder beside ``out`` that is renamed at the end, so ``out`` is whole or
-    absent.
+    ``out`` gets both or nothing. Their tokenizers cut at the model's ``max_positions``; their configurations have the
+    dropout that fine-tuning usually starts with, the model's ``exported_dropout``.
 
     Args:
         model: any device, any dtype.
@@ -85,34 +108,27 @@ def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
         out: folder to make; it may exist if it is empty.
 
     Raises:
-        UserError: ``out`` holds something, ``tokenizer_dir`` holds no tokenizer, or the tokenizer has more
-            tokens than the model.
+        UserError: ``out`` holds something or can't be written, ``tokenizer_dir`` holds no tokenizer, or the tokenizer
+            has more tokens than the model.
     """
     tokenizer_dir, out = Path(tokenizer_dir), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"export target {out} exists and is not empty; choose another folder or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        # mkdtemp makes it private to this user; the result should be as readable as any new folder.
-        partial.chmod(out.parent.stat().st_mode & 0o777)
+    with new_folder(out, "export") as partial:
         for network in networks_of(model):
             folder = partial / network
             folder.mkdir()
-            _copy_tokenizer(tokenizer_dir, folder)
+            _copy_tokenizer(tokenizer_dir, folder, model.config.max_positions)
             # AutoTokenizer may need the model type, so a config has to stand there before it is asked.
             model.architecture.transformers_config(network).save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            except Exception as error:  # transformers raises nothing more specific for a bad file
+                raise UserError(f"cannot read the tokenizer in {tokenizer_dir}: {_first_line(error)}") from error
             if len(tokenizer) > model.config.vocab_size:
                 raise UserError(
                     f"the tokenizer in {tokenizer_dir} has {len(tokenizer)} tokens, the model's vocabulary "
                     f"has {model.config.vocab_size}; give the tokenizer that the model was trained with"
                 )
             _transformers_model(model, network, tokenizer.pad_token_id).save_pretrained(folder)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -137,8 +153,9 @@ def _first_line(error: Exception) -> str:
 
 def _read_config(source: str) -> Any:
     try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        # Code that comes with a model is not run, and nobody is asked whether it should be.
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # a damaged file gives whatever its content leads to
         raise UserError(
             f"cannot read a transformers config from {source!r}: {_first_line(error)}; "
             "give a folder with config.json or a hub id"
@@ -159,8 +176,8 @@ def _read_weights(source: str, model: Electra, network: Network) -> dict[str, Te
     _require_fit(source, _read_config(source), model, network)
     kind = _class_of(model, network)
     try:
-        loaded, info = kind.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        loaded, info = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
+    except Exception as error:  # a damaged file gives whatever its content leads to
         raise UserError(f"cannot load {kind.__name__} from {source!r}: {_first_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - set(model.architecture.tied[network]))
     if missing:
@@ -171,6 +188,50 @@ def _read_weights(source: str, model: Electra, network: Network) -> dict[str, Te
     theirs: dict[str, Tensor] = loaded.state_dict()
     names = model.architecture.transformers_names(network)
     return {ours: torch.cat([theirs[part] for part in parts]).float() for ours, parts in names.items()}
+
+
+def tokenizer_differs(source: str | Path, vocabulary: Mapping[str, int], where: str) -> str | None:
+    """Compare the tokenizer in a folder, whatever its files, with ``vocabulary``, token to id, of ``where``.
+
+    Returns None where all tokens are the same, else a line: there is none to compare with.
+
+    Raises:
+        UserError: tokens differ, with an example, or the tokenizer can't be read.
+    """
+    folder = Path(source)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return f"{source} holds no tokenizer, so whether its tokens are those of {where} is not known"
+    theirs, ours = _tokens_by_id(folder), {index: token for token, index in vocabulary.items()}
+    other = [
+        index
+        for index in sorted({*theirs, *ours})
+        # A vocab.txt has a line for each id, used or not.
+        if theirs.get(index) != ours.get(index) and not (theirs.get(index) or "").startswith("[unused-gap-")
+    ]
+    if other:
+        here, there = (repr(tokens[other[0]]) if other[0] in tokens else "nothing" for tokens in (ours, theirs))
+        raise UserError(
+            f"checkpoint {str(source)!r} has another tokenizer than {where}: {len(other)} of {len(ours)} ids mean "
+            f"another token (id {other[0]} is {there} there, {here} here); build the store with the checkpoint's "
+            "tokenizer (tokenizer.path), or start from other weights"
+        )
+    return None
+
+
+def _tokens_by_id(folder: Path) -> dict[int, str]:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+        elif (folder / "vocab.txt").is_file():
+            lines = (folder / "vocab.txt").read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+            return {index: line.removesuffix("\r") for index, line in enumerate(lines)}
+        else:
+            vocabulary = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            ).get_vocab()
+    except Exception as error:  # the libraries raise nothing more specific for a bad file
+        raise UserError(f"cannot read the tokenizer of {str(folder)!r}: {_first_line(error)}; restore it") from error
+    return {index: token for token, index in vocabulary.items()}
 
 
 def import_checkpoint(discriminator: str | Path, generator: str | Path | None, model: Electra) -> None:

@@ -100,8 +100,9 @@ def signatures(
             bound=ACCURACY,
             over=ACCURACY_OVER,
             window=LOGGED,
-            text="the generator is too strong: it guesses {value:.0%} of the masked tokens, since step {since}. Make "
-            "it narrower (model.generator), slow it down (optimizer.generator_rate) or mask more (data.mask_share).",
+            text="the generator is too strong: it guesses {value:.0%} of the masked tokens, since step {since}. Slow "
+            "it down (optimizer.generator_rate), mask more (data.mask_share), or make it narrower in a new run "
+            "(model.generator).",
         ),
         Signature(
             "sampling/identical_rate",
@@ -111,7 +112,7 @@ def signatures(
             window=LOGGED,
             text="{value:.0%} of the draws equal the original token, since step {since}, so that almost nothing is "
             "replaced. Use corruption.sampler hp_loss with corruption.head.own_token, raise corruption.focal_gamma, or "
-            "make the generator narrower.",
+            "make the generator narrower in a new run.",
         ),
         Signature(
             "disc_loss_variance/draw_ratio",

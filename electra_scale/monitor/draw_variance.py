@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,28 +127,35 @@ def bucket_figures(redrawn: Redrawn, counts: NDArray[np.int64]) -> list[dict[str
     """
     bucket_of = frequency_buckets(counts)
     bucket = bucket_of[redrawn.original]
-    variance_p, variance_q = _variance(redrawn.loss_p), _variance(redrawn.weight * redrawn.loss_q)
     found = []
     for number in np.unique(bucket):
         here = bucket == number
         sizes = counts[bucket_of == number]
-        draw_p, draw_q = float(variance_p[here].mean()), float(variance_q[here].mean())
-        found.append(
-            {
-                "bucket": float(number + 1),
-                "least_count": float(sizes.min()),
-                "most_count": float(sizes.max()),
-                "positions": float(here.sum()),
-                "draw_p": draw_p,
-                "draw_q": draw_q,
-                "draw_ratio": draw_q / draw_p if draw_p > 0 else math.nan,
-                "identical_p": float(redrawn.kept_p[here].mean()),
-                "identical_q": float(redrawn.kept_q[here].mean()),
-                "mean_loss_p": float(redrawn.loss_p[here].mean()),
-                "mean_loss_q": float(redrawn.loss_q[here].mean()),
-            }
-        )
+        bounds = {"least_count": float(sizes.min()), "most_count": float(sizes.max())}
+        found.append({"bucket": float(number + 1), **bounds, **_figures_of(redrawn, here)})
     return found
+
+
+def source_figures(redrawn: Redrawn, sources: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The figures by source, given that of each sample (N,); of sources without a masked position there are none."""
+    of_position = np.array(sources)[redrawn.sample]
+    return {str(source): _figures_of(redrawn, of_position == source) for source in np.unique(of_position)}
+
+
+def _figures_of(redrawn: Redrawn, here: NDArray[np.bool_]) -> dict[str, float]:
+    """The figures of some of the positions (T,)."""
+    draw_p = float(_variance(redrawn.loss_p[here]).mean())
+    draw_q = float(_variance((redrawn.weight * redrawn.loss_q)[here]).mean())
+    return {
+        "positions": float(here.sum()),
+        "draw_p": draw_p,
+        "draw_q": draw_q,
+        "draw_ratio": draw_q / draw_p if draw_p > 0 else math.nan,
+        "identical_p": float(redrawn.kept_p[here].mean()),
+        "identical_q": float(redrawn.kept_q[here].mean()),
+        "mean_loss_p": float(redrawn.loss_p[here].mean()),
+        "mean_loss_q": float(redrawn.loss_q[here].mean()),
+    }
 
 
 def within_rank_correlation(left: Floats, right: Floats) -> float:

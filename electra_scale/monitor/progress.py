@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from data_pipeline.progress import shows_bars
 from electra_scale.monitor.writer import RunWriter
 
 
@@ -22,7 +22,7 @@ class Progress:
         self._first_step_at = 0.0
         self._start = start
         self._last_print = float("-inf")
-        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if shows_bars() else None
 
     def advance(self, step: int) -> None:
         """A step has been made."""

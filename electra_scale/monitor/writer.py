@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import disk_full, write_bytes
+from data_pipeline.places.atomic import disk_full, sync, write_bytes
+from data_pipeline.progress import counted
 
 
 class RunWriter:
@@ -31,7 +32,7 @@ class RunWriter:
         self._rows_path = folder / "metrics.jsonl"
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            keep_rows(self._rows_path, from_step)
+            damaged = keep_rows(self._rows_path, from_step)
             self._rows: TextIO = self._rows_path.open("a", buffering=1)
             self._log: TextIO = (folder / "log.txt").open("a", buffering=1)
             self._board = SummaryWriter(
@@ -41,6 +42,8 @@ class RunWriter:
                 # Two starts of a run on one host within a second must not share a file.
                 filename_suffix=f".{os.getpid()}",
             )
+        if damaged:
+            self.line(f"left out of {self._rows_path.name} {counted(damaged, 'line')} that cannot be read")
 
     def metrics(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         """One row; non-finite values stay visible as null in the file. Raises UserError if the disk is full."""
@@ -62,7 +65,7 @@ class RunWriter:
         with _reported(self._folder):
             for file in (self._rows, self._log):
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno(), self._folder)
             self._board.flush()
 
     def close(self) -> None:
@@ -83,16 +86,22 @@ def _reported(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {path} ({error.strerror}); {cure}, then resume with --resume auto") from error
 
 
-def keep_rows(path: Path, last_step: int) -> None:
-    """Drop rows after ``last_step`` and a row that a kill cut short."""
+def keep_rows(path: Path, last_step: int) -> int:
+    """Drop rows after ``last_step``, a row that a kill cut short, and whatever is not a row.
+
+    Returns how many lines before the last one were not rows: no kill leaves such lines, something else has.
+    """
     if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+        return 0
+    kept, damaged = [], 0
+    lines = path.read_text("utf-8", "replace").splitlines()
+    for number, line in enumerate(lines):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            later = json.loads(line)["step"] > last_step
+        except (ValueError, TypeError, KeyError, RecursionError):
+            damaged += number < len(lines) - 1
             continue
-        if row["step"] <= last_step:
+        if not later:
             kept.append(line + "\n")
     write_bytes(path, "".join(kept).encode())
+    return damaged

@@ -87,11 +87,17 @@ class ReplicatedOptimizer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Resume from :meth:`state`; raises KeyError for a parameter that it lacks."""
+        """Resume from :meth:`state`, with the settings that the recipe has now; KeyError for a parameter it lacks."""
         with torch.no_grad():
             for (name, _), weight in zip(self.part.module.named_parameters(), self.weights, strict=True):
                 weight.copy_(state["weights"][name])
         if isinstance(self.part.module, Remembers):
             self.part.module.load_memory(state)
+        own = [
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         self._write_back()

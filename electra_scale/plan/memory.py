@@ -75,13 +75,14 @@ def device_memory(
         own = float((4 if accumulates_exactly else element) * parameters)
     copied = float(element * min(bucket_size, parameters)) if ranks > 1 else 0.0
 
-    weights = float((parameters + head) * element)
+    # The head is in float32 whatever the networks are.
+    weights = float(parameters * element + head * 4)
     # float32 weights and two moments: this rank's part; for the head all of them, and its whole gradient.
     optimizer = 12 * part + 16 * head
     always = weights + optimizer
     # A bucket that holds the whole gradient is reduced only when the backward pass is over.
     before = own if accumulation > 1 or parameters > bucket_size else 0.0
-    gradients = bucket + before + head * element
+    gradients = bucket + before + head * 4
     activations = generator + discriminator + at_masked
     moments = {
         "vocabulary pass": always + (own if accumulation > 1 else 0.0) + generator + at_masked + kept + running,

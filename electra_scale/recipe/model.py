@@ -101,6 +101,10 @@ class NetworkSettings:
     attention_dropout: float = 0.1
     """Dropout of attention probabilities in both networks."""
 
+    exported_dropout: float = 0.1
+    """Dropout in the configurations of an export, all kinds of it: what fine-tuning starts with, whatever pre-training
+    had."""
+
     init_std: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
 
@@ -116,7 +120,8 @@ class NetworkSettings:
         for name, value in (("embedding", self.embedding), ("max_positions", self.max_positions)):
             if value < 1:
                 found.append(f"model.{name} is {value}; it must be at least 1")
-        for name, share in (("dropout", self.dropout), ("attention_dropout", self.attention_dropout)):
+        for name in ("dropout", "attention_dropout", "exported_dropout"):
+            share = getattr(self, name)
             if not 0.0 <= share < 1.0:
                 found.append(f"model.{name} is {share}; it must be at least 0 and below 1")
         if not self.init_std > 0.0:

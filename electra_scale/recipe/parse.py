@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
-from data_pipeline.settings import as_mapping, check_keys, read_mapping
+from data_pipeline.settings import as_mapping, as_yaml_line, check_keys, read_mapping, refuse_repeated_options
 from electra_scale.recipe.kinds import SEAMS, default_kind, settings_class
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.recipe.shipped import with_recipe_files
@@ -94,6 +95,7 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
 
     Raises UserError, in one line, for a missing file, an unknown key, a wrong type or an impossible setting.
     """
+    refuse_repeated_options(arguments, Recipe)
     given = list(_given(with_recipe_files(arguments)))
     kinds, given = _kinds(given)
     renamed: set[str] = set()
@@ -105,7 +107,7 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
             continue
         chosen = {section: settings_class(section, kind) for section, kind in kinds.items()}
         check_keys(item.content, Recipe, f"recipe {item.path}", chosen=chosen)
-        ready += ["--config", yaml.safe_dump(item.content, default_flow_style=True, width=sys.maxsize).strip()]
+        ready += ["--config", as_yaml_line(_quoted(item.content, Recipe))]
         renamed |= item.renamed
     renamed |= {name for argument in arguments if (name := _renamed_option(argument)[1])}
     try:
@@ -113,6 +115,9 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
     except (ArgumentError, ValueError) as error:
         raise UserError(_one_line(str(error))) from error
     recipe = Recipe(**{part.name: options[part.name] for part in dataclasses.fields(Recipe)})
+    empty = list(_empty(recipe))
+    if empty:
+        raise UserError(f"the recipe gives no value to {', '.join(empty)}; give one, or leave out the key")
     problems = recipe.problems()
     if problems:
         raise UserError("; ".join(problems))
@@ -175,6 +180,27 @@ def _read_file(path: Path) -> _File:
     return _File(path, content, renamed)
 
 
+class _Text(str):
+    """A text that stays one in YAML, such as a folder named 1e5."""
+
+
+yaml.SafeDumper.add_representer(
+    _Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
+)
+
+
+def _quoted(content: dict[str, Any], section: type[Any]) -> dict[str, Any]:
+    """The same settings, fields that hold texts marked as such: parsers of YAML differ in what is a number."""
+    found = dict(content)
+    for name, kind in typing.get_type_hints(section).items():
+        value = found.get(name)
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            found[name] = _quoted(value, typing.cast(type, kind))
+        elif isinstance(value, str) and str in (kind, *typing.get_args(kind)):
+            found[name] = _Text(value)
+    return found
+
+
 def _kinds(given: list[str | _File]) -> tuple[dict[str, str], list[str | _File]]:
     """The kind of each section that the arguments choose; what an earlier file set for another kind is dropped."""
     kinds = {section: default_kind(section) for section in SEAMS}
@@ -219,6 +245,17 @@ def _renamed_option(option: str) -> tuple[str, str]:
 
 def _new_name(old: str) -> str:
     return next(new for name, new in _MOVED.items() if old == name)
+
+
+def _empty(section: Any, prefix: str = "") -> Iterator[str]:
+    """Settings that are null although they need a value: the parser takes null for any."""
+    hints = typing.get_type_hints(type(section))
+    for part in dataclasses.fields(section):
+        value = getattr(section, part.name)
+        if value is None and hints[part.name] is not Any and type(None) not in typing.get_args(hints[part.name]):
+            yield f"{prefix}{part.name}"
+        elif dataclasses.is_dataclass(value):
+            yield from _empty(value, f"{prefix}{part.name}.")
 
 
 def _one_line(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from data_pipeline.places.names import is_utf8
 from electra_scale.recipe.batch import BatchConfig
 from electra_scale.recipe.checkpoint import CheckpointConfig
 from electra_scale.recipe.corruption import GeneratorSettings
@@ -56,6 +57,8 @@ class Recipe:
     def problems(self) -> list[str]:
         """Impossible settings, one sentence each: each section's own, then what spans sections."""
         found: list[str] = []
+        if not is_utf8(self.run_dir):
+            found.append(f"run_dir {self.run_dir!a} is not a name in UTF-8; choose another folder")
         sections = ("data", "model", *SEAMS, "batch", "schedule", "generator_warmup", "logging")
         for name in sections:
             found += getattr(self, name).problems()

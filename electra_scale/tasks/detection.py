@@ -11,11 +11,11 @@ from torch import Tensor
 
 from electra_scale.corruption.corruption import Sums
 
-AUC_BINS = 2000
-_LOGIT_RANGE = 10.0
-
 MAXIMA = ("weight_max",)
-"""Statistics that are combined by maximum; all others by sum."""
+"""Statistics that are combined by maximum."""
+
+LISTS = ("logits_original", "logits_replaced")
+"""Those of which every value is kept; all others are combined by sum."""
 
 
 @torch.no_grad()
@@ -39,29 +39,27 @@ def draw_statistics(masked_loss: Tensor, weight: Tensor, identical: Tensor) -> d
 
 @torch.no_grad()
 def detection_statistics(logits: Tensor, replaced: Tensor, counted: Tensor) -> dict[str, Tensor]:
-    """Histograms of the logits by label, (AUC_BINS,) each, and the counts behind precision and recall. All (B, S)."""
-    clamped = logits.clamp(-_LOGIT_RANGE, _LOGIT_RANGE)
-    bins = ((clamped + _LOGIT_RANGE) * (AUC_BINS / (2 * _LOGIT_RANGE))).long().clamp(0, AUC_BINS - 1)
-    bins = torch.where(counted, bins + AUC_BINS * replaced, 2 * AUC_BINS).flatten()
-    histogram = torch.zeros(2 * AUC_BINS + 1, device=logits.device)
-    histogram.scatter_add_(0, bins, torch.ones_like(bins, dtype=histogram.dtype))
+    """The logits themselves by label, and the counts behind precision and recall. All (B, S)."""
     flagged = (logits > 0) & counted
     return {
-        "histogram_original": histogram[:AUC_BINS],
-        "histogram_replaced": histogram[AUC_BINS : 2 * AUC_BINS],
+        "logits_original": logits[counted & ~replaced],
+        "logits_replaced": logits[counted & replaced],
         "flagged": flagged.sum(),
         "replaced": (replaced & counted).sum(),
         "found": (flagged & replaced).sum(),
     }
 
 
-def auc(histogram_replaced: NDArray[np.float64], histogram_original: NDArray[np.float64]) -> float:
-    """Area under the ROC curve from histograms over the same bins; pairs in one bin count a half."""
-    positives, negatives = histogram_replaced.sum(), histogram_original.sum()
-    if positives == 0 or negatives == 0:
+def auc(replaced: NDArray[np.floating], original: NDArray[np.floating]) -> float:
+    """Area under the ROC curve from the logits of replaced (n,) and original (m,) tokens, exact; ties count a half.
+
+    NaN where there are none of a kind, or a logit is not a number.
+    """
+    if not len(replaced) or not len(original) or np.isnan(replaced).any() or np.isnan(original).any():
         return math.nan
-    below = np.cumsum(histogram_original) - histogram_original
-    return float((histogram_replaced * (below + histogram_original / 2)).sum() / (positives * negatives))
+    ordered = np.sort(original)
+    below, up_to = (np.searchsorted(ordered, replaced, side=side).sum(dtype=np.float64) for side in ("left", "right"))
+    return float((below + up_to) / 2 / len(replaced) / len(original))
 
 
 def draw_metrics(sums: Sums) -> dict[str, float]:
@@ -81,7 +79,7 @@ def detection_metrics(sums: Sums) -> dict[str, float]:
     """AUC, precision and recall of replaced token detection; precision is 0 where nothing was flagged."""
     flagged, replaced, found = (float(sums[name][0]) for name in ("flagged", "replaced", "found"))
     return {
-        "disc/auc": auc(sums["histogram_replaced"], sums["histogram_original"]),
+        "disc/auc": auc(sums["logits_replaced"], sums["logits_original"]),
         "disc/precision": found / flagged if flagged else 0.0,
         "disc/recall": found / replaced if replaced else 0.0,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -11,6 +12,7 @@ from electra_scale.model.architectures.architecture import Hidden
 from electra_scale.model.electra import Electra
 from electra_scale.recipe.task import ReplacedTokensSettings
 from electra_scale.tasks.detection import (
+    LISTS,
     MAXIMA,
     auc,
     detection_metrics,
@@ -42,12 +44,13 @@ class ReplacedTokens(Task):
         return TaskTerms(
             [LossTerm("discriminator", loss, "tokens", self.settings.discriminator_weight)],
             token_loss.detach(),
-            statistics_of(statistics, MAXIMA),
+            statistics_of(statistics, MAXIMA, LISTS),
         )
 
     def detect(self, networks: Electra, hidden: Hidden, corruption: Corruption) -> tuple[Tensor, Tensor]:
-        """Logits and loss (B,S) in float32; a draw equal to the original counts as original."""
-        logits: Tensor = networks.discriminator_head(hidden.last).float()
+        """Logits and loss (B,S), at least float32; a draw equal to the original counts as original."""
+        logits: Tensor = networks.discriminator_head(hidden.last)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         labels = corruption.labels.to(logits.dtype)
         return logits, binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
@@ -61,7 +64,7 @@ class ReplacedTokens(Task):
     def heldout(self, networks: Electra, hidden: Hidden, corruption: Corruption, batch: Batch) -> list[Statistic]:
         logits, loss = self.detect(networks, hidden, corruption)
         found = detection_statistics(logits, corruption.labels, self.ordinary(batch))
-        return statistics_of({"discriminator_loss": (loss * (batch.segment >= 0)).sum()} | found)
+        return statistics_of({"discriminator_loss": (loss * (batch.segment >= 0)).sum()} | found, lists=LISTS)
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         return draw_metrics(sums) | detection_metrics(sums)
@@ -69,5 +72,5 @@ class ReplacedTokens(Task):
     def heldout_metrics(self, sums: Sums) -> dict[str, float]:
         return {
             "eval/discriminator_loss": float(sums["discriminator_loss"][0]) / float(sums["tokens"][0]),
-            "eval/auc": auc(sums["histogram_replaced"], sums["histogram_original"]),
+            "eval/auc": auc(sums["logits_replaced"], sums["logits_original"]),
         }

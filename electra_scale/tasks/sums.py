@@ -1,8 +1,11 @@
-"""Statistics of a micro-batch as one vector, so that micro-batches add up and one collective carries them all."""
+"""Statistics of a micro-batch as one vector, so that micro-batches add up and one collective carries them all.
+
+Lists, which do not add up, are put together beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +17,14 @@ from electra_scale.corruption.corruption import Statistic, Sums
 
 
 class Flattener:
-    """Packs statistics into one float64 vector and back; ``kept`` are the statistics without their values."""
+    """Packs sums and maxima into one float64 vector and back; ``kept`` are the statistics without their values."""
 
     def __init__(self, statistics: Sequence[Statistic]) -> None:
-        ordered = sorted(statistics, key=lambda one: one.name)
+        ordered = sorted((one for one in statistics if one.reduce != "list"), key=lambda one: one.name)
         self.names = [one.name for one in ordered]
         self.sizes = [one.value.numel() for one in ordered]
         self.maxima = [one.reduce == "max" for one in ordered]
-        self.kept = [replace(one, value=one.value.new_zeros(0)) for one in statistics]
+        self.kept = [replace(one, value=one.value.new_zeros(0)) for one in statistics if one.reduce != "list"]
 
     def pack(self, statistics: Sequence[Statistic]) -> Tensor:
         """(N,) float64 on the statistics' device."""
@@ -44,6 +47,26 @@ def combine(into: Tensor | None, vector: Tensor, maximum: Tensor) -> Tensor:
     if into is None:
         return vector
     return torch.where(maximum, torch.maximum(into, vector), into + vector)
+
+
+Lists = Mapping[str, list[NDArray[np.floating]]]
+"""Parts of the lists by name."""
+
+
+def lists_of(statistics: Sequence[Statistic]) -> Lists:
+    """The lists among the statistics of a micro-batch, on the host."""
+    return {one.name: [one.value.detach().cpu().numpy()] for one in statistics if one.reduce == "list"}
+
+
+def joined(parts: Sequence[Lists]) -> Lists:
+    """Lists of several micro-batches or ranks, their parts still apart."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [one for part in parts for one in part.get(name, [])] for name in names}
+
+
+def whole(lists: Lists) -> dict[str, NDArray[np.floating]]:
+    """Each list in one piece."""
+    return {name: np.concatenate(parts) for name, parts in lists.items()}
 
 
 def logged_value(statistic: Statistic, sums: Sums) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.errors import OneRankError, UserError
+from data_pipeline.errors import OneRankError, OtherRankError, UserError
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.batch import Batch
@@ -24,7 +24,7 @@ from electra_scale.monitor.meter import Meter
 from electra_scale.recipe.phases import PhasePlan, learning_rate
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
-from electra_scale.tasks.sums import Flattener, combine, logged_value
+from electra_scale.tasks.sums import Flattener, Lists, combine, joined, lists_of, logged_value, whole
 from electra_scale.train.checkpoint.state import RunState
 from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World
@@ -154,6 +154,7 @@ class GlobalSteps:
         """All micro-batches forward and backward; their statistics, and the values over all ranks, counts included."""
         total: Tensor | None = None
         flattener: Flattener | None = None
+        lists: list[Lists] = []
         engine.forward_seconds = 0.0
         for number, batch in enumerate(batches):
             self._seed_dropout(step, number)
@@ -164,9 +165,13 @@ class GlobalSteps:
             flattener = flattener or Flattener(statistics)
             vector = flattener.pack(statistics)
             total = combine(total, vector, flattener.maximum_mask(vector.device))
+            lists.append(lists_of(statistics))
         assert flattener is not None
         assert total is not None
-        values = dict(flattener.unpack(self._reduce(total, flattener).cpu().numpy()))
+        values: dict[str, Any] = dict(flattener.unpack(self._reduce(total, flattener).cpu().numpy()))
+        # The same names on every rank, and none in a step that is not logged.
+        if lists[0]:
+            values |= whole(joined(self.world.gather(joined(lists))))
         return flattener.kept, {name: np.array([value]) for name, value in self._exact.items()} | values
 
     def _count_skipped(self, step: int, what: str) -> None:
@@ -231,7 +236,7 @@ class GlobalSteps:
         votes, counted = rest[: -len(names)], rest[-len(names) :]
         self.stop.raise_if_asked(votes, self.world.size)
         if failures > 0:
-            raise failure or OneRankError("another rank could not read its data; its own line and log.txt say why")
+            raise failure or OtherRankError("another rank could not read its data; its own line and log.txt say why")
         self._exact = dict(zip(names, counted, strict=True))
         return dict(zip(names, summed[-len(names) :].float().clamp(min=1).unbind(), strict=True))
 

@@ -7,25 +7,26 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from data_pipeline.errors import OneRankError, UserError
+from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.retries import retries
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader, open_loader
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.data.retry_budget import RetryBudget
-from electra_scale.data.store import Store, special_tokens
+from electra_scale.data.store import special_tokens
 from electra_scale.model.cost import training_flops
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.monitor.meter import Meter
 from electra_scale.recipe.batch import batch_split
-from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
+from electra_scale.recipe.deepspeed_json import resolve_deepspeed_json
 from electra_scale.recipe.phases import Phase, PhasePlan, phases
 from electra_scale.recipe.recipe import Recipe
+from electra_scale.recipe.resuming import Settings, draws_differ
 from electra_scale.tasks.module import PretrainModule, build_module
 from electra_scale.train.checkpoint import state as checkpoint
-from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.train.checkpoint.owner import InUse, free
+from electra_scale.train.checkpoint.run_folder import MEASURES, RunFolder
 from electra_scale.train.checkpoint.state import tag_of
 from electra_scale.train.checkpointer import Checkpointer
 from electra_scale.train.drawn_ahead import load_draws
@@ -39,6 +40,8 @@ from electra_scale.train.engine.world import World
 from electra_scale.train.feed import MicroBatches
 from electra_scale.train.global_step import GlobalSteps
 from electra_scale.train.heldout.heldout import Heldout
+from electra_scale.train.lifecycle.agreement import open_inputs
+from electra_scale.train.lifecycle.failures import Failures
 from electra_scale.train.lifecycle.reporter import Reporter, cache_lines, headline
 from electra_scale.train.lifecycle.status import read_status, write_status
 from electra_scale.train.lifecycle.stop import Stopped, StopRequests
@@ -48,41 +51,66 @@ from electra_scale.train.networks import set_first_weights
 
 
 def train(
-    recipe: Recipe, resume: bool, world: World, stop: StopRequests | None = None, time_slice: TimeSlice | None = None
+    recipe: Recipe,
+    resume: bool,
+    world: World,
+    stop: StopRequests | None = None,
+    time_slice: TimeSlice | None = None,
+    failures: Failures | None = None,
 ) -> None:
     """Run the recipe; every rank calls it. Raises UserError for whatever the user can put right.
 
-    A run that ``stop`` asks to stop saves and returns. An error is written into the run folder's status too.
+    A run that ``stop`` asks to stop saves and returns. An error, of this rank or of another one that ``failures`` knows
+    of, is written into the run folder's status too.
     """
     folder = Path(recipe.run_dir)
     run: Run | None = None
+    held = contextlib.ExitStack()
     try:
-        run = Run(recipe, resume, world, stop or StopRequests(), time_slice)
+        run = Run(recipe, resume, world, stop or StopRequests(), time_slice, held, failures)
         run.run()
     except Exception as error:
-        if world.main:
+        if world.main and run is not None:
+            # What another start has taken over is not touched, and that says more than any error that follows from it.
+            run.checkpoints.refuse_if_taken()
+        reason = failures.settle(error).sentence() if failures is not None else str(error)
+        if world.main and not isinstance(error, InUse):
             with contextlib.suppress(OSError, UserError):
                 found = read_status(folder)
                 # A start that was refused leaves the status of the run that is there as it is.
-                if (run is not None and run.started) or (resume and not found.finished):
-                    write_status(folder, replace(found, state="failed", reason=" ".join(str(error).split())))
+                refused = run is None or not run.started
+                if not refused or (resume and not found.finished and free(FolderPlace(folder))):
+                    write_status(folder, replace(found, state="failed", reason=" ".join(reason.split())))
         raise
+    finally:
+        held.close()
 
 
 class Run:
-    """One process's part of a run: the phases, and in each the steps with the duties around them."""
+    """One process's part of a run: the phases, and in each the steps with the duties around them.
+
+    It owns the run folder until ``held`` is closed.
+    """
 
     def __init__(
-        self, recipe: Recipe, resume: bool, world: World, stop: StopRequests, time_slice: TimeSlice | None
+        self,
+        recipe: Recipe,
+        resume: bool,
+        world: World,
+        stop: StopRequests,
+        time_slice: TimeSlice | None,
+        held: contextlib.ExitStack,
+        failures: Failures | None = None,
     ) -> None:
         self.recipe = recipe
         self.world = world
         self.stop = stop
         self.time_slice = time_slice
+        self.failures = failures
         self.started = False
-        self.deepspeed_json = read_deepspeed_json(recipe.deepspeed)
+        slices = time_slice is not None
+        self.deepspeed_json, self.store = open_inputs(recipe, world, resume=resume, time_slice=slices)
         self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
-        self.store = Store(recipe.data.store, recipe.data.cache)
         self.folder = RunFolder(Path(recipe.run_dir))
         self.reporter = Reporter(self.folder, world, recipe.total_steps)
         retries.listener = self.reporter.log_of_rank
@@ -91,8 +119,12 @@ class Run:
         self.config = recipe.networks(self.store.manifest.tokenizer.vocab_size)
         self.loader = self._loader("train")
         self.heldout = self._loader("heldout") if self.store.manifest.split("heldout") else None
-        self.checkpoints = Checkpointer(self.folder, recipe.checkpoint, world, self.reporter.log_of_rank)
+        self.checkpoints = Checkpointer(self.folder, recipe.checkpoint, world, self.reporter.log_of_rank, stop.ask)
+        self.reporter.owned = self.checkpoints.owner.owned
+        held.callback(self.checkpoints.release)
+        self.checkpoints.claim()
         self.start = self.checkpoints.starting_state(resume, self.store, self.loader)
+        self.changed, self.lines = self.checkpoints.changes(self.start, Settings(recipe, self.deepspeed_json))
         self.phases = phases(recipe)
         self.position = Position(60 * recipe.logging.stuck_minutes, 60 * recipe.data.give_up_minutes)
         self.global_steps = GlobalSteps(
@@ -115,40 +147,67 @@ class Run:
 
     def run(self) -> None:
         """Train to the end, or until a stop; returns when the last copy of a checkpoint is made or has failed."""
-        if self.start.finished and self.start.step >= self.recipe.total_steps:
+        over = self.start.step - self.recipe.total_steps
+        if over > 0 or (over == 0 and self.start.pending is None):
             self._report_finished()
             return
         # All ranks have looked at the folder before one of them writes into it.
         self.world.barrier()
-        if self.world.main:
-            self.folder.describe(self.recipe, self.deepspeed_json, self.store)
-            checkpoint.discard_unfinished(self.folder.checkpoints)
-        # A row that is pending is written again.
-        self.reporter.open(self.start.step, self.start.step - (self.start.pending is not None))
         with contextlib.ExitStack() as closing:
-            closing.callback(self.reporter.close)
-            self.reporter.status("running", self.start.step)
-            self.started = True
-            self.checkpoints.begin(self.start.step)
-            self.duties = self._duties()
+            hosts = self.world.gather(socket.gethostname())
+            watchdog = Watchdog(self.position, self.world, hosts, self.reporter.stuck)
+            closing.callback(watchdog.close)
+            # Whatever refuses this start leaves the folder as it is.
+            try:
+                plan, engine = self._first_engine()
+            except Stopped as stop:
+                self._report_stop(stop)
+                return
+            self._open(closing)
+            # The watchdog is closed first: copying the last checkpoint may take long, and no rank is stuck meanwhile.
+            self.duties = [watchdog, *self._duties(hosts)]
             for duty in reversed(self.duties):
                 closing.callback(duty.close)
             self.peak = self._peak()
             self._report_start()
             try:
-                self._run_until_the_end_or_a_stop()
+                self._run_until_the_end_or_a_stop(plan, engine)
                 self.position.at("waiting for the last copy", self.saving.state.step)
                 self.checkpoints.wait_for_copy(self.position.again)
-            except OneRankError as error:
-                self.reporter.log_of_rank(f"ending: {error}")
+            except Exception as error:
+                # Before duties are closed, which may take long: the other ranks wait for this one.
+                if self.failures is not None:
+                    self.failures.settle(error, self.position.place.step)
+                if isinstance(error, OneRankError):
+                    self.reporter.log_of_rank(f"ending: {error}")
                 raise
 
-    def _duties(self) -> list[Duty]:
-        """Everything that is done around the steps, in the order in which it is done after each step."""
-        hosts = self.world.gather(socket.gethostname())
+    def _open(self, closing: contextlib.ExitStack) -> None:
+        """Write into the run folder from here on: what the run is made of now, its rows and its status."""
+        self.world.from_main(self.checkpoints.confirm)
+        measured = self.folder.measures() if self.world.main else MEASURES
+        if measured != MEASURES and self.start.step > 0:
+            self.lines.append(
+                f"from step {self.start.step} on eval/..., disc/auc and probes are not comparable with the rows "
+                "before: an earlier release read only the first held-out rows and cut the AUC at logits of 10 "
+                "(docs/training.md)"
+            )
+        if self.world.main:
+            self.folder.describe(self.recipe, self.deepspeed_json, self.store, self.changed, self.start.step)
+            checkpoint.discard_unfinished(self.folder.checkpoints)
+        # A row that is pending is written again.
+        self.reporter.open(self.start.step, self.start.step - (self.start.pending is not None))
+        closing.callback(self.reporter.close)
+        self.reporter.status("running", self.start.step)
+        self.started = True
+        self.stop.ended_at_once = self.reporter.ended_at_once
+        if self.failures is not None:
+            self.failures.report = self.reporter.failed
+        self.checkpoints.begin(self.start.step)
+
+    def _duties(self, hosts: list[str]) -> list[Duty]:
+        """What is done around the steps, in the order in which it is done after each step."""
         found: list[Duty] = [
-            # Closed first: copying the last checkpoint may take long, and no rank is stuck meanwhile.
-            Watchdog(self.position, self.world, hosts, self.reporter.stuck),
             StepLines(self.reporter, self.global_steps),
             RankTimes(self.reporter, hosts),
             Heldout(self.recipe, self.heldout, self.micro, self.world, self.position, self.global_steps.poll),
@@ -159,33 +218,43 @@ class Run:
             found.append(SliceCheck(self.time_slice, self.recipe.checkpoint.every, self.start, self.world))
         return found
 
-    def _run_until_the_end_or_a_stop(self) -> None:
+    def _run_until_the_end_or_a_stop(self, plan: PhasePlan, engine: Engine) -> None:
         try:
-            self._run_phases()
+            self._run_phases(plan, engine)
             self.reporter.status("finished", self.saving.state.step)
         except Stopped as stop:
-            step = self.saving.state.step
-            self.reporter.status("stopped", step, str(stop))
-            self.reporter.log(f"stopped at step {step}, which is saved: {stop}; resume with --resume auto")
+            self._report_stop(stop)
 
-    def _run_phases(self) -> None:
-        weights: dict[str, Tensor] | None = None
+    def _report_stop(self, stop: Stopped) -> None:
+        step = self.saving.state.step
+        self.reporter.status("stopped", step, str(stop))
+        if step:
+            self.reporter.log(f"stopped at step {step}, which is saved: {stop}; resume with --resume auto")
+        else:
+            self.reporter.log(f"stopped before the first step: {stop}; nothing to save, start the same command again")
+
+    def _first_engine(self) -> tuple[PhasePlan, Engine]:
+        """The phase that this start begins in, and its engine, with the checkpoint's weights if there is one."""
         resumed = self.start.step > 0
-        for plan in self.phases:
-            if resumed and self.start.phase != plan.name:
-                continue
-            module = self._module(plan.name, fresh=weights is None and not resumed)
-            if weights is not None:
-                module.load_state_dict(weights, strict=True)
-            engine = self._engine(module, plan)
-            if resumed:
-                self.position.at("loading a checkpoint", self.start.step, long=True)
-                self.checkpoints.load(engine, self.start)
-                resumed = False
+        plan = next(plan for plan in self.phases if not resumed or plan.name == self.start.phase)
+        # A start may take minutes: first weights, compiling, converting a checkpoint.
+        self.global_steps.poll()
+        engine = self._engine(self._module(plan.name, fresh=not resumed), plan)
+        self.global_steps.poll()
+        if resumed:
+            self.position.at("loading a checkpoint", self.start.step, long=True)
+            self.lines += self.checkpoints.load(engine, self.start)
+        return plan, engine
+
+    def _run_phases(self, plan: PhasePlan, engine: Engine) -> None:
+        for following in [*self.phases[self.phases.index(plan) + 1 :], None]:
             self._run_phase(plan, engine)
-            if plan is not self.phases[-1]:
-                weights = engine.fp32_state()
+            weights = engine.fp32_state() if following is not None else {}
             engine.close()
+            if following is not None:
+                plan, module = following, self._module(following.name, fresh=False)
+                module.load_state_dict(weights, strict=True)
+                engine = self._engine(module, plan)
 
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
         state = self.saving.state
@@ -203,11 +272,16 @@ class Run:
                 if state.pending is not None:
                     self._after(StepDone(state.step, plan, engine, meter, dict(state.pending), completes_row=True))
                 if self.global_steps.looks_ahead(first, plan) and first == state.step > plan.first:
-                    folder = self.folder.checkpoints / tag_of(first)
-                    batches.restore(first, lambda of_step: load_draws(folder, of_step, self.world))
+                    if draws_differ(self.changed):
+                        self.reporter.log("what was drawn ahead is drawn again, since draws are made otherwise now")
+                    else:
+                        folder = self.folder.checkpoints / tag_of(first)
+                        batches.restore(first, lambda of_step: load_draws(folder, of_step, self.world))
                 for step in range(first, plan.last):
                     self._after(self._one_step(step, batches, plan, engine, meter))
             except Stopped:
+                # Asked for by the owner's thread, perhaps.
+                self.world.from_main(self.checkpoints.confirm)
                 self.saving.stop(self.last, plan, engine, batches)
                 raise
 
@@ -223,9 +297,17 @@ class Run:
             duty.after_step(step)
 
     def _report_finished(self) -> None:
-        self.reporter.status("finished", self.start.step)
+        """The newest checkpoint has all the steps that are asked for, or more."""
+        step, asked = self.start.step, self.recipe.total_steps
+        line = f"{self.folder.path} is finished at step {step}; nothing to do"
+        if step > asked:
+            line += f", since only {asked} steps are asked for (schedule.steps, generator_warmup.steps)"
+        if not self.start.finished:
+            self.checkpoints.rewrite_state(replace(self.start, finished=True, pending=None))
         if self.world.main:
-            print(f"{self.folder.path} is finished at step {self.start.step}; nothing to do")
+            print(line)
+        self.reporter.total_steps = max(step, asked)
+        self.reporter.status("finished", step)
         self.checkpoints.begin(self.start.step)
         self.checkpoints.wait_for_copy(lambda: None)
 
@@ -233,6 +315,8 @@ class Run:
         self.reporter.log(
             headline(self.recipe, self.world, self.micro, self.accumulation, self.start.step, self.loader.samples)
         )
+        for line in self.lines:
+            self.reporter.log(line)
         for line in cache_lines(self.store, self.loader, self.world, self.recipe.data.prefetch_shards):
             self.reporter.log(line)
 
@@ -261,12 +345,14 @@ class Run:
             self.micro,
             self.accumulation,
             self.world.size,
+            self.recipe.deepspeed,
         )
         return Engine(
             module.to(self.world.device),
             resolved,
             self.recipe.optimizer,
             self.world,
+            self.recipe.deepspeed,
         )
 
     def _peak(self) -> float:

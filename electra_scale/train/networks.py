@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.tokenizer import load_tokenizer
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.model.electra import Electra
 from electra_scale.recipe.model import ModelSection
@@ -16,6 +17,7 @@ from electra_scale.tasks.module import PretrainModule, build_module
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.engine.engine import consolidated_weights
+from electra_scale.train.engine.weights import load_weights
 
 _COOCCURRENCE_TOKENS = 20_000_000
 
@@ -25,13 +27,19 @@ def set_first_weights(
 ) -> None:
     """Set what ``model`` asks for: weights of an exported checkpoint, or embeddings and biases from the store's text.
 
-    Raises UserError for a checkpoint that can't be read or does not fit.
+    Raises UserError for a checkpoint that can't be read, does not fit or has another tokenizer than the store.
     """
     if model.init_from is not None:
         # transformers takes seconds to import, in every rank, and a run needs it only here.
-        from electra_scale.model.hf import import_checkpoint
+        from electra_scale.model.hf import import_checkpoint, tokenizer_differs
 
         folder = Path(model.init_from)
+        vocabulary = load_tokenizer(store.tokenizer_dir.parent).get_vocab(with_added_tokens=True)
+        for network in ("discriminator", "generator"):
+            if (folder / network).is_dir():
+                line = tokenizer_differs(folder / network, vocabulary, f"store {store.url}")
+                if line is not None:
+                    log(f"warning: {line}")
         import_checkpoint(folder / "discriminator", folder / "generator", electra)
         log(f"weights start from {folder}")
         return
@@ -54,19 +62,27 @@ def set_first_weights(
             electra.generator_head.bias.copy_((counts / counts.sum()).log())
 
 
-def load_module(folder: RunFolder, recipe: Recipe, tag: str) -> PretrainModule:
+def load_module(folder: RunFolder, recipe: Recipe, tag: str, networks_only: bool = False) -> PretrainModule:
     """The networks of a checkpoint of the joint phase, on the CPU in float32.
 
-    Raises UserError for an earlier or a damaged one.
+    Raises UserError for an earlier or a damaged one, if the run folder's tokenizer is not that of the checkpoint, and,
+    unless only the networks are wanted, for one that was saved before the run was resumed with another sampler.
     """
-    if checkpoint.read_state(folder.checkpoints, tag).phase != "joint":
+    state = checkpoint.read_state(folder.checkpoints, tag)
+    if state.phase != "joint":
         raise UserError(
             f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, before there was a discriminator; "
             "choose a later one"
         )
     checkpoint.refuse_damaged(folder.checkpoints, tag)
+    folder.refuse_other_tokenizer(state.tokenizer)
     weights = consolidated_weights(folder.checkpoints, tag)
     config = recipe.networks(int(weights["electra.embeddings.word.weight"].shape[0]))
     module = build_module(recipe, config, special_tokens(folder.tokenizer), "joint")
-    module.load_state_dict(weights, strict=True)
+    _, lines = load_weights(module, weights, f"checkpoint {folder.checkpoints / tag}")
+    if lines and not networks_only:
+        raise UserError(
+            f"checkpoint {folder.checkpoints / tag} was saved before the run was resumed with another sampler "
+            f"({folder.changes.name}): {lines[0]}; choose a later one"
+        )
     return module

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from data_pipeline.errors import UserError
+from data_pipeline.read.inputs import find_inputs
 from electra_scale.cli import main
 from electra_scale.commands.demo import own_sources
 from tests.support.fixtures.runs import RECIPE
@@ -57,3 +58,19 @@ def test_own_text_is_recognised_by_its_names(tmp_path: Path) -> None:
         own_sources(tmp_path / "e.pdf")
     with pytest.raises(UserError, match="does not exist"):
         own_sources(tmp_path / "nothing")
+
+
+def test_the_demo_follows_links_and_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("in/a.txt", "in/b.csv", "in/c.pdf", "elsewhere/d.jsonl.gz", "in/.git/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "link" / "back").symlink_to(tmp_path / "in")
+    found = [path for source in own_sources(tmp_path / "in") for path in source.paths]
+    assert found == [f"{tmp_path}/in/a.txt", f"{tmp_path}/in/link/d.jsonl.gz"]
+    shown = capsys.readouterr().err
+    assert f"2 files left out (its name has none of .txt, .jsonl, .parquet): such as {tmp_path}/in/b.csv" in shown
+    assert "1 hidden name left out" in shown
+    (tmp_path / "in" / "gone.txt").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"a symbolic link to .*gone, which is not there"):
+        [path for source in own_sources(tmp_path / "in") for path in find_inputs([source])]

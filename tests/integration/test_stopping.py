@@ -37,7 +37,7 @@ def test_a_run_stopped_at_any_step_evaluation_and_probe_equals_the_straight_one(
     changes: dict[str, Any], recipe_file: RecipeFile, tmp_path: Path
 ) -> None:
     path = recipe_file(**{"checkpoint.every": 7, **changes})
-    out = lives(path, tmp_path, polls=5)
+    out = lives(path, tmp_path, polls=7)
     assert rows(tmp_path / "lives") == rows(tmp_path / "straight"), out
     assert "same=True" in out
     log = (tmp_path / "lives/log.txt").read_text()
@@ -48,7 +48,7 @@ def test_a_run_stopped_at_any_step_evaluation_and_probe_equals_the_straight_one(
 def test_steps_that_are_not_finite_are_skipped_counted_and_survive_stops(
     recipe_file: RecipeFile, tmp_path: Path
 ) -> None:
-    out = lives(recipe_file(**{"checkpoint.every": 7}), tmp_path, polls=5, spoiled="3,9")
+    out = lives(recipe_file(**{"checkpoint.every": 7}), tmp_path, polls=7, spoiled="3,9")
     found = rows(tmp_path / "straight")
     assert rows(tmp_path / "lives") == found, out
     assert "same=True" in out
@@ -113,6 +113,7 @@ def test_a_stop_file_and_a_signal_to_one_rank_save_and_end_with_code_0(
     file.write_text("")
     result = run(plain("--config", path, "--run_dir", tmp_path / "other", "--stop_file", file), tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "stopped before the first step" in result.stdout
     assert read_status(tmp_path / "other").line().startswith("stopped at step 0")
 
 

@@ -165,5 +165,6 @@ def expect_whole_copy(view: RunView, tag: str, folder: Path) -> None:
 def expect_nothing_left(view: RunView) -> None:
     """No unfinished checkpoint, here or in the bucket."""
     kept = checkpoint.complete_tags(view.checkpoints)
-    assert sorted(path.name for path in view.checkpoints.glob("step-*")) == kept
+    assert sorted(path.name for path in view.checkpoints.iterdir() if path.is_dir()) == kept
+    assert not list(view.folder.glob("owner*"))
     assert view.uploading() == {}

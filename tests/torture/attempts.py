@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from electra_scale.train.checkpoint import state as checkpoint
+from tests.support.fixtures.runs import ranks, run
 from tests.torture.disk import SmallDisk
 from tests.torture.launcher import Attempt, Launcher
-from tests.torture.plan import RANKS, Amount, Kill, Moment, draw
+from tests.torture.plan import ASKED, RANKS, Amount, Kill, Moment, draw
 from tests.torture.view import RunView, began_at
 
 CONVERTED_FILES = 350
@@ -91,6 +92,7 @@ class Attempts:
         self._left_in_bucket: set[str] = set()
         self._strikes = {
             "steps": self._steps,
+            "terminal": self._terminal,
             "save": self._save,
             "evaluation": self._evaluation,
             "start": self._start,
@@ -98,6 +100,7 @@ class Attempts:
             "upload": self._upload,
             "fetch": self._fetch,
             "full disk": self._full_disk,
+            "second owner": self._second_owner,
         }
 
     def endure(self, kills: list[Kill], amount: Amount) -> None:
@@ -168,6 +171,13 @@ class Attempts:
             return self._new_rows(attempt) >= kill.after and bool(self.view.remote.tags())
 
         return self._until(attempt, stepped) and self._end(kill, attempt)
+
+    def _terminal(self, kill: Kill, attempt: Attempt) -> bool:
+        if not self._until(attempt, lambda: self._new_rows(attempt) >= kill.after):
+            return False
+        attempt.lose_output()
+        before = self._new_rows(attempt)
+        return self._until(attempt, lambda: self._new_rows(attempt) >= before + 2) and self._end(kill, attempt)
 
     def _save(self, kill: Kill, attempt: Attempt) -> bool:
         # Files of the run on two ranks: weights, two parts of the optimizer, the head, the checksums.
@@ -242,6 +252,18 @@ class Attempts:
         self.disk.empty()
         return True
 
+    def _second_owner(self, kill: Kill, attempt: Attempt) -> bool:
+        if not self._until(attempt, lambda: self._new_rows(attempt) >= kill.after):
+            return False
+        # One rank is held, so that the run is still there when the second start has found it.
+        attempt.kill_one(1, signal.SIGSTOP)
+        second = run(ranks(RANKS, *self.arguments), self.outputs)
+        attempt.kill_one(1, signal.SIGCONT)
+        assert second.returncode == 2, second.stderr
+        assert "is in use by process" in second.stderr
+        before = self._new_rows(attempt)
+        return self._until(attempt, lambda: self._new_rows(attempt) > before) and self._end(kill, attempt)
+
     def _expect_named_disk(self, attempt: Attempt) -> None:
         assert _NAMES_THE_DISK.search(attempt.output_text()), f"exit code {attempt.code}:\n{attempt.output_text()}"
         # A rank that only lost the other one may be the first to end.
@@ -266,6 +288,8 @@ class Attempts:
             attempt.kill_all()
         elif kill.ending == "SIGKILL to one rank":
             attempt.kill_one(kill.rank)
+        elif kill.ending in ("SIGINT to all", "broken pipe, then SIGINT"):
+            attempt.interrupt_all()
         else:
             attempt.kill_one(kill.rank, signal.SIGTERM)
             if kill.ending == "SIGTERM, then SIGKILL":
@@ -317,13 +341,16 @@ class Attempts:
         if began is not None and kill.ranks == RANKS:
             # Each multiple of the interval that a step lies beyond was saved.
             assert kept >= (len(rows) - 1) // self.every * self.every, context
-        if kill.ending == "SIGTERM to one rank" and hit:
+        if kill.ending in ASKED and hit:
             assert attempt.code == 0, context
             assert state is not None
             # Asked in time it loses nothing, here and in the bucket.
             assert kept == len(rows) + (state.pending is not None), context
             assert self.view.remote.tags()[-1] == self._newest_tag(), context
-            assert f"stopped at step {kept}, which is saved" in output, context
+            log = (self.view.folder / "log.txt").read_text()
+            assert f"stopped at step {kept}, which is saved" in log, context
+            assert "Traceback" not in output, context
+            assert ("stdout can no longer be written" in log) or not kill.ending.startswith("broken pipe"), context
 
     def _lose(self) -> None:
         """The machine is gone with its disk."""

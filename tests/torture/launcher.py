@@ -33,11 +33,12 @@ _IMPORTED = (
 
 
 class Attempt:
-    """The ranks of one attempt, in a process group of their own."""
+    """The ranks of one attempt, in a process group of their own, and the process that reads what they print."""
 
-    def __init__(self, launcher: Launcher, pids: list[int], output: Path) -> None:
+    def __init__(self, launcher: Launcher, pids: list[int], reader: int, output: Path) -> None:
         self.launcher = launcher
         self.pids = pids
+        self.reader = reader
         self.output = output
         self.code: int | None = None
 
@@ -61,6 +62,16 @@ class Attempt:
         # It may have ended by itself.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pids[rank], number)
+
+    def interrupt_all(self) -> None:
+        """What Ctrl-C in their terminal does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pids[0], signal.SIGINT)
+
+    def lose_output(self) -> None:
+        """Nobody reads what the ranks print from now on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.reader, signal.SIGKILL)
 
     def kill_all(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -95,7 +106,8 @@ class Launcher:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(attempt) + "\n")
         self.process.stdin.flush()
-        return Attempt(self, self.answer()["pids"], output)
+        answer = self.answer()
+        return Attempt(self, answer["pids"], answer["reader"], output)
 
     def answer(self) -> dict[str, Any]:
         line = self.answers.readline()
@@ -119,38 +131,56 @@ def run_attempt(answers: TextIO, ranks: int, port: int, output: str, arguments: 
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    receive, send = os.pipe()
+    reader = os.fork()
+    if reader == 0:
+        os.close(send)
+        _be_reader(receive, output)
+    os.close(receive)
     pids: list[int] = []
     for rank in range(ranks):
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, pids[0] if pids else 0)
             os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
-            _be_rank(output, arguments)
+            _be_rank(send, arguments)
         # On both sides, so that neither has to wait for the other.
         os.setpgid(pid, pids[0] if pids else pid)
         pids.append(pid)
-    _answer(answers, pids=pids)
-    left, code = set(pids), 0
+    os.close(send)
+    _answer(answers, pids=pids, reader=reader)
+    left, code = {*pids, reader}, 0
     while left:
         pid, status = os.waitpid(-1, 0)
         left.discard(pid)
-        if status and not code:
+        if status and not code and pid != reader:
             code = os.waitstatus_to_exitcode(status)
-            for other in left:
+            for other in left - {reader}:
                 os.kill(other, signal.SIGKILL)
     _answer(answers, code=code)
 
 
-def _be_rank(output: str, arguments: list[str]) -> NoReturn:
+def _be_reader(receive: int, output: str) -> NoReturn:
+    """Copy what the ranks print into a file."""
+    with open(output, "ab", buffering=0) as file:
+        while text := os.read(receive, 1 << 16):
+            file.write(text)
+    os._exit(0)
+
+
+def _be_rank(send: int, arguments: list[str]) -> NoReturn:
     """Run one rank and end its process, whatever happens."""
     from electra_scale import pretrain
 
     code = 1
     try:
-        with open(os.devnull) as nothing, open(output, "a") as file:
+        # Whatever the tests themselves were started with.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        os.dup2(send, 1)
+        os.dup2(send, 2)
+        os.close(send)
         code = pretrain.main(arguments)
     except BaseException:
         traceback.print_exc()

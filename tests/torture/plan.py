@@ -10,32 +10,59 @@ from typing import Literal, get_args
 RANKS = 2
 """Of every attempt that trains; bit-equal weights hold for one number only."""
 
-Moment = Literal["steps", "save", "evaluation", "start", "conversion", "upload", "fetch", "full disk"]
-Ending = Literal["SIGKILL to one rank", "SIGKILL to all", "SIGTERM to one rank", "SIGTERM, then SIGKILL", "full disk"]
+Moment = Literal[
+    "steps",
+    "terminal",
+    "save",
+    "evaluation",
+    "start",
+    "conversion",
+    "upload",
+    "fetch",
+    "full disk",
+    "second owner",
+]
+Ending = Literal[
+    "SIGKILL to one rank",
+    "SIGKILL to all",
+    "SIGTERM to one rank",
+    "SIGTERM, then SIGKILL",
+    "SIGINT to all",
+    "broken pipe, then SIGINT",
+    "full disk",
+]
 
 _KILLED: tuple[Ending, ...] = ("SIGKILL to one rank", "SIGKILL to all")
 _ENDINGS: dict[Moment, tuple[Ending, ...]] = {
-    "steps": (*_KILLED, "SIGTERM to one rank", "SIGTERM, then SIGKILL"),
-    "save": (*_KILLED, "SIGTERM to one rank", "SIGTERM, then SIGKILL"),
+    "steps": (*_KILLED, "SIGTERM to one rank", "SIGTERM, then SIGKILL", "SIGINT to all"),
+    # The reader of its output goes away, and some steps later a Ctrl-C comes.
+    "terminal": ("broken pipe, then SIGINT",),
+    "save": (*_KILLED, "SIGTERM to one rank", "SIGTERM, then SIGKILL", "SIGINT to all"),
     # Only a run that stops by itself says, in its checkpoint, that an evaluation was under way.
-    "evaluation": ("SIGTERM to one rank",),
+    "evaluation": ("SIGTERM to one rank", "SIGINT to all"),
     "start": _KILLED,
     # A run that is asked to stop converts first and would save on the other number of ranks.
     "conversion": _KILLED,
     "upload": (*_KILLED, "SIGTERM to one rank"),
     "fetch": _KILLED,
     "full disk": ("full disk",),
+    # Its end comes when a second start of the same run has been refused.
+    "second owner": (*_KILLED, "SIGTERM to one rank"),
 }
 _OF_25: dict[Moment, int] = {
-    "steps": 5,
-    "save": 5,
+    "steps": 4,
+    "terminal": 2,
+    "save": 4,
     "conversion": 4,
-    "upload": 4,
+    "upload": 3,
     "start": 2,
     "evaluation": 2,
     "full disk": 2,
     "fetch": 1,
+    "second owner": 1,
 }
+ASKED: tuple[Ending, ...] = ("SIGTERM to one rank", "SIGINT to all", "broken pipe, then SIGINT")
+"""Those that ask for a stop, which then loses nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,7 @@ class Kill:
 
     def line(self) -> str:
         text = f"{self.moment}: {self.ending}"
-        if self.ending not in ("SIGKILL to all", "full disk"):
+        if self.ending.endswith("one rank") or self.ending == "SIGTERM, then SIGKILL":
             text += f" (rank {self.rank} of {self.ranks})"
         return text + (", run folder lost" if self.lost else "")
 
@@ -109,8 +136,7 @@ def draw(seed: str, number: int, moment: Moment, first: bool) -> Kill:
         after=drawn.randint(9, 12) if number == 0 else drawn.randint(1, 8),
         progress=drawn.random(),
         delay=drawn.random() * 0.005,
-        lost=moment == "fetch"
-        or (moment == "upload" and ending != "SIGTERM to one rank" and (first or drawn.random() < 0.5)),
+        lost=moment == "fetch" or (moment == "upload" and ending not in ASKED and (first or drawn.random() < 0.5)),
     )
 
 

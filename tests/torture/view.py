@@ -54,12 +54,12 @@ class RunView:
     def unfinished(self) -> list[Path]:
         """Files of a checkpoint that is being written, or whose writing was cut short."""
         newest = checkpoint.tag_of(self.newest_step())
-        return [
-            path
+        named = [
+            folder
             for folder in self.checkpoints.glob("step-*")
             if folder.name > newest and not (folder / STATE).exists()
-            for path in _inside(folder)
         ]
+        return [path for folder in [*self.checkpoints.glob("unfinished-*"), *named] for path in _inside(folder)]
 
     def converting(self) -> list[Path]:
         """Files of a conversion that is under way, or was cut short."""

@@ -15,13 +15,14 @@ MOST_MODULES, MOST_LINES = 16, 450
 
 FLOORS = {
     "data_pipeline": (
-        ("errors", "extras", "progress", "settings"),
+        ("errors", "extras", "outputs", "progress", "settings", "signals"),
         ("places",),
         ("store",),
         ("config",),
         ("read", "clean"),
         ("tokenize", "deduplicate"),
         ("build", "report", "corpus"),
+        ("command_line",),
         ("cli", "__main__"),
     ),
     "electra_scale": (

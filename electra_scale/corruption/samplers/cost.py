@@ -59,12 +59,14 @@ class GeneratorCost(CorruptionCost):
     def masked_bytes(self, masked: int, element: int) -> float:
         """Of the generator's head, of the loss of the sampling head and of what they read."""
         settings, model = self.settings, self.model
-        kept = model.generator.hidden + 3 * model.embedding
+        kept = (model.generator.hidden + 3 * model.embedding) * element
         if settings.sampler in ("hp_loss", "hp_dist"):
-            kept += 3 * settings.head.width
+            kept += 3 * settings.head.width * 4
+            # In float32, which is a copy where the networks are of 16 bits.
+            kept += model.generator.hidden * 4 if element == 2 else 0
         if settings.sampler == "hp_loss":
-            kept += model.embedding + settings.head.width
-        return float(masked * kept * element)
+            kept += (model.embedding + settings.head.width) * 4
+        return float(masked * kept)
 
     def kept_bytes(self, masked: int, element: int) -> float:
         """Gradients of word embeddings, bias and features in float32, ``4 (V (E + 1) + M E)``."""
@@ -79,10 +81,12 @@ class GeneratorCost(CorruptionCost):
         rows, width = block_shape(masked, vocabulary, tiles * kinds * 4)
         running = 4.0 * rows * width * (tiles * kinds + 1)
         if element == 2:
-            # Products in 16 bit before and after they are float32.
-            running += 2.0 * rows * width + 2.0 * width * self.model.embedding
+            # A tile's embeddings in float32, and its probabilities in 16 bits for the gradients' products.
+            running += 4.0 * width * self.model.embedding + 2.0 * rows * width
         if settings.sampler in ("hp_loss", "hp_dist"):
-            running += 4.0 * (vocabulary + masked) * settings.head.width
+            # The keys are made before the tiles, of all embeddings in float32.
+            copied = 4.0 * vocabulary * self.model.embedding if element == 2 else 0.0
+            running = max(running, copied) + 4.0 * (vocabulary + masked) * settings.head.width
         return running
 
     def backward_bytes(self, masked: int, element: int) -> float:
@@ -91,4 +95,5 @@ class GeneratorCost(CorruptionCost):
             return 0.0
         vocabulary = self.model.vocab_size
         keys = vocabulary * self.settings.head.width
-        return float((element + 8) * keys + 4 * min(masked, ROWS) * min(vocabulary, COLUMNS))
+        copied = 4 * vocabulary * self.model.embedding if element == 2 else 0
+        return float(copied + 12 * keys + 4 * min(masked, ROWS) * min(vocabulary, COLUMNS))

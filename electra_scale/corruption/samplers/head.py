@@ -65,7 +65,8 @@ class SamplingHead(nn.Module):
                 factor.weight.zero_()
 
     def features(self, hidden: Tensor) -> Tensor:
-        """(M,H) generator hidden states to (M,K)."""
+        """(M,H) generator hidden states to (M,K), in the head's own precision."""
+        hidden = hidden.to(self.dense.weight.dtype)
         return self.norm(F.gelu(self.dense(hidden)))
 
     def keys(self, word_embeddings: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class SamplingHead(nn.Module):
         For a pass over the vocabulary in chunks: compute features and offset once, keys per chunk. The head's loss does
         not reach the word embeddings.
         """
-        word_embeddings = word_embeddings.detach()
+        word_embeddings = word_embeddings.detach().to(self.dense.weight.dtype)
         if self.gain is not None:
             return word_embeddings * self.gain
         assert self.projected is not None

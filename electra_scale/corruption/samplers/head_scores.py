@@ -13,18 +13,17 @@ from electra_scale.corruption.vocabulary.tiles import put
 class HeadScores:
     """The head's score of every token, the original token's replaced where the head has an output for it.
 
-    In float32 whatever the run's precision: the weight of a draw divides by the very number that it was drawn by.
+    At least float32, as all of the head: the weight of a draw divides by the very number that it was drawn by.
     With a ``permutation`` (V,) of the vocabulary, token v is given the score of token permutation[v].
     """
 
     def __init__(self, head: SamplingHead, masked: Masked, permutation: Tensor | None = None) -> None:
         self.original = masked.original if permutation is None else permutation.argsort()[masked.original]
         features = head.features(masked.hidden)
-        exact = torch.promote_types(features.dtype, torch.float32)
-        self.offset = head.offset(features).to(exact)
-        self.own = None if head.own_token is None else head.own_token(features)[:, 0].to(exact)
-        self.features = features.to(exact)
-        keys = head.keys(masked.word_embeddings).to(exact)
+        self.offset = head.offset(features)
+        self.own = None if head.own_token is None else head.own_token(features)[:, 0]
+        self.features = features
+        keys = head.keys(masked.word_embeddings)
         self.keys = keys if permutation is None else keys[permutation]
 
     def tile(self, tile: Tile, out: Tensor) -> None:

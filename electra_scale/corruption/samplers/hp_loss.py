@@ -75,9 +75,9 @@ class HardnessLossSampler(PredictedLossSampler):
         # Once for both of its outputs.
         features = head.features(masked.hidden if self.reaches_encoder else masked.hidden.detach())
         keys = head.keys(torch.nn.functional.embedding(drawn.tokens, masked.word_embeddings))
-        score = ((features * keys).sum(-1) + head.offset(features)).float()
+        score = (features * keys).sum(-1) + head.offset(features)
         if head.own_token is not None:
-            own = head.own_token(features)[:, 0].float()
+            own = head.own_token(features)[:, 0]
             score = torch.where(drawn.tokens == masked.original, own, score)
         return self.fit(score, discriminator_loss)
 
@@ -91,12 +91,11 @@ class TwoScalarSampler(PredictedLossSampler):
         self.other_score = nn.Parameter(torch.zeros(1))
 
     def tilt(self, masked: Masked) -> Tilt:
-        exact = torch.promote_types(self.other_score.dtype, torch.float32)
-        scores = _TwoScores(masked.original, self.original_score.to(exact), self.other_score.to(exact))
+        scores = _TwoScores(masked.original, self.original_score, self.other_score)
         return _Hardness(scores, self.rms, self.floor)
 
     def loss(self, masked: Masked, drawn: Draw, discriminator_loss: Tensor) -> Tensor:
-        score = torch.where(drawn.tokens == masked.original, self.original_score, self.other_score).float()
+        score = torch.where(drawn.tokens == masked.original, self.original_score, self.other_score)
         return self.fit(score, discriminator_loss)
 
 

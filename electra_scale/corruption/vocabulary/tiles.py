@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -22,14 +24,25 @@ def ranges(length: int, most: int) -> list[slice]:
 def score_tile(features: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
     """The generator's scores (R, C) from features (R, E), word embeddings (C, E) and bias (C,), at least float32.
 
-    The matrix product is in the run's precision.
+    Features and embeddings of 16 bits are taken as they are; their products are exact in float32, and so are summed.
     """
     exact = torch.promote_types(features.dtype, torch.float32)
     if out is None:
         out = features.new_empty((len(features), len(weight)), dtype=exact)
-    if features.dtype == exact:
-        return torch.addmm(bias, features, weight.T, out=out)
-    return out.copy_(features @ weight.T).add_(bias)
+    if features.dtype == weight.dtype != exact and _sums_in_float32(features.device.type, features.dtype):
+        return out.copy_(torch.mm(features, weight.T, out_dtype=exact)).add_(bias)
+    return torch.addmm(bias.to(exact), features.to(exact), weight.to(exact).T, out=out)
+
+
+@cache
+def _sums_in_float32(device: str, dtype: torch.dtype) -> bool:
+    """Whether the device can multiply matrices of 16 bits without rounding the result to 16 bits."""
+    one = torch.ones((8, 8), dtype=dtype, device=device)
+    try:
+        torch.mm(one, one, out_dtype=torch.float32)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def exponential(tile: Tensor) -> Tensor:
@@ -38,10 +51,18 @@ def exponential(tile: Tensor) -> Tensor:
 
 
 def scores_of(features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor) -> Tensor:
-    """The generator's score (M,) of one token for each position, O(M E), at least float32."""
-    rows = torch.nn.functional.embedding(tokens, weight)
+    """The generator's score (M,) of one token for each position, O(M E), as exact as :func:`score_tile`'s."""
     exact = torch.promote_types(features.dtype, torch.float32)
-    return (features * rows).sum(-1, dtype=exact) + bias[tokens]
+    rows = torch.nn.functional.embedding(tokens, weight).to(exact)
+    return (features.to(exact) * rows).sum(-1) + bias[tokens]
+
+
+def pick(tile: Tensor, columns: slice, tokens: Tensor, otherwise: Tensor) -> Tensor:
+    """The values (R,) of a tile at one token of each row; ``otherwise`` (R,) where it is not in the tile's columns."""
+    place = tokens - columns.start
+    inside = (place >= 0) & (place < tile.shape[1])
+    found = tile.gather(1, place.clamp(0, tile.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(inside, found, otherwise)
 
 
 def put(tile: Tensor, columns: slice, tokens: Tensor, values: Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt, mix
 from electra_scale.corruption.vocabulary.draws import choose
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
-from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, ranges, score_tile, scores_of
+from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, pick, ranges, score_tile, scores_of
 
 MEMORY = 64 << 20
 """Bytes that the tiles which a block keeps may take; decides how many positions a block has."""
@@ -33,13 +33,13 @@ class VocabularyPass:
     """What one pass gives.
 
     ``loss`` () the generator's loss, summed over positions, with its gradient; ``log_probability`` (M,) log p of the
-    original tokens; ``hits`` (M,) bool, no token is likelier than the original; ``entropy`` (M,) of p in nats, or None
-    if not asked for; ``drawn`` the replacements, or None without a sampler.
+    original tokens; ``hits`` (M,) bool, no token is likelier than the original, and ``entropy`` (M,) of p in nats, both
+    None if not asked for; ``drawn`` the replacements, or None without a sampler.
     """
 
     loss: Tensor
     log_probability: Tensor
-    hits: Tensor
+    hits: Tensor | None
     entropy: Tensor | None
     drawn: Draw | None
 
@@ -57,9 +57,22 @@ def vocabulary_pass(
 
     The loss is sum_t -(1 - p(x_t))^gamma log p(x_t); its gradient reaches features, word embeddings and bias. The draw
     inverts the distribution function of q with one uniform number a position. Scores and sums of a tile are in float32
-    (float64 for float64 input), normalisers in float64; scores may be anything from -inf to 1e4 and beyond, as long as
-    each position has one that is finite.
+    whatever the run's precision (float64 for float64 input), normalisers in float64; scores may be anything from -inf
+    to 1e4 and beyond, as long as each position has one that is finite. With ``entropy``, hits and entropy too.
     """
+    with torch.autocast(masked.features.device.type, enabled=False):
+        return _pass(masked, sampler, focal_gamma, entropy, columns, memory, mixture)
+
+
+def _pass(
+    masked: Masked,
+    sampler: Sampler | None,
+    focal_gamma: float,
+    entropy: bool,
+    columns: int,
+    memory: int,
+    mixture: float | None,
+) -> VocabularyPass:
     tilt = None
     mixed = 0.0
     if sampler is not None:
@@ -82,7 +95,9 @@ def vocabulary_pass(
     drawn = None
     if sampler is not None:
         drawn = _weighted(masked, tokens, tilt, log_normaliser, log_tilted - log_normaliser, mixed)
-    return VocabularyPass(loss, log_probability, hits, entropies if entropy else None, drawn)
+    if not entropy:
+        return VocabularyPass(loss, log_probability, None, None, drawn)
+    return VocabularyPass(loss, log_probability, hits, entropies, drawn)
 
 
 def propose(
@@ -165,6 +180,8 @@ class _Work:
     def __init__(self, features: Tensor, weight: Tensor, bias: Tensor, settings: _Settings) -> None:
         self.features, self.weight, self.bias, self.settings = features, weight, bias, settings
         self.exact = torch.promote_types(features.dtype, torch.float32)
+        # Of the gradients' matrix products; under autocast features may be of 16 bits and the table is not.
+        self.products = features.dtype if features.dtype == weight.dtype else self.exact
         self.chunks = ranges(len(weight), settings.columns)
         keeps = settings.gradients or settings.uniform is not None
         kinds = 2 if settings.tilt is not None else 1
@@ -189,6 +206,8 @@ class _Work:
         settings, features = self.settings, self.features[rows]
         own = scores_of(features, self.weight, self.bias, settings.original[rows])
         kept, tilted = self.buffers[0][:, : len(features)], self.buffers[-1][:, : len(features)]
+        # The original's score where hits are asked for: from the tile, as those that it is compared with.
+        in_tile = own
         tops, sums, spreads, scales, tilted_sums = [], [], [], [], []
         for number, columns in enumerate(self.chunks):
             size = columns.stop - columns.start
@@ -196,6 +215,8 @@ class _Work:
             scores = score_tile(features, self.weight[columns], self.bias[columns], out=whole[:, :size])
             # A tile of nothing but -inf must give zeros, not the NaN of -inf - -inf.
             top = scores.amax(-1).clamp_(min=torch.finfo(self.exact).min)
+            if settings.entropy:
+                in_tile = pick(scores, columns, settings.original[rows], in_tile)
             scores.sub_(top[:, None])
             relative = None
             if self.relative is not None:
@@ -217,9 +238,7 @@ class _Work:
         log_normaliser = (sum_ * (top - highest).exp()).sum(-1).log() + highest[:, 0]
         scale = (top - log_normaliser[:, None]).exp()
         log_probability = (own - log_normaliser).clamp(max=0.0).to(self.exact)
-        # The same score summed in another order may fall short of itself by a rounding.
-        hits = own >= highest[:, 0] - 1e-6 * own.abs()
-        entropy = log_probability
+        hits, entropy = in_tile >= highest[:, 0], log_probability
         if settings.entropy:
             spread = torch.stack(spreads, -1).double() + sum_ * (top - log_normaliser[:, None])
             entropy = -(spread * scale).sum(-1).to(self.exact)
@@ -270,10 +289,10 @@ class _Work:
         factor = (-slope[:, None] * scale).to(self.exact)
         to_features, to_weight, to_bias = self.gradients[0][rows], self.gradients[1], self.gradients[2]
         for number, columns in enumerate(self.chunks):
-            tile = kept[number, :, : columns.stop - columns.start].to(features.dtype)
+            tile = kept[number, :, : columns.stop - columns.start].to(self.products)
             column = factor[:, number]
-            to_features.addcmul_((tile @ self.weight[columns]).to(self.exact), column[:, None])
-            scaled = (features * column[:, None]).to(features.dtype)
+            to_features.addcmul_((tile @ self.weight[columns].to(self.products)).to(self.exact), column[:, None])
+            scaled = (features * column[:, None]).to(self.products)
             if tile.dtype == self.exact:
                 to_weight[columns].addmm_(tile.T, scaled)
             else:

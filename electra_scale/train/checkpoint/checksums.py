@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.places.atomic import sha256_of, write_bytes
+from data_pipeline.places.atomic import sha256_of, sync, write_bytes
 from data_pipeline.places.json_file import DamagedRecord, decode_record, encode_record
 from data_pipeline.places.names import is_file_name
 
@@ -25,7 +24,7 @@ def sums_of(folder: Path, names: Iterable[str]) -> Sums:
     for name in names:
         path = folder / name
         with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno(), path)
         found[name] = (path.stat().st_size, sha256_of(path))
     return found
 

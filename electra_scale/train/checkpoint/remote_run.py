@@ -8,11 +8,12 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from data_pipeline.places.place import Place
 from electra_scale.train.checkpoint import checksums
+from electra_scale.train.checkpoint.owner import Ownership
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import STATE, is_tag, superfluous
 
 _PREFIX = "checkpoints"
-_FILES = ("recipe.yaml", "deepspeed.json", "versions.json", "data.json", "log.txt", "metrics.jsonl")
+_FILES = ("recipe.yaml", "deepspeed.json", "versions.json", "data.json", "log.txt", "metrics.jsonl", "changes.jsonl")
 _FOLDERS = ("tokenizer", "tensorboard")
 
 
@@ -20,15 +21,23 @@ class RemoteRun:
     """The copy. A checkpoint in it is complete once its state file is there, which is written last and removed first.
 
     Every method raises UserError in one line where the place does not do what it is asked, after bounded retries.
+    ``owner`` is this start's hold on the place; who only reads needs none.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, owner: Ownership | None = None) -> None:
         self.place = place
+        self.owner = owner
         self._sent: dict[str, tuple[int, int]] = {}
 
     @property
     def url(self) -> str:
         return self.place.url
+
+    def hold(self) -> None:
+        """Raise UserError unless this start owns the place, which it tries again to become where it could not yet."""
+        if self.owner is not None:
+            self.owner.claim()
+            self.owner.confirm()
 
     def tags(self) -> list[str]:
         """Names of the complete checkpoints, oldest first."""
@@ -37,10 +46,14 @@ class RemoteRun:
     def put_checkpoint(self, folder: Path) -> None:
         """Copy a whole checkpoint; raises OSError, or ValueError, if it is removed meanwhile."""
         tag, sums = folder.name, checksums.read_list(folder)
+        self.hold()
         # A copy that is being replaced must not look complete while it has files of both.
         self.place.delete(f"{_PREFIX}/{tag}/{STATE}")
-        for name in [*sorted(sums.keys() - {STATE}), checksums.LIST, STATE]:
+        for name in [*sorted(sums.keys() - {STATE}), checksums.LIST]:
             self.place.put_file(f"{_PREFIX}/{tag}/{name}", folder / name)
+        # The upload may have taken hours.
+        self.hold()
+        self.place.put_file(f"{_PREFIX}/{tag}/{STATE}", folder / STATE)
 
     def fetch_checkpoint(self, tag: str, folder: Path) -> None:
         """Copy a checkpoint to ``folder``, its state file last, each file verified; UserError if one is damaged."""
@@ -63,6 +76,7 @@ class RemoteRun:
 
     def put_run_files(self, run: RunFolder) -> None:
         """Copy what a run folder has besides checkpoints, as far as it has changed since the last call."""
+        self.hold()
         for name in _names(run):
             path = run.path / name
             status = path.stat()
@@ -81,6 +95,7 @@ class RemoteRun:
 
     def prune(self, keep: int, keep_every: int) -> None:
         """Remove what :func:`checkpoint.prune` would, and what an upload that was cut short left before the newest."""
+        self.hold()
         files = self._files()
         complete = sorted(tag for tag, names in files.items() if STATE in names)
         superseded = [tag for tag in files if tag not in complete and complete and tag < complete[-1]]

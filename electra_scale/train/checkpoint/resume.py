@@ -10,6 +10,7 @@ from data_pipeline.errors import UserError
 from electra_scale.cluster.ranks import Ranks
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.owner import new_token
 from electra_scale.train.checkpoint.remote_run import RemoteRun
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import RunState
@@ -86,7 +87,8 @@ def _fetch(
 ) -> str | None:
     """Get a checkpoint that is not here, or not whole for ``reason``; why it could not be had, None if it could."""
     assert remote is not None
-    target = folder.checkpoints / tag
+    unfinished = checkpoint.unfinished_of(tag, new_token())
+    target = folder.checkpoints / unfinished
     if reason is not None:
         kept = checkpoint.set_aside(folder.checkpoints, tag).name
         log(f"checkpoint {tag} is damaged ({reason}), kept as {kept}; its copy is fetched")
@@ -96,6 +98,7 @@ def _fetch(
             remote.fetch_run_files(folder)
         checkpoint.discard_unfinished(folder.checkpoints)
         remote.fetch_checkpoint(tag, target)
+        checkpoint.place(folder.checkpoints, unfinished, tag)
     except (UserError, OSError) as error:
         shutil.rmtree(target, ignore_errors=True)
         return str(error)

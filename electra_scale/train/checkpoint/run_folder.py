@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import importlib.metadata
+import json
+import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,20 @@ from typing import Any
 import yaml
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.atomic import sha256_of, write_bytes
 from data_pipeline.places.json_file import read_record, write_record
+from electra_scale.cluster.software import PACKAGES
 from electra_scale.data.store import Store
-from electra_scale.recipe.parse import recipe_to_dict
+from electra_scale.recipe.deepspeed_json import parse_deepspeed_json
+from electra_scale.recipe.parse import recipe_of_run, recipe_to_dict
 from electra_scale.recipe.recipe import Recipe
+from electra_scale.recipe.resuming import Change, Settings
 
-_PACKAGES = ("electra-scale", "torch", "deepspeed", "transformers", "datasets", "pyarrow", "tokenizers", "numpy")
+MEASURES = 2
+"""How figures of held-out text are made; raised where a change makes those of earlier releases another thing.
+
+2: rows are spread over the held-out text, and the AUC is exact. 1, not written down: the first rows, logits cut at 10.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,14 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def deepspeed(self) -> Path:
+        return self.path / "deepspeed.json"
+
+    @property
+    def changes(self) -> Path:
+        return self.path / "changes.jsonl"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -49,8 +68,9 @@ class RunFolder:
         return self.path / "data.json"
 
     def holds_a_run(self) -> bool:
-        """Whether a run has begun here."""
-        return self.metrics.exists() or self.checkpoints.exists()
+        """Whether a run has left work here, a row or anything of a checkpoint; a start that failed leaves neither."""
+        rows = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return rows or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     def refuse_to_overwrite(self) -> None:
         """Raise UserError if a run has begun here."""
@@ -69,11 +89,7 @@ class RunFolder:
 
     def check_tokenizer(self, store: Store) -> None:
         """Raise UserError if the run began with another tokenizer than the store has."""
-        began_with = read_record(
-            self.data,
-            lambda content: content["tokenizer"],
-            advice="start a new run with --run_dir, since the data of this one is unknown",
-        )
+        began_with = self._tokenizer_of_run()
         if began_with is None:
             return
         found = store.manifest.tokenizer.fingerprint
@@ -83,10 +99,62 @@ class RunFolder:
                 "point data.store at the run's own store, or start a new run with --run_dir"
             )
 
-    def describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:
-        """Write recipe, DeepSpeed JSON, versions, data fingerprints and a copy of the tokenizer. One rank calls it."""
+    def refuse_other_tokenizer(self, fingerprint: str) -> None:
+        """Raise UserError if the tokenizer in the folder is not the one with this fingerprint: ids would be others."""
+        path = self.tokenizer / "tokenizer.json"
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            found = f"missing ({error.strerror})"
+        if found != fingerprint:
+            raise UserError(
+                f"{path} is {found}, but the run was trained with {fingerprint}: copy the folder tokenizer of the "
+                "run's store there"
+            )
+
+    def measures(self) -> int:
+        """How the release that last started the run made its figures of held-out text; the present way if none did."""
+        found = read_record(
+            self.data, lambda content: int(content.get("measures", 1)), advice="restore it, or delete it to go on"
+        )
+        return MEASURES if found is None else found
+
+    def settings(self) -> Settings | None:
+        """What the last start of the run was made of; None if the folder does not say.
+
+        Raises UserError for files that are there and cannot be read.
+        """
+        if not self.recipe.exists():
+            return None
+        try:
+            recipe = recipe_of_run(self.recipe)
+            content = None
+            if self.deepspeed.exists():
+                content = parse_deepspeed_json(self.deepspeed.read_text("utf-8"), str(self.deepspeed))
+        except (OSError, ValueError, UserError) as error:
+            raise UserError(
+                f"cannot resume {self.path}: what it was trained with cannot be read ({error}); restore that file, or "
+                "remove it to resume without a comparison of the settings"
+            ) from error
+        return Settings(recipe, content)
+
+    def describe(
+        self,
+        recipe: Recipe,
+        deepspeed_json: dict[str, Any],
+        store: Store,
+        changed: Sequence[Change] = (),
+        step: int = 0,
+    ) -> None:
+        """Write recipe, DeepSpeed JSON, versions, data fingerprints and a copy of the tokenizer. One rank calls it.
+
+        What ``changed`` where the run resumes at ``step`` is added to the list of changes.
+        """
         try:
             self._describe(recipe, deepspeed_json, store)
+            if changed:
+                with self.changes.open("a") as file:
+                    file.writelines(json.dumps(change.record(step)) + "\n" for change in changed)
         except OSError as error:
             raise UserError(
                 f"cannot write run folder {self.path} ({error.strerror or error}); look at the space on its disk and "
@@ -95,18 +163,48 @@ class RunFolder:
 
     def _describe(self, recipe: Recipe, deepspeed_json: dict[str, Any], store: Store) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        # What a killed process was about to rename.
+        # What a killed process was about to rename; this one may be writing another file.
         for left in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
-            left.unlink()
-        write_bytes(self.recipe, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False).encode())
-        write_record(self.path / "deepspeed.json", deepspeed_json)
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        write_record(self.path / "versions.json", versions)
+            if f".{os.getpid()}." not in left.name:
+                left.unlink(missing_ok=True)
         manifest = store.manifest
-        data = {"store": store.url, "manifest": manifest.fingerprint, "tokenizer": manifest.tokenizer.fingerprint}
-        write_record(self.data, data)
+        data = {
+            "store": store.url,
+            "manifest": manifest.fingerprint,
+            "tokenizer": manifest.tokenizer.fingerprint,
+            "measures": MEASURES,
+        }
+        if self.tokenizer.exists():
+            began_with = self._tokenizer_of_run()
+            if began_with is None and _differ(self.tokenizer, store.tokenizer_dir):
+                raise UserError(
+                    f"{self.tokenizer} is not of a run, and is another tokenizer than that of store {store.url}; "
+                    "choose another folder with --run_dir"
+                )
+            # Of a start that failed, with another store; a run that resumes has been checked to have this one's.
+            if began_with not in (None, data["tokenizer"]):
+                shutil.rmtree(self.tokenizer)
         if not self.tokenizer.exists():
             partial = self.path / ".tokenizer.partial"
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(store.tokenizer_dir, partial)
             partial.rename(self.tokenizer)
+        write_bytes(self.recipe, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False).encode())
+        write_record(self.deepspeed, deepspeed_json)
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        write_record(self.path / "versions.json", versions)
+        write_record(self.data, data)
+
+    def _tokenizer_of_run(self) -> str | None:
+        """Fingerprint of the tokenizer that the run, or a start that failed, began with; None if nothing says."""
+        return read_record(
+            self.data,
+            lambda content: str(content["tokenizer"]),
+            advice="start a new run with --run_dir, since the data of this one is unknown",
+        )
+
+
+def _differ(folder: Path, other: Path) -> bool:
+    """Whether two folders have other files, or files with another content."""
+    files = [sorted(path.name for path in each.iterdir()) for each in (folder, other)]
+    return files[0] != files[1] or any(filecmp.cmpfiles(folder, other, files[0], shallow=False)[1:])

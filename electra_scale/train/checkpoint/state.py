@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.atomic import sync_folder, write_bytes
 from data_pipeline.places.json_file import decode_record, encode_record
+from electra_scale.recipe.phases import Phase
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.checksums import Sums
 
@@ -23,6 +24,7 @@ _KEYS = {"pending": "owed"}
 
 _LATEST = "latest"
 _TAG = re.compile(r"step-(\d{8})")
+_UNFINISHED = "unfinished-"
 
 
 @dataclass
@@ -60,6 +62,24 @@ def step_of(tag: str) -> int:
 def is_tag(name: str) -> bool:
     """Whether a name is that of a checkpoint folder."""
     return _TAG.fullmatch(name) is not None
+
+
+def unfinished_of(tag: str, token: str) -> str:
+    """Name of the folder that a checkpoint is written into by the start of the run that has this token.
+
+    Another start never has the same, so that what an orphan of a killed one still writes gets into no other checkpoint.
+    """
+    return f"{_UNFINISHED}{tag}-{token}"
+
+
+def place(folder: Path, unfinished: str, tag: str) -> None:
+    """Give the folder that a checkpoint was written into its name; it counts once :func:`finish` has been called."""
+    left = folder / tag
+    if left.exists() and not (left / STATE).is_file():
+        # What a killed save of an earlier release has left.
+        shutil.rmtree(left)
+    (folder / unfinished).rename(left)
+    sync_folder(folder)
 
 
 def finish(
@@ -135,10 +155,13 @@ def refuse_damaged(folder: Path, tag: str) -> None:
 
 
 def discard_unfinished(folder: Path) -> None:
-    """Remove what a killed save left behind."""
-    for path in folder.glob("step-*"):
+    """Remove what killed saves left behind."""
+    for path in folder.iterdir() if folder.is_dir() else ():
         if _TAG.fullmatch(path.name) and not (path / STATE).is_file():
             shutil.rmtree(path)
+        elif path.name.startswith(_UNFINISHED):
+            # An orphan of a killed start may still write there.
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def complete_tags(folder: Path) -> list[str]:
@@ -178,4 +201,10 @@ def read_state(folder: Path, tag: str) -> RunState:
 
 def _decode(content: dict[str, Any]) -> RunState:
     fields = {key: name for name, key in _KEYS.items()}
-    return RunState(**{fields.get(key, key): value for key, value in content.items()})
+    state = RunState(**{fields.get(key, key): value for key, value in content.items()})
+    for name in ("step", "world_size", "skipped", "skipped_in_row"):
+        if type(value := getattr(state, name)) is not int or value < 0:
+            raise ValueError(f"{name} is {value!r}")
+    if state.phase not in get_args(Phase) or not isinstance(state.loader, dict):
+        raise ValueError(f"phase is {state.phase!r}, loader is {state.loader!r}")
+    return state

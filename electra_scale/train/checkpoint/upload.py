@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from data_pipeline.errors import UserError
 from electra_scale.recipe.checkpoint import CheckpointConfig
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.remote_run import RemoteRun
@@ -98,7 +97,7 @@ class Uploader:
                 self._done.add(tag)
             self.remote.prune(self.settings.keep, self.settings.keep_every)
             self._failure = None
-        except (UserError, OSError, ValueError) as error:
+        except Exception as error:  # of any kind: a thread that ended would copy nothing more, without a word
             if tag and tag not in checkpoint.complete_tags(self.run.checkpoints):
                 # It was pruned meanwhile, so there is a newer one, which the save that wrote it submits.
                 return

@@ -7,8 +7,7 @@ import time
 from electra_scale.data.loader import Loader
 from electra_scale.recipe.phases import PhasePlan
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.train.checkpoint import state as checkpoint
-from electra_scale.train.checkpoint.state import RunState, tag_of
+from electra_scale.train.checkpoint.state import RunState
 from electra_scale.train.checkpointer import Checkpointer
 from electra_scale.train.drawn_ahead import save_draws
 from electra_scale.train.duty import Duty, StepDone
@@ -71,7 +70,7 @@ class Saving(Duty):
             if pending not in (None, self.state.pending):
                 self._rewrite_state(plan, pending)
             return
-        folder = self.checkpoints.folder / tag_of(step.done)
+        folder = self.checkpoints.unfinished(step.done)
         save_draws(folder, feed.drawn_for(step.done), self.global_steps.looks_ahead(step.done, plan), self.world)
         self._save(step.done, plan, engine, pending)
 
@@ -92,8 +91,7 @@ class Saving(Duty):
     def _rewrite_state(self, plan: PhasePlan, pending: dict[str, float] | None = None) -> None:
         # The checkpoint is there, only its record of the pending row is out of date.
         self.state = self._state(self.state.step, plan, pending)
-        if self.world.main:
-            checkpoint.rewrite_state(self.checkpoints.folder, self.state)
+        self.checkpoints.rewrite_state(self.state)
 
     def _state(self, done: int, plan: PhasePlan, pending: dict[str, float] | None) -> RunState:
         steps = self.global_steps

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from deepspeed.runtime import compiler
 from torch import Tensor
 
 from data_pipeline.errors import UserError
+from data_pipeline.places.plain_path import plain_path
+from electra_scale.cluster.ranks import Alone
 from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.batch import Batch
 from electra_scale.model.layout import Layout
@@ -32,11 +36,16 @@ from electra_scale.tasks.module import GlobalCounts, PretrainModule
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.checksums import Sums
 from electra_scale.train.checkpoint.full_disk import writing
-from electra_scale.train.engine import universal
+from electra_scale.train.engine import pickles, universal
+from electra_scale.train.engine.regrouped import load_regrouped
+from electra_scale.train.engine.weights import load_weights
 from electra_scale.train.engine.world import World
 
 _WEIGHTS = "mp_rank_00_model_states.pt"
 """Weights of all parameters in a checkpoint, also of those that the phase does not train."""
+
+_OF_STATE = {"params", "lr", "step"}
+"""What a group of parameters has besides its settings."""
 
 _OF_RANK = re.compile(r"_pp_rank_(\d+)_")
 
@@ -54,7 +63,9 @@ class Engine:
         deepspeed_json: dict[str, Any],
         optimizer: AdamWSettings,
         world: World,
+        source: str = "",
     ) -> None:
+        """``source`` names the DeepSpeed JSON in messages; raises UserError if DeepSpeed refuses it."""
         self.world = world
         self.module = module
         parts = parts_of(module, optimizer)
@@ -63,12 +74,13 @@ class Engine:
         self.forward_seconds = 0.0
         self._refused = False
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=module,
-            model_parameters=method.groups([part for part in parts if not part.replicated]),
-            config=deepspeed_json,
-            dist_init_required=False,
-        )
+        with refusing(f"DeepSpeed refuses {source or 'its JSON'}", "change what it names"):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=module,
+                model_parameters=method.groups([part for part in parts if not part.replicated]),
+                config=deepspeed_json,
+                dist_init_required=False,
+            )
         self._skip_what_is_not_finite()
         self._replicated = [ReplicatedOptimizer(part, method, world.sum) for part in parts if part.replicated]
         self.replicated_norms: dict[str, float] = {one.part.name: 0.0 for one in self._replicated}
@@ -145,6 +157,7 @@ class Engine:
     def save(self, folder: Path, tag: str) -> Sums:
         """Write this rank's part of a checkpoint and give its checksums; every rank must call it.
 
+        ``tag`` names a folder that is not there, or that only this start of the run has written into.
         Raises OneRankError where the disk does not take it.
         """
         info = {UNIVERSAL_CHECKPOINT_INFO: {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}}
@@ -156,7 +169,7 @@ class Engine:
             return checksums.sums_of(folder / tag, self._written(folder / tag))
 
     def _written(self, path: Path) -> list[str]:
-        """Files in a checkpoint that this rank has written."""
+        """Files of a save that this rank has written, in a folder that only the ranks of this save write into."""
         found = []
         for file in path.iterdir():
             of_rank = _OF_RANK.search(file.name)
@@ -164,18 +177,50 @@ class Engine:
                 found.append(file.name)
         return found
 
-    def load(self, folder: Path, tag: str, ranks: int) -> None:
+    def load(self, folder: Path, tag: str, ranks: int) -> list[str]:
         """Load weights and optimizer state, which ``ranks`` ranks have saved; every rank must call it.
 
-        Another number of ranks than this world's goes through the universal form, which the main rank makes.
+        Another number of ranks than this world's, and other groups of parameters, go through the universal form, which
+        the main rank makes. Rates, decay, betas, eps and clip stay those of the recipe. Returns a line for each head
+        that starts fresh or is left out.
         """
-        if ranks == self.world.size:
-            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
-        else:
-            path = self._load_universal(self.world.from_main(lambda: universal.convert(folder / tag)))
-        if path is None:
-            raise UserError(f"checkpoint {folder / tag} could not be loaded; remove it to resume from the one before")
+        with pickles.restricted(folder / tag):
+            return self._load(folder, tag, ranks)
+
+    def _load(self, folder: Path, tag: str, ranks: int) -> list[str]:
+        where = f"checkpoint {folder / tag}"
+        own = [{key: group[key] for key in group.keys() - _OF_STATE} for group in self._optimizer.param_groups]
+        clip = self._engine.optimizer.clip_grad
+        saved = torch.load(folder / tag / _WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+        fresh, lines = load_weights(self.module, saved["module"], where)
+        names = [list(group) for group in self._engine._get_zero_param_shapes()]
+        frozen = {name for name, parameter in self.module.named_parameters() if not parameter.requires_grad}
+        regrouped = [list(group) for group in saved["param_shapes"]] != names or frozen != set(
+            saved.get("frozen_param_fragments") or ()
+        )
+        advice = "resume with the settings that it was saved with, or remove it to resume from the one before"
+        with refusing(f"{where} could not be loaded", advice):
+            if regrouped or ranks != self.world.size:
+                converted = self.world.from_main(lambda: universal.convert(folder / tag))
+            if regrouped:
+                lines.append(f"{where} was converted, since parameters are grouped otherwise now")
+                base, parameters = self._engine.optimizer.optimizer, dict(self.module.named_parameters())
+                load_regrouped(converted, base.param_groups, base.state, names, parameters)
+                for name in ("global_steps", "global_samples", "skipped_steps"):
+                    setattr(self._engine, name, saved[name])
+            elif ranks == self.world.size:
+                self._load_checkpoint(folder, tag)
+            else:
+                self._load_universal(converted)
+        for group, settings in zip(self._optimizer.param_groups, own, strict=True):
+            # What the recipe does not set any more, such as a constant rate, goes.
+            for key in group.keys() - _OF_STATE - settings.keys():
+                del group[key]
+            group.update(settings)
+        self._engine.optimizer.clip_grad = clip
         for one in self._replicated:
+            if one.part.name in fresh:
+                continue
             file = folder / tag / f"{one.part.name}.pt"
             if not file.is_file():
                 raise UserError(
@@ -183,21 +228,27 @@ class Engine:
                     "damaged; resume with that release, or remove it to resume from the one before"
                 )
             one.load(torch.load(file, map_location=self.world.device, weights_only=True))
+        return lines
 
-    def _load_universal(self, path: Path) -> str | None:
-        # DeepSpeed restores from this form only what the optimizer has.
-        weights = torch.load(path / _WEIGHTS, map_location="cpu", weights_only=False)["module"]
-        self.module.load_state_dict(weights, strict=True)
+    def _load_checkpoint(self, folder: Path, tag: str) -> None:
+        # The weights are loaded already, and by other rules.
+        with plain_path(folder) as plain:
+            path, _ = self._engine.load_checkpoint(str(plain), tag=tag, custom_load_fn=lambda **_: None)
+        if path is None:
+            raise ValueError("a file of it is missing")
+
+    def _load_universal(self, path: Path) -> None:
         log = logging.getLogger("DeepSpeed")
         level = log.level
         # It warns of missing tensor parallelism, which there is none of.
         log.setLevel(logging.ERROR)
         # The JSON has a key for it, but that would hold as long as the engine exists.
         self._engine._config.load_universal_checkpoint = True
-        loaded, _ = self._engine.load_checkpoint(str(path.parent), tag=path.name)
-        self._engine._config.load_universal_checkpoint = False
-        log.setLevel(level)
-        return None if loaded is None else str(loaded)
+        try:
+            self._load_checkpoint(path.parent, path.name)
+        finally:
+            self._engine._config.load_universal_checkpoint = False
+            log.setLevel(level)
 
     def fp32_state(self) -> dict[str, Tensor]:
         """All parameters of the module in float32, on every rank."""
@@ -215,10 +266,15 @@ class Engine:
 
 
 def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
-    """The float32 weights of a checkpoint, from all ranks' parts. Needs no process group."""
+    """The float32 weights of a checkpoint, from all ranks' parts. Needs no process group.
+
+    Raises UserError for a checkpoint whose files may run code.
+    """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag))
+    pickles.refuse_unsafe(folder / tag, Alone(torch.device("cpu")))
+    with pickles.restricted(folder / tag), plain_path(folder) as plain:
+        weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(plain), tag=tag))
     for name in PARTS:
         file = folder / tag / f"{name}.pt"
         if file.is_file():
@@ -226,6 +282,21 @@ def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
             prefix = f"electra.{name}" if any(key.startswith(f"electra.{name}.") for key in weights) else name
             weights |= {f"{prefix}.{key}": value for key, value in state["weights"].items()}
     return weights
+
+
+@contextlib.contextmanager
+def refusing(what: str, advice: str) -> Iterator[None]:
+    """One line for what DeepSpeed refuses, by whatever exception; RuntimeErrors, of a device or a network, pass."""
+    try:
+        yield
+    except Exception as error:
+        kinds = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError)
+        of_deepspeed = type(error).__module__.startswith("deepspeed")
+        if not isinstance(error, (*kinds, TypeError, ValueError)) and not of_deepspeed:
+            raise
+        # The first lines name key and value.
+        reason = " ".join(str(error).split("\n")[:3]).strip() or type(error).__name__
+        raise UserError(f"{what} ({reason}); {advice}") from error
 
 
 def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:

@@ -10,9 +10,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
+
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import sync_folder
+from data_pipeline.places.plain_path import plain_path
+from electra_scale.cluster.ranks import Alone
 from electra_scale.train.checkpoint import checksums
+from electra_scale.train.engine import pickles
 
 FOLDER = "universal"
 """Name of the converted form, inside the checkpoint's own folder."""
@@ -24,13 +29,17 @@ def convert(checkpoint: Path) -> Path:
     """The universal form of a whole checkpoint, made now unless it is there already.
 
     It is made under another name and renamed when all of it is on disk, so whatever has the name is whole. One rank
-    calls it. Raises UserError if it can't be made.
+    calls it. Raises UserError if it can't be made, or if files of the checkpoint may run code.
     """
-    target = checkpoint / FOLDER
+    target, alone = checkpoint / FOLDER, Alone(torch.device("cpu"))
+    if target.is_symlink() or target.is_file():
+        target.unlink()
     if target.is_dir():
         if checksums.problem(target) is None:
+            pickles.refuse_unsafe(target, alone)
             return target
         shutil.rmtree(target)
+    pickles.refuse_unsafe(checkpoint, alone)
     for left in checkpoint.glob(f"{_PARTIAL}*"):
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -58,15 +67,20 @@ def _convert(source: Path, target: Path) -> None:
     """DeepSpeed's own converter, in this process and without its many lines."""
     from deepspeed.checkpoint import ds_to_universal
 
-    options = argparse.Namespace(
-        input_folder=str(source),
-        output_folder=str(target),
-        # With one worker it makes no processes, which would import torch again for a few seconds of copying.
-        num_extract_workers=1,
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=False,
-    )
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        ds_to_universal.main(options)
+    with plain_path(source) as plain_source, plain_path(target.parent) as plain_parent:
+        options = argparse.Namespace(
+            input_folder=str(plain_source),
+            output_folder=str(plain_parent / target.name),
+            # With one worker it makes no processes, which would import torch again for a few seconds of copying.
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=False,
+        )
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            pickles.restricted(source),
+        ):
+            ds_to_universal.main(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +15,19 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.comm import mpi_discovery
+from deepspeed.constants import default_pg_timeout
 from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.cluster.slurm import adopt_ranks
+from electra_scale.train.engine.rendezvous import Rendezvous, launched_rank
 
 T = TypeVar("T")
+
+
+class LostMain(RuntimeError):
+    """The main rank has failed, and reports the reason itself."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class World:
     size: int
     device: torch.device
     local_size: int = 1
+    rendezvous: Rendezvous | None = None
 
     @property
     def nodes(self) -> int:
@@ -51,15 +60,25 @@ class World:
         return found
 
     def from_main(self, find: Callable[[], T]) -> T:
-        """What the main rank finds, on every rank; a UserError there is raised on every rank."""
+        """What the main rank finds, on every rank.
+
+        Raises:
+            UserError: on every rank, if the main one meets it.
+            LostMain: on the others, if the main rank meets any other error, which it raises.
+        """
         found: list[Any] = [None]
+        failure: Exception | None = None
         if self.main:
             try:
                 found = [find()]
             except UserError as error:
                 found = [error]
+            except Exception as error:
+                found, failure = [LostMain(f"the main rank has failed with {type(error).__name__}")], error
         dist.broadcast_object_list(found, device=self.device)
-        if isinstance(found[0], UserError):
+        if failure is not None:
+            raise failure
+        if isinstance(found[0], UserError | LostMain):
             raise found[0]
         result: T = found[0]
         return result
@@ -75,16 +94,23 @@ class World:
         return value
 
 
-def join_world() -> World:
-    """Join the ranks that a launcher started (deepspeed, torchrun, MPI, srun), or be a world of one."""
+def join_world(give_way: Callable[[], None] = lambda: None) -> World:
+    """Join the ranks that a launcher started (deepspeed, torchrun, MPI, srun), or be a world of one.
+
+    ``give_way`` is called while this rank waits for the others, and may raise. Raises UserError where the ranks cannot
+    meet (rendezvous.py).
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed still calls it by its old name; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     adopted = adopt_ranks(os.environ)
     by_mpi = "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" in os.environ
-    if not adopted and not by_mpi and "RANK" not in os.environ:
+    if by_mpi:
+        mpi_discovery(int(os.environ.get("MASTER_PORT", "29500")), verbose=False)
+    elif not adopted and "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    rendezvous = Rendezvous(launched_rank(os.environ), default_pg_timeout.total_seconds(), _log_waiting, give_way)
     accelerator = get_accelerator()
     variables = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     here = max(1, int(next((os.environ[name] for name in variables if name in os.environ), "1")))
@@ -102,13 +128,17 @@ def join_world() -> World:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
-    return World(dist.get_rank(), dist.get_world_size(), device, here)
+    return World(dist.get_rank(), dist.get_world_size(), device, here, rendezvous)
 
 
 def leave_world() -> None:
     """Close the process group, so that no rank waits for one that is gone."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _log_waiting(line: str) -> None:
+    print(f"electra-scale: {line}", file=sys.stderr, flush=True)
 
 
 def _leave_mpi() -> None:

@@ -38,7 +38,7 @@ def probe(
     advance: Callable[[], object] = lambda: None,
     poll: Callable[[], None] = lambda: None,
 ) -> Redrawn:
-    """Redraw the replacements of the loader's first ``samples`` rows ``draws`` times from p and from q.
+    """Redraw the replacements of ``samples`` rows of the loader ``draws`` times from p and from q.
 
     Both use the same uniform numbers, keyed by (the loader's seed, draw, sample, position). Every rank must call it and
     takes its share of the samples; all get the same result, whatever their number. Weights, gradients, mode and random

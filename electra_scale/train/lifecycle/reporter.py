@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from data_pipeline.outputs import report_lost_outputs
 from electra_scale.data.loader import Loader
 from electra_scale.data.store import Store
 from electra_scale.monitor.progress import Progress
@@ -16,7 +17,10 @@ from electra_scale.train.lifecycle.status import State, Status, write_status
 
 
 class Reporter:
-    """One rank's part of it: the main rank has the writer of rows and the progress bar, once it is :meth:`open`."""
+    """One rank's part of it: the main rank has the writer of rows and the progress bar, once it is :meth:`open`.
+
+    ``owned``: whether the run folder is still this start's.
+    """
 
     def __init__(self, folder: RunFolder, world: World, total_steps: int) -> None:
         self.folder = folder
@@ -26,23 +30,34 @@ class Reporter:
         self._writer: RunWriter | None = None
         self._progress: Progress | None = None
         self._saved_step = 0
+        self.owned: Callable[[], bool] = lambda: True
+        self._early: list[str] = []
 
     def open(self, step: int, last_row: int) -> None:
         """The run is at ``step``; rows after ``last_row`` are dropped, since they are written again."""
         if self.main:
             self._writer = RunWriter(self.folder.path, last_row)
+            for line in self._early:
+                self._writer.line(line)
+            self._early.clear()
             self._progress = Progress(self.total_steps, step, self._writer)
+            report_lost_outputs(self.log)
 
     def close(self) -> None:
+        if self.main:
+            report_lost_outputs(self.folder.append_to_log)
         if self._progress is not None:
             self._progress.close()
         if self._writer is not None:
             self._writer.close()
 
     def log(self, text: str) -> None:
-        """A line that the main rank alone prints and logs, once the run is open."""
+        """A line that the main rank alone prints, and logs once the run is open."""
         if self._progress is not None:
             self._progress.log(text)
+        elif self.main:
+            print(text, flush=True)
+            self._early.append(text)
 
     def log_of_rank(self, text: str) -> None:
         """A line about this rank, from any thread and at any time."""
@@ -80,8 +95,26 @@ class Reporter:
         if self.main:
             write_status(self.folder.path, Status(state, step, self.total_steps, reason))
 
+    def failed(self, sentence: str) -> None:
+        """From any thread, just before the process ends: another rank has failed, and this one does not come back."""
+        self.folder.append_to_log(f"ending: {sentence}" if self.main else f"rank {self.rank}: ending: {sentence}")
+        if self.main:
+            write_status(self.folder.path, Status("failed", self._saved_step, self.total_steps, sentence))
+
+    def ended_at_once(self, reason: str) -> None:
+        """From any thread, just before the process ends because it was asked to."""
+        self.folder.append_to_log(reason if self.main else f"rank {self.rank}: {reason}")
+        if self.main:
+            write_status(self.folder.path, Status("stopped", self._saved_step, self.total_steps, reason))
+
     def stuck(self, sentence: str) -> None:
-        """From the watchdog of any rank: the main rank may be the one that is missing."""
+        """From the watchdog of any rank: the main rank may be the one that is missing.
+
+        Another start may own the run folder by then, and its status is not this one's.
+        """
+        if not self.owned():
+            return
+        self.folder.path.mkdir(parents=True, exist_ok=True)
         self.folder.append_to_log(f"rank {self.rank}: {sentence}")
         write_status(self.folder.path, Status("failed", self._saved_step, self.total_steps, sentence))
 

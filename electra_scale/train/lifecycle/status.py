@@ -52,6 +52,6 @@ def read_status(run: Path) -> Status:
 
 def _decode(content: dict[str, Any]) -> Status:
     status = Status(**content)
-    if status.state not in get_args(State) or not isinstance(status.step, int):
-        raise ValueError(f"state {status.state!r} at step {status.step!r}")
+    if status.state not in get_args(State) or type(status.step) is not int or type(status.total_steps) is not int:
+        raise ValueError(f"state {status.state!r} at step {status.step!r} of {status.total_steps!r}")
     return status

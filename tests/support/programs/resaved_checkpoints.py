@@ -5,6 +5,7 @@ The recipe is ``recipe.yaml`` in the working folder, which names the run; the ne
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from electra_scale.train.loop import Run
 
 def main(tags: list[str]) -> None:
     world = join_world()
-    run = Run(recipe_of_run(Path("recipe.yaml")), True, world, StopRequests(), None)
+    held = contextlib.ExitStack()
+    run = Run(recipe_of_run(Path("recipe.yaml")), True, world, StopRequests(), None, held)
     for tag in tags:
         state = checkpoint.read_state(run.folder.checkpoints, tag)
         plan = next(plan for plan in run.phases if plan.name == state.phase)
@@ -28,6 +30,7 @@ def main(tags: list[str]) -> None:
         run.checkpoints.save(engine, state)
         run.checkpoints.folder = run.folder.checkpoints
         engine.close()
+    held.close()
     leave_world()
 
 

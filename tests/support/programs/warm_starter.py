@@ -69,6 +69,9 @@ def _start_ranks(order: dict[str, Any]) -> NoReturn:
 def _become(order: dict[str, Any], out: int, err: int) -> NoReturn:
     """Turn a fresh fork into the process of an order."""
     os.setsid()
+    # Whatever the tests themselves were started with.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(out, 1)

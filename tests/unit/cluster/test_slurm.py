@@ -53,6 +53,12 @@ def test_a_task_of_a_step_becomes_a_rank() -> None:
     assert 15_000 <= int(port) < 31_000
 
 
+def test_a_step_of_which_only_some_variables_are_here_is_refused_by_their_names() -> None:
+    for name in STEP.keys() - {"SLURM_STEP_NUM_TASKS"}:
+        with pytest.raises(UserError, match=f"{name} is not set"):
+            adopt_ranks({key: value for key, value in STEP.items() if key != name})
+
+
 def test_every_rank_finds_the_same_port_and_other_jobs_and_steps_others() -> None:
     def port(**changes: str) -> str:
         environment = STEP | changes

@@ -10,6 +10,7 @@ from data_pipeline.errors import UserError
 from electra_scale.commands.requeue import REQUEUE, decide, main
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.state import RunState
+from electra_scale.train.lifecycle.status import Status, write_status
 
 
 def saved(run: Path, step: int, finished: bool = False) -> None:
@@ -23,6 +24,15 @@ def test_a_finished_run_is_not_requeued_whatever_its_code(tmp_path: Path) -> Non
     saved(tmp_path, 12, finished=True)
     for code in (0, 1, 2, 137):
         assert decide(tmp_path, "1", code, 3).action == "finished"
+
+
+def test_a_finished_run_that_was_resumed_with_more_steps_is_not_finished_before_they_are_made(tmp_path: Path) -> None:
+    saved(tmp_path, 12, finished=True)
+    write_status(tmp_path, Status("running", 12, 20))
+    assert decide(tmp_path, "1", 137, 3).action == "requeue"
+    saved(tmp_path, 20, finished=True)
+    write_status(tmp_path, Status("finished", 20, 20))
+    assert decide(tmp_path, "1", 0, 3).action == "finished"
 
 
 @pytest.mark.parametrize("code", [0, 1, 137, 143])
@@ -53,9 +63,10 @@ def test_progress_starts_the_count_again_and_so_does_a_new_job(tmp_path: Path) -
 
 
 def test_a_damaged_count_is_named(tmp_path: Path) -> None:
-    (tmp_path / "requeue.json").write_text("{")
-    with pytest.raises(UserError, match=r"requeue\.json cannot be read"):
-        decide(tmp_path, "1", 0, 3)
+    for content in ("{", '{"step": "1"}', '{"idle": null}', "[]"):
+        (tmp_path / "requeue.json").write_text(content)
+        with pytest.raises(UserError, match=r"requeue\.json cannot be read"):
+            decide(tmp_path, "1", 0, 3)
 
 
 def test_the_command_gives_its_decision_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ class Slow(FolderPlace):
         self.spoil = spoil
         self.fetches = 0
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, most: int | None = None) -> None:
         self.fetches += 1
         time.sleep(self.seconds)
         super().fetch(name, target)

@@ -177,6 +177,16 @@ def test_a_state_of_other_data_is_refused_naming_both(theirs: Loader, ours: Load
         assert part in str(refusal.value)
 
 
+def test_other_masks_leave_the_position_as_it_is_where_they_may_change() -> None:
+    theirs = make_loader(number_split(), masking="joint:0:mask_share=0.15").state(2).to_dict()
+    ours = make_loader(number_split(mask_token_share=0.9), masking="joint:0:mask_share=0.3")
+    assert ours.check(theirs, masks_may_change=True) == 2
+    with pytest.raises(UserError, match=r"mask_share=0\.15, this run's is .*mask_share=0\.3"):
+        ours.check(theirs)
+    with pytest.raises(UserError, match="streams=3"):
+        make_loader(number_split(streams=4)).check(theirs, masks_may_change=True)
+
+
 def test_the_settings_in_a_checkpoint_keep_their_text() -> None:
     """Checkpoints of all releases of state version 2 hold this text; with another one their runs could not resume."""
     loader = make_loader(

@@ -29,7 +29,7 @@ class Unsteady(FolderPlace):
         self.gone = False
         self.asked = 0
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, most: int | None = None) -> None:
         self.asked += 1
         if self.gone:
             raise Unavailable(f"{self.url} does not answer (connection refused)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,50 @@ def test_import_refuses_what_does_not_fit(tiny: ModelConfig, tmp_path: Path) -> 
         import_checkpoint(tmp_path / "bert", None, model)
     with pytest.raises(UserError, match="cannot read"):
         import_checkpoint(tmp_path / "nothing", None, model)
+
+
+class Planted:
+    """Its pickle makes a folder when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_nothing_that_comes_with_published_weights_is_run(tiny: ModelConfig, tmp_path: Path) -> None:
+    random_transformers_pair(tiny, tmp_path)
+    model, marker = Electra(tiny), tmp_path / "marker"
+    config = json.loads((tmp_path / "d/config.json").read_text())
+    code = f"import os\nos.mkdir({str(marker)!r})\nclass Model: ...\nclass Config: ...\n"
+    (tmp_path / "d/code.py").write_text(code)
+    classes = {"AutoConfig": "code.Config", "AutoModelForPreTraining": "code.Model"}
+    for kind in ("electra", "of_their_own"):
+        (tmp_path / "d/config.json").write_text(json.dumps({**config, "model_type": kind, "auto_map": classes}))
+        if kind == "electra":
+            import_checkpoint(tmp_path / "d", None, model)
+        else:
+            with pytest.raises(UserError, match="cannot read a transformers config"):
+                import_checkpoint(tmp_path / "d", None, model)
+    (tmp_path / "d/config.json").write_text(json.dumps(config))
+    (tmp_path / "d/model.safetensors").unlink()
+    torch.save({**model.state_dict(), "planted": Planted(marker)}, tmp_path / "d/pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot load ElectraForPreTraining"):
+        import_checkpoint(tmp_path / "d", None, model)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80", b"null", b"[]", b'{"model_type": 3}', b'{"model_type": "electra", "hidden_size": "x"}']
+)
+def test_a_damaged_configuration_of_published_weights_is_one_line(
+    content: bytes, tiny: ModelConfig, tmp_path: Path
+) -> None:
+    random_transformers_pair(tiny, tmp_path)
+    (tmp_path / "d/config.json").write_bytes(content)
+    with pytest.raises(UserError):
+        import_checkpoint(tmp_path / "d", None, Electra(tiny))
 
 
 def test_differing_embeddings_are_reported(tiny: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

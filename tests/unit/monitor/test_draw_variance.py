@@ -16,6 +16,7 @@ from electra_scale.monitor.draw_variance import (
     draw_figures,
     frequency_buckets,
     probe_metrics,
+    source_figures,
     within_rank_correlation,
 )
 from tests.support.fixtures.metric_tags import PROBE_TAGS
@@ -130,3 +131,14 @@ def test_positions_are_grouped_by_how_frequent_their_token_is() -> None:
     assert entries[4]["draw_q"] == pytest.approx(found.loss_q[rare].var(1, ddof=1).mean())
     assert entries[4]["identical_p"] == pytest.approx(found.kept_p[rare].mean())
     assert entries[4]["least_count"] == 100
+
+
+def test_positions_are_grouped_by_the_source_of_their_sample() -> None:
+    found = redrawn(0)
+    sources = ["web" if sample % 4 else "books" for sample in range(40)]
+    by_source = source_figures(found, sources)
+    assert list(by_source) == ["books", "web"]
+    books = found.sample % 4 == 0
+    assert by_source["books"]["positions"] == books.sum()
+    assert by_source["books"]["draw_p"] == pytest.approx(found.loss_p[books].var(1, ddof=1).mean())
+    assert by_source["web"]["identical_q"] == pytest.approx(found.kept_q[~books].mean())

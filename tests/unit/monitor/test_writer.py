@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import io
+import fcntl
 import json
 import logging
 import math
+import os
+import pty
 import resource
+import struct
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -139,6 +144,18 @@ def test_a_last_row_without_its_line_end_is_kept_whole(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+def test_lines_that_are_no_rows_are_left_out_counted_and_reported(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run/metrics.jsonl"
+    rubbish = [b"null", b"7", b"[1]", b"{}", b'{"step": "1"}', b"\xff\xfe", b"[" * 9999]
+    path.write_bytes(b"\n".join([b'{"step": 1}', *rubbish, b'{"step": 2}', b'{"st']))
+    assert keep_rows(path, 9) == len(rubbish)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    path.write_bytes(b'7\n{"step": 1}\n')
+    RunWriter(tmp_path / "run", 9).close()
+    assert "left out of metrics.jsonl 1 line that cannot be read" in (tmp_path / "run/log.txt").read_text()
+
+
 def test_no_file_is_no_trouble(tmp_path: Path) -> None:
     keep_rows(tmp_path / "metrics.jsonl", 3)
     assert not list(tmp_path.iterdir())
@@ -209,25 +226,37 @@ def test_time_left_counts_from_the_first_step_of_this_start(
     progress.close()
 
 
-def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
-    writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+@contextmanager
+def terminal(rows: int, columns: int) -> Iterator[tuple[TextIO, int]]:
+    """A terminal of a size to write to, and the number of the file by which its other end is read."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    os.set_blocking(ours, False)
+    with os.fdopen(theirs, "w") as file:
+        yield file, ours
+    os.close(ours)
 
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    progress = Progress(100, 40, writer)
-    progress.advance(50)
-    progress.report("joint", VALUES)
-    progress.log("held-out at step 50")
-    progress.close()
-    shown = terminal.getvalue()
-    assert "50/100" in shown
-    assert "step/s" in shown or "s/step" in shown
-    assert "generator=6.512" in shown
-    assert "held-out at step 50" in shown + capsys.readouterr().out
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 120), (0, 0)])
+def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left_if_there_is_room(
+    rows: int, columns: int, writer: RunWriter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with terminal(rows, columns) as (file, other_end):
+        monkeypatch.setattr("sys.stderr", file)
+        progress = Progress(100, 40, writer)
+        progress.advance(50)
+        progress.report("joint", VALUES)
+        progress.log("held-out at step 50")
+        progress.close()
+        file.flush()
+        shown = os.read(other_end, 1 << 16).decode() if columns else ""
+        printed = capsys.readouterr().out
+    assert "held-out at step 50" in shown + printed
+    assert ("50/100" in shown) == (columns > 0)
+    assert ("joint step 50/100" in printed) == (columns == 0)
+    if columns:
+        assert "step/s" in shown or "s/step" in shown
+        assert "generator=6.512" in shown
 
 
 def test_what_is_said_reaches_people_and_the_log(

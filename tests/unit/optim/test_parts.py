@@ -129,6 +129,18 @@ def test_a_replicated_part_resumes_from_its_state() -> None:
         assert torch.equal(value, resumed.sampler.state_dict()[name]), name
 
 
+def test_a_replicated_part_resumes_with_the_settings_of_now() -> None:
+    def optimizer(**settings: Any) -> ReplicatedOptimizer:
+        part = {part.name: part for part in parts_of(module_of(), AdamWSettings(**settings))}["sampler"]
+        return ReplicatedOptimizer(part, AdamW(AdamWSettings(**settings)), same)
+
+    resumed = optimizer(weight_decay=0.3, betas=(0.5, 0.6), eps=1e-3)
+    resumed.load(torch.load(_saved(optimizer().state()), weights_only=True))
+    decayed, other = resumed.optimizer.param_groups
+    assert (decayed["weight_decay"], other["weight_decay"]) == (0.3, 0.0)
+    assert all((group["betas"], group["eps"]) == ((0.5, 0.6), 1e-3) for group in (decayed, other))
+
+
 def _saved(state: dict[str, Any]) -> Any:
     file = io.BytesIO()
     torch.save(state, file)

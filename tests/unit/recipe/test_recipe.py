@@ -12,7 +12,7 @@ import yaml
 
 from data_pipeline.errors import UserError
 from electra_scale.recipe.model import EncoderSize
-from electra_scale.recipe.parse import parse_recipe, recipe_of_run, recipe_parser, recipe_to_dict
+from electra_scale.recipe.parse import parse_recipe, pretrain_parser, recipe_of_run, recipe_parser, recipe_to_dict
 from electra_scale.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[3]
@@ -341,3 +341,21 @@ def test_unset_values_survive_the_round_trip(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path} is not a run folder"):
         recipe_of_run(tmp_path / "recipe.yaml")
+
+
+def test_a_key_without_a_value_is_refused_unless_it_may_be_empty(write: Write) -> None:
+    message = refused("--config", write("schedule:\n  steps:\nmodel: {init_from: null}\nlogging:\n  every: null\n"))
+    assert "the recipe gives no value to schedule.steps, logging.every" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["r[1]", "[1]", "{a: b}", "#x", "null", "~", "123", "1e5", "true", "a: b", "%d", "new\nline", " x "],
+)
+def test_a_folder_keeps_its_name_through_options_and_recipe_files(name: str, tmp_path: Path) -> None:
+    options = [f"--run_dir={name}", f"--data.store={name}", f"--checkpoint.upload=x{name}"]
+    recipe, _ = parse_recipe(pretrain_parser(), ["--config", "tiny", *options])
+    assert (recipe.run_dir, recipe.data.store, recipe.checkpoint.upload) == (name, name, f"x{name}")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_to_dict(recipe)))
+    assert recipe_of_run(path) == recipe

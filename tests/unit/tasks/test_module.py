@@ -16,6 +16,7 @@ from electra_scale.model.layout import Layout
 from electra_scale.optim.adamw import AdamW
 from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.optimizer import AdamWSettings
+from electra_scale.tasks.detection import LISTS
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, combine
 from tests.unit.train.conftest import (
@@ -157,7 +158,7 @@ def test_sums_of_micro_batches_are_those_of_the_whole(name: str) -> None:
     assert total is not None
     found = flattener.unpack(total.numpy())
     for key, value in expected.items():
-        if key != "rank_correlation":
+        if key != "rank_correlation" and key not in LISTS:
             assert torch.allclose(torch.from_numpy(found[key]), value.reshape(-1).double(), rtol=1e-5), key
 
 

@@ -21,7 +21,7 @@ from electra_scale.corruption.statistics import (
     sampler_metrics,
 )
 from electra_scale.tasks.detection import (
-    AUC_BINS,
+    LISTS,
     MAXIMA,
     auc,
     detection_metrics,
@@ -30,7 +30,7 @@ from electra_scale.tasks.detection import (
     draw_statistics,
     weighted_loss_statistics,
 )
-from electra_scale.tasks.sums import Flattener, combine, logged
+from electra_scale.tasks.sums import Flattener, combine, joined, lists_of, logged, whole
 
 
 def random(seed: int) -> torch.Generator:
@@ -38,9 +38,9 @@ def random(seed: int) -> torch.Generator:
 
 
 def numbers(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    statistics = statistics_of(values, MAXIMA)
+    statistics = statistics_of(values, MAXIMA, LISTS)
     flattener = Flattener(statistics)
-    return flattener.unpack(flattener.pack(statistics).numpy())
+    return flattener.unpack(flattener.pack(statistics).numpy()) | whole(lists_of(statistics))
 
 
 def joint_statistics(
@@ -76,16 +76,33 @@ def measured_auc(logits: Tensor, replaced: Tensor) -> float:
     return detection_metrics(numbers(detection_statistics(logits, replaced, counted)))["disc/auc"]
 
 
+@pytest.mark.parametrize("round_to", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("share", [0.02, 0.15, 0.5])
-@pytest.mark.parametrize("gap", [0.0, 0.7, 3.0])
-def test_auc_from_histograms_is_the_pairwise_auc(share: float, gap: float) -> None:
+@pytest.mark.parametrize(
+    ("middle", "spread", "gap"),
+    [(0.0, 1.0, 0.0), (0.0, 1.0, 0.7), (-14.0, 3.0, 6.0), (-60.0, 2.0, 3.0), (60.0, 2.0, 3.0), (-2.0, 1e-3, 1e-3)],
+)
+def test_auc_is_the_pairwise_auc_wherever_the_logits_lie(
+    middle: float, spread: float, gap: float, share: float, round_to: torch.dtype
+) -> None:
     replaced = torch.rand(40, 50, generator=random(0)) < share
-    logits = torch.randn(40, 50, generator=random(1)) + gap * replaced
-    exact = pairwise_auc(logits, replaced)
-    # Only pairs within one bin of 0.01 can be counted wrongly, by a half each.
-    near = (logits[replaced][:, None] - logits[~replaced][None, :]).abs() < 20 / AUC_BINS
-    assert abs(measured_auc(logits, replaced) - exact) <= float(near.double().mean()) / 2 + 1e-12
-    assert abs(measured_auc(logits, replaced) - exact) < 2e-3
+    logits = middle + spread * torch.randn(40, 50, generator=random(1)) + gap * replaced
+    logits = logits.to(round_to).float()
+    assert measured_auc(logits, replaced) == pytest.approx(pairwise_auc(logits, replaced), abs=1e-9)
+
+
+def test_auc_of_a_good_run_is_the_formula_of_two_normal_distributions() -> None:
+    """Originals at N(-14, 3) and replaced tokens at N(-10, 3): all of it was beyond a logit of -10 once."""
+    replaced = torch.arange(200_000) % 10 == 0
+    logits = torch.randn(200_000, generator=random(0)) * 3 - torch.where(replaced, 10.0, 14.0)
+    expected = float(stats.norm.cdf(4 / (3 * math.sqrt(2))))
+    assert measured_auc(logits[None], replaced[None]) == pytest.approx(expected, abs=3e-3)
+
+
+def test_auc_counts_ties_half_and_takes_infinite_logits() -> None:
+    logits = torch.tensor([[-torch.inf, -torch.inf, 0.0, -0.0, torch.inf, torch.inf, 3e38, -1e-40]])
+    replaced = torch.tensor([[True, False, True, False, True, False, False, True]])
+    assert measured_auc(logits, replaced) == pytest.approx(6.5 / 16)
 
 
 def test_auc_at_its_ends() -> None:
@@ -94,10 +111,9 @@ def test_auc_at_its_ends() -> None:
     assert measured_auc(right, replaced) == 1
     assert measured_auc(-right, replaced) == 0
     assert measured_auc(torch.zeros(1, 4), replaced) == 0.5
-    # Beyond the range of the histogram the order of the ends still counts.
     assert measured_auc(1e6 * right, replaced) == 1
-    assert math.isnan(auc(np.zeros(3), np.ones(3)))
-    assert math.isnan(auc(np.ones(3), np.zeros(3)))
+    for none in (auc(np.zeros(0), np.ones(3)), auc(np.ones(3), np.zeros(0)), auc(np.array([np.nan]), np.ones(3))):
+        assert math.isnan(none)
 
 
 def test_tokens_that_are_not_counted_do_not_matter() -> None:
@@ -108,7 +124,7 @@ def test_tokens_that_are_not_counted_do_not_matter() -> None:
     other = detection_statistics(torch.where(counted, logits, 9.0), torch.where(counted, replaced, ~replaced), counted)
     for name, value in first.items():
         assert torch.equal(value, other[name])
-    assert float(first["histogram_original"].sum() + first["histogram_replaced"].sum()) == int(counted.sum())
+    assert len(first["logits_original"]) + len(first["logits_replaced"]) == int(counted.sum())
 
 
 def test_logits_that_are_not_numbers_do_not_stop_the_step_here() -> None:
@@ -116,7 +132,8 @@ def test_logits_that_are_not_numbers_do_not_stop_the_step_here() -> None:
     logits = torch.tensor([[torch.nan, torch.inf, -torch.inf, 0.0]])
     replaced = torch.tensor([[False, True, False, True]])
     statistics = detection_statistics(logits, replaced, torch.ones_like(replaced))
-    assert float(statistics["histogram_original"].sum() + statistics["histogram_replaced"].sum()) == 4
+    assert len(statistics["logits_original"]) + len(statistics["logits_replaced"]) == 4
+    assert math.isnan(detection_metrics(numbers(statistics))["disc/auc"])
 
 
 def test_precision_and_recall_by_hand() -> None:
@@ -237,19 +254,25 @@ def test_metrics_do_not_depend_on_how_the_batch_was_split() -> None:
     }
 
     def sums(first: int, last: int) -> list[Statistic]:
-        return statistics_of(joint_statistics(**{name: part[first:last] for name, part in parts.items()}), MAXIMA)
+        return statistics_of(
+            joint_statistics(**{name: part[first:last] for name, part in parts.items()}), MAXIMA, LISTS
+        )
 
     flattener = Flattener(sums(0, size))
     total: Tensor | None = None
-    for first, last in ((0, 5), (5, 6), (6, 12)):
+    splits = ((0, 5), (5, 6), (6, 12))
+    for first, last in splits:
         vector = flattener.pack(sums(first, last))
         total = combine(total, vector, flattener.maximum_mask(vector.device))
     assert total is not None
     split = flattener.unpack(total.numpy())
-    whole = flattener.unpack(flattener.pack(sums(0, size)).numpy())
-    for name, value in whole.items():
+    together = flattener.unpack(flattener.pack(sums(0, size)).numpy())
+    for name, value in together.items():
         if name != "rank_correlation":
             np.testing.assert_allclose(split[name], value, rtol=1e-6, err_msg=name)
+    found = whole(joined([lists_of(sums(first, last)) for first, last in splits]))
+    for name, value in whole(lists_of(sums(0, size))).items():
+        np.testing.assert_array_equal(np.sort(found[name]), np.sort(value), err_msg=name)
 
 
 def test_a_micro_batch_without_masked_positions_adds_nothing() -> None:

@@ -135,8 +135,10 @@ def roughen(part: torch.nn.Module, seed: int) -> None:
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-def make_loader(rows: int, global_batch: int = 8) -> Loader:
-    """A loader over made-up documents; it has at least so many rows."""
+def make_loader(
+    rows: int, global_batch: int = 8, sources: tuple[str, ...] = ("made up",), spread: bool = False
+) -> Loader:
+    """A loader over made-up documents, as many of each source; it has at least so many rows of each."""
     random = np.random.default_rng(0)
     lengths = random.integers(2, 2 * S, rows)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -146,15 +148,18 @@ def make_loader(rows: int, global_batch: int = 8) -> Loader:
         sequence_length=S, packing="stream", packing_window=1, mask_token_share=0.85, streams=1, shuffle_window=8
     )
     shard = PackedShard(ids, offsets, SPECIAL, config)
+    # The shards of other sources have other tokens.
+    shards = [shard, *(PackedShard((ids + n) % (V - 5) + 5, offsets, SPECIAL, config) for n in range(1, len(sources)))]
     split: Any = SimpleNamespace(
         store=SimpleNamespace(manifest=SimpleNamespace(fingerprint="numbers"), cache=None),
-        rows=np.array([shard.rows]),
+        rows=np.array([shard.rows for shard in shards]),
+        sources=list(sources),
         special=SPECIAL,
         config=config,
-        open=lambda _: shard,
+        open=lambda number: shards[number],
         rows_were_read=lambda _: None,
     )
-    return Loader(split, seed=4, global_batch=global_batch, shuffle=False)
+    return Loader(split, seed=4, global_batch=global_batch, shuffle=False, spread=spread)
 
 
 def make_batch(first: int = 0, count: int = 8, mask_share: float = 0.3) -> Batch:

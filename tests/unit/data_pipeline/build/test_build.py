@@ -236,7 +236,12 @@ def test_near_duplicates_keep_the_first_and_are_counted(
     for name, row_bytes in (("ample", 64), ("tight", 1 << 17)):
         monkeypatch.setattr("data_pipeline.deduplicate.choose._ROW_BYTES", row_bytes)
         config = make_config(
-            tmp_path / name, source, clean=CleanConfig(near_duplicates=0.5), held_out=0.0, memory=1 << 20
+            tmp_path / name,
+            source,
+            clean=CleanConfig(near_duplicates=0.5),
+            held_out=0.0,
+            memory=1 << 20,
+            most_left_out=1.0,
         )
         manifest = build_store(config)
         assert manifest.counts["near_duplicates"] == len(nearly)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import unicodedata
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.clean.cleaner import Cleaner, clean_text, refuse_length
 from data_pipeline.clean.identity import content_hash
+from data_pipeline.clean.normal_form import normal_form
 from data_pipeline.config import CleanConfig
 
 
@@ -70,6 +72,33 @@ def test_cleaning_is_what_its_rules_say_and_done_once(text: str, form: str, whit
     once = clean_text(text, config)
     assert once == straightforward(text, form, whitespace)
     assert clean_text(once, config) == once
+
+
+_MARKS = ["\u0301", "\u0316", "\u0f73", "\u0f71", "\uff9e", "\u0344", "\u3099", "\u0338", "\u034f", "\u0345"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+@settings(deadline=None, max_examples=40)
+@given(
+    drawn=st.randoms(use_true_random=False),
+    starters=st.lists(st.sampled_from(["", "a", "é", "か", "\u00b4", "x y", "\u1100"]), min_size=1, max_size=4),
+    runs=st.lists(st.sampled_from([1, 30, 255, 256, 257, 700]), min_size=4, max_size=4),
+)
+def test_long_runs_of_marks_have_their_normal_form(
+    form: str, drawn: random.Random, starters: list[str], runs: list[int]
+) -> None:
+    text = "".join(
+        starter + "".join(drawn.choices(_MARKS, k=run)) for starter, run in zip(starters, runs, strict=False)
+    )
+    assert normal_form(text, form) == unicodedata.normalize(form, text)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+@pytest.mark.parametrize("unit", ["\u0301\u0316", "\u0f73\u0316", "\uff9e\u0301", "\u0301\x01\u0316"])
+def test_a_run_of_marks_takes_time_in_proportion_to_its_length(form: str, unit: str) -> None:
+    # Where time grows with the square of the length, these take many minutes each.
+    once = clean_text("e" + unit * 250_000, CleanConfig(unicode=form))
+    assert once.count("\u0316") in (0, 250_000)
 
 
 def test_half_surrogate_pairs_pass_through() -> None:

@@ -37,6 +37,42 @@ def test_a_changed_word_in_two_hundred_is_a_near_duplicate_and_another_text_is_n
     assert found == 50  # the similarity is 191/201: one of 10,000 such pairs is missed
 
 
+SCRIPTS = {
+    "Chinese": range(0x4E00, 0x5600),
+    "Japanese": [*range(0x3041, 0x3097), *range(0x30A1, 0x30FB), *range(0x4E00, 0x4E80)],
+    "Thai": range(0xE01, 0xE2F),
+    "Lao": range(0xE94, 0xEA0),
+    "Khmer": range(0x1780, 0x17A3),
+    "Burmese": range(0x1000, 0x1021),
+    "Tibetan": [*range(0xF40, 0xF48), 0xF0B, 0xF0B],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("between", ["", "\n", " and some words between blanks of this text "])
+def test_a_changed_character_in_text_without_blanks_is_a_near_duplicate_too(script: str, between: str) -> None:
+    signatures = Signatures(0.8)
+
+    def text(seed: int) -> str:
+        drawn = random.Random(seed)
+        lines = ["".join(chr(drawn.choice(SCRIPTS[script])) for _ in range(200)) for _ in range(4)]
+        return between.join(lines)
+
+    for seed in range(5):
+        one, changed = text(seed), text(seed)
+        place = 100 + one[100:].index(one[100])
+        changed = changed[:place] + chr(SCRIPTS[script][3]) + changed[place + 1 :]
+        assert (signatures.keys(one) == signatures.keys(changed)).any()
+        assert not (signatures.keys(one) == signatures.keys(text(100 + seed))).any()
+
+
+def test_texts_with_blanks_keep_their_shingles_beside_text_without() -> None:
+    text = "a quoted word 東京 within blanks stays one"
+    assert len(shingle_hashes(text)) == len(text.split()) - 4
+    apart = "we met on 我在北京工作了三年 and then left"
+    assert len(shingle_hashes(apart)) == 3 + 9 + 3 - 4
+
+
 @pytest.mark.parametrize("similarity", [0.5, 0.8])
 def test_the_share_of_pairs_that_meet_follows_the_curve(similarity: float) -> None:
     signatures = Signatures(similarity)

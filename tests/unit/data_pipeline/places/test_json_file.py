@@ -78,3 +78,8 @@ def test_another_version_is_not_taken_for_damage() -> None:
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(DamagedRecord, match="it has no key 'key'"):
         decode_record(b"{}", "the claim", lambda claim: claim["key"], advice="delete it")
+
+
+def test_a_number_beyond_all_bounds_is_damage() -> None:
+    with pytest.raises(DamagedRecord, match="cannot convert float infinity to integer"):
+        decode_record(b'{"bytes": 1e400}', "the list", lambda found: int(found["bytes"]), advice="remove it")

@@ -3,6 +3,7 @@ the integration tests."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -65,6 +66,25 @@ def test_an_unknown_scheme_is_refused_and_its_credentials_not_repeated() -> None
     with pytest.raises(UserError, match="https://") as error:
         open_place("https://somekey:somesecret@host/bucket?X-Amz-Signature=some")
     assert "some" not in str(error.value)
+
+
+def test_a_name_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'caf\\udce9' is not a name in UTF-8: rename the folder"):
+        open_place(os.fsdecode(b"caf\xe9"))
+
+
+def test_a_new_file_is_written_once_also_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    place = FolderPlace(tmp_path)
+    assert place.put_new("a", b"first")
+    assert not place.put_new("a", b"second")
+    assert place.read("a") == b"first"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 @given(NAMES)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,140 @@ def test_saved_and_loadable_data_sets_are_read(tmp_path: Path, monkeypatch: pyte
         read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "saved"), field="body"))
     with pytest.raises(UserError, match="cannot load data set"):
         read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "nowhere")))
+
+
+def test_a_data_set_or_parquet_file_may_have_any_name_or_is_refused_for_it(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "plain")
+    for name in ("r[1] *?#%", "a::b"):
+        (tmp_path / "plain").rename(tmp_path / name)
+        assert read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / name)))[0] == TEXTS
+        (tmp_path / name).rename(tmp_path / "plain")
+    (tmp_path / "files[1]").mkdir()
+    (tmp_path / "files[1]/a.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(UserError, match=r"takes characters of this folder's path .* for a pattern: rename the folder"):
+        read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "files[1]")))
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "plain.parquet")
+    unusual = tmp_path / os.fsdecode(b"caf\xe9 [1]#%20.parquet")
+    (tmp_path / "plain.parquet").rename(unusual)
+    assert read_all(1, SourceConfig(kind="parquet", paths=[str(unusual)]))[0] == TEXTS
+
+
+@pytest.mark.parametrize("form", ["arrow", "numpy", "torch", "pandas"])
+def test_a_format_chosen_for_training_changes_no_text(tmp_path: Path, form: str) -> None:
+    data = datasets.Dataset.from_dict({"n": [1, 2, 3, 4], "text": TEXTS})
+    data.with_format(form).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": data.with_format(form, columns=["n"])}).save_to_disk(tmp_path / "several")
+    for name in ("saved", "several"):
+        found, counts = read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / name)))
+        assert found == TEXTS
+        assert all(type(text) is str for text in found)
+        assert counts.bad_lines == 0
+    with pytest.raises(UserError, match="column 'n' holds int64, not text: set field to one of n, text"):
+        read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "saved"), field="n"))
+
+
+def _cut(folder: Path) -> None:
+    file = next(folder.glob("*.arrow"))
+    file.write_bytes(file.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (lambda folder: next(folder.glob("*.arrow")).unlink(), r"No such file or directory: '.*\.arrow'"),
+        (_cut, "Expected to read .* metadata bytes"),
+        (lambda folder: (folder / "state.json").write_text("{}"), "KeyError: '_data_files'"),
+        (lambda folder: (folder / "state.json").write_text("{"), "Expecting property name"),
+        (lambda folder: (folder / "dataset_info.json").write_text("[]"), "AttributeError: 'list' object"),
+    ],
+)
+def test_a_damaged_data_set_is_refused_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object], cause: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=f"cannot load data set '{folder}' .*{cause}.*; check the folder") as caught:
+        read_all(1, SourceConfig(kind="datasets", name=str(folder)))
+    assert "\n" not in str(caught.value)
+    assert "hub" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "cause"),
+    [
+        ({}, "doesn't contain any data files"),
+        ({"x.bin": "abc"}, "No \\(supported\\) data files found"),
+        ({"given.py": "raise SystemExit(3)"}, "Dataset scripts are no longer supported"),
+        ({"x.jsonl": '{"text": "a"}\n{"text": 5}\n{bad'}, "JSON parse error"),
+        ({"x.csv": "text,n\na,1\n", "y.csv": "other\na\n"}, "while generating the dataset: "),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cause: str
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "given").mkdir()
+    for name, content in files.items():
+        (tmp_path / "given" / name).write_text(content)
+    with pytest.raises(UserError, match=f"{cause}.*; check the folder") as caught:
+        read_all(1, SourceConfig(kind="datasets", name=str(tmp_path / "given")))
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_parquet_are_told_apart_or_refused(tmp_path: Path) -> None:
+    def read(table: pa.Table, field: str = "text") -> list[str]:
+        pq.write_table(table, tmp_path / "a.parquet")
+        return read_all(1, SourceConfig(kind="parquet", paths=[str(tmp_path / "a.parquet")], field=field))[0]
+
+    one, two, number = pa.array(["a", None]), pa.array(["b", "c"]), pa.array([1, 2])
+    with pytest.raises(UserError, match=r"a\.parquet has 2 columns 'text', and one can't be told from the other"):
+        read(pa.Table.from_arrays([one, two, number], ["text", "text", "n"]))
+    assert read(pa.Table.from_arrays([number, two, number], ["n", "text", "n"])) == ["b", "c"]
+    nested = pa.array([{"b": "wrong"}, {"b": "wrong"}])
+    assert read(pa.Table.from_arrays([nested, two], ["text", "text.b"]), "text.b") == ["b", "c"]
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        assert read(pa.table({"text": two.cast(kind) if kind != pa.string_view() else pa.array(["b", "c"], kind)})) == [
+            "b",
+            "c",
+        ]
+    for refused in (nested, number, pa.array([["a"], ["b"]]), number.dictionary_encode(), pa.array([b"a", b"b"])):
+        with pytest.raises(UserError, match=r"column 'text' holds .*, not text: choose a column of strings"):
+            read(pa.table({"text": refused}))
+    assert read(pa.table({"text": pa.array([], pa.string())})) == []
+    with pytest.raises(UserError, match=r"set field to one of c0, .*, c19, \.\.\.$"):
+        read(pa.table({f"c{number}": ["x"] for number in range(30)}))
+    with pq.ParquetWriter(tmp_path / "none.parquet", pa.schema([("text", pa.string())])):
+        pass
+    assert read_all(1, SourceConfig(kind="parquet", paths=[str(tmp_path / "none.parquet")]))[0] == []
+
+
+@pytest.mark.parametrize("plain_footer", [True, False])
+def test_an_encrypted_parquet_file_is_refused_by_name(tmp_path: Path, plain_footer: bool) -> None:
+    encryption = pytest.importorskip("pyarrow.parquet.encryption")
+
+    class Keys(encryption.KmsClient):  # type: ignore[misc, name-defined]
+        def __init__(self, _: object) -> None:
+            super().__init__()
+
+        def wrap_key(self, key: bytes, _: str) -> bytes:
+            return base64.b64encode(key)
+
+        def unwrap_key(self, key: bytes, _: str) -> bytes:
+            return base64.b64decode(key)
+
+    settings = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"c": ["text"]}, plaintext_footer=plain_footer
+    )
+    table = pa.table({"text": TEXTS})
+    properties = encryption.CryptoFactory(Keys).file_encryption_properties(encryption.KmsConnectionConfig(), settings)
+    path = tmp_path / "a.parquet"
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match=f"cannot read {path}.*(encrypt|decrypt)") as caught:
+        read_all(1, SourceConfig(kind="parquet", paths=[str(path)]))
+    assert "\n" not in str(caught.value)
 
 
 def test_broken_lines_are_counted_and_skipped(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import bz2
 import gzip
 import io
 import json
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,7 @@ from data_pipeline.clean.cleaner import Cleaner
 from data_pipeline.config import CleanConfig, SourceConfig
 from data_pipeline.errors import UserError
 from data_pipeline.read.documents import MAX_RAW_BYTES, ReadCounts, read_task
+from data_pipeline.read.hub import _open
 from data_pipeline.read.inputs import find_inputs
 from data_pipeline.read.tasks import plan_tasks
 from tests.unit.data_pipeline.read.test_wikipedia import HEAD, TAIL, page
@@ -87,25 +90,33 @@ def test_hostile_json_lines_cost_themselves_only(tmp_path: Path) -> None:
     assert read(pairs, "jsonl")[0] == ["\U0001f600\x00"]
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    data=st.one_of(
-        st.binary(max_size=200), st.text(alphabet='{}[]":,\\u0dtextfalse1e9 \n', max_size=200).map(str.encode)
-    )
-)
-def test_any_bytes_are_read_as_text_and_json_lines(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    path = tmp_path_factory.mktemp("any") / "a"
-    path.write_bytes(data)
-    assert read_or_told(path, "jsonl") is not None
-    for documents in ("line", "blank_line", "file"):
-        assert read_or_told(path, "text", documents=documents) is not None
+def test_any_bytes_are_read_as_text_and_json_lines_or_refused_by_name(tmp_path: Path) -> None:
+    refused: list[bool] = []
+    some = st.binary(max_size=200)
+    like_json = st.text(alphabet='{}[]":,\\u0dtextfalse1e9 \n', max_size=200).map(str.encode)
+
+    @settings(max_examples=200, deadline=None)
+    @given(data=some | like_json)
+    @example(data=b"")
+    @example(data=b"\0" * 50)
+    def check(data: bytes) -> None:
+        path = tmp_path / "a"
+        path.write_bytes(data)
+        refused.append(read_or_told(path, "jsonl") is None)
+        for documents in ("line", "blank_line", "file"):
+            assert (read_or_told(path, "text", documents=documents) is None) == refused[-1]
+
+    check()
+    assert any(refused)
+    assert sum(refused) < len(refused) / 2
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "text"])
 def test_a_line_of_100_mb_is_skipped_in_bounded_memory(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "a"
     with open(path, "wb") as file:
-        file.write(b'{"text": "first"}\n\n')
+        # More than is looked at to see whether it is text.
+        file.write(b'{"text": "' + b"first" * 2000 + b'"}\n\n')
         # A hole in the file reads as zeros and takes no room.
         file.seek(100 << 20, io.SEEK_CUR)
         file.write(b'\n\n{"text": "last"}\n')
@@ -187,6 +198,12 @@ def test_a_damaged_parquet_file_is_refused_or_read(tmp_path: Path) -> None:
     assert not all(refused)
 
 
+def test_a_parquet_column_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(PARQUET.replace(b"number", b"numb\xe5r"))
+    assert read_or_told(path, "parquet") is None
+
+
 def test_a_parquet_string_that_is_not_utf8_costs_itself_only(tmp_path: Path) -> None:
     strings = pa.array([b"good", b"bad \xff", b"fine", None], pa.binary())
     invalid = pa.Array.from_buffers(pa.string(), 4, strings.buffers())
@@ -204,6 +221,22 @@ def test_parquet_without_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(parquet_bytes(text=pa.array(["a", None], pa.large_string())))
     found, counts = read(path, "parquet")
     assert (found, counts.bad_lines) == (["a"], 1)
+
+
+def test_a_data_set_with_damaged_offsets_is_one_line_and_no_crash(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["first", "other", "third"]}).save_to_disk(tmp_path / "d")
+    (path,) = (tmp_path / "d").glob("*.arrow")
+    source = SourceConfig(kind="datasets", name=str(tmp_path / "d"))
+    (task,) = plan_tasks([source], find_inputs([source]), 1 << 20)
+    assert list(read_task(task, source, ReadCounts())) == ["first", "other", "third"]
+    offsets = struct.pack("<4i", 0, 5, 10, 15)
+    data = path.read_bytes()
+    assert data.count(offsets) == 1
+    path.write_bytes(data.replace(offsets, struct.pack("<4i", 0, 5, 1 << 29, 15)))
+    _open.cache_clear()
+    with pytest.raises(UserError, match="cannot read") as raised:
+        list(read_task(task, source, ReadCounts()))
+    assert str(tmp_path / "d") in str(raised.value)
 
 
 DUMP = (HEAD + page("One", "Text of [[one]]." * 5) + page("Two", "{{x}} Text of ''two''.") + TAIL).encode()

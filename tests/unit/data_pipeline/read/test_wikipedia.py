@@ -16,6 +16,7 @@ from data_pipeline.config import SourceConfig
 from data_pipeline.errors import UserError
 from data_pipeline.read.documents import ReadCounts, read_task
 from data_pipeline.read.inputs import find_inputs
+from data_pipeline.read.language_variants import without_conversion
 from data_pipeline.read.tasks import plan_tasks
 from data_pipeline.read.wikitext import MAX_WIKITEXT_BYTES, BadWikitext, plain_text
 
@@ -210,6 +211,12 @@ def test_broken_xml_is_refused_in_one_line(tmp_path: Path, data: str) -> None:
         ("<div>block</div>text<p>new</p>", "block\ntext\nnew"),
         ("&lt;tag&gt; &amp; &euro;&#228;", "<tag> & €ä"),
         ("{{{argument|default}}} text", "text"),
+        ("a<p>b</P><p class=x>c<p/>d", "a\nb\n\nc\nd"),
+        ("a__NOTOC__ b__KEIN_INHALTSVERZEICHNIS__ __無目錄__c __СОДЕРЖАНИЕ__ __init__ __Ää__", "a b c __init__ __Ää__"),
+        ("a<includeonly>b</includeonly><noinclude>c</noinclude>", "ac"),
+        ("[[File:x.jpg|thumb|a [[b|c]] [[d]]]]e", "e"),
+        ("&amp;nbsp; a&nbsp;b &#x4E2D;", "&nbsp; a b 中"),
+        ("<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>字", "漢(かん)字"),
         ("unclosed [[link and {{template and <b", "unclosed [[link and {{template and <b"),
     ],
 )
@@ -217,10 +224,54 @@ def test_markup_becomes_text(wikitext: str, expected: str) -> None:
     assert plain_text(wikitext, HIDDEN) == expected
 
 
+@pytest.mark.parametrize(
+    ("wikitext", "expected"),
+    [
+        ("用-{zh-hans:计算机; zh-hant:電腦;}-写", "用计算机写"),
+        ("-{zh-tw:電腦;zh-cn:计算机}-", "電腦"),
+        ("這-{里}-，-{iPhone}-", "這里，iPhone"),
+        ("-{H|zh-hans:甲;zh-hant:乙}-文-{T|zh-hans:甲;zh-hant:乙}-字-{-|zh-hans:甲}-", "文字"),
+        ("-{A|zh-hans:甲;zh-hant:乙}- -{ A;T | zh-hans:甲}- -{|zh-hans:甲;zh-hant:乙}-", "甲 甲 甲"),
+        ("-{R|zh-hans:raw}- -{zh-hans;zh-hant|文}-", "zh-hans:raw 文"),
+        ("-{zh-hans:[[甲|乙]]的-{内}-;zh-hant:丙}-。", "乙的内。"),
+        ("-{甲=>zh-hant:乙}- -{zh-hans:甲=>zh-hant:乙}- -{H|甲=>zh-hant:乙}-文", "甲 甲 文"),
+        ("-{zh-hans:a;b &amp; c: d;zh-hant:e}-文", "a;b & c: d文"),
+        ("甲-{ {{lang|en|X}} }-乙 甲-{{{lang|en|X}}}-乙", "甲 乙 甲乙"),
+        ("文 -{never closed, {{x}}-y", "文 -{never closed, -y"),
+        ("}- 文 -{甲}- }-", "}- 文 甲 }-"),
+        ("文<nowiki>-{zh-hans:甲}-</nowiki><math>e^{-{x}</math>-{乙}-", "文-{zh-hans:甲}-乙"),
+        ("-{sr-ec:Ж;sr-el:Ž}- и", "Ж и"),
+        ("1-{(2S)-3-[x]}-pyrrolidine", "1-{(2S)-3-[x]}-pyrrolidine"),
+        ("x-{{lang|en|X}}-y", "x--y"),
+    ],
+)
+def test_of_the_variants_of_a_language_the_first_is_taken(wikitext: str, expected: str) -> None:
+    assert plain_text(wikitext, HIDDEN) == expected
+
+
+def test_a_wiki_of_several_scripts_is_known_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml"
+    for name, expected in (("srwiki", "u A, Ж.\n"), ("enwiki", "u -{A}-, Ж.\n")):
+        path.write_text(HEAD.replace("dewiki", name) + page("T", "u -{A}-, -{sr-ec:Ж;sr-el:Ž}-.") + TAIL)
+        assert read(path)[0] == ["T\n\n" + expected]
+
+
+@pytest.mark.parametrize("unit", ["-{", "-{zh-hans:", "}-", "-{{{", "-{;", "-{a;=>", "<nowiki>-{", "-{ ; ; ", "-{x}-"])
+def test_conversion_marks_without_end_are_no_work(unit: str) -> None:
+    assert without_conversion(unit * 30_000, converts=True)
+    assert without_conversion(unit * 20_000 + "}-" * 20_000, converts=True)
+    assert without_conversion("-{" + unit * 10_000 + " " * 100_000 + "}-", converts=True) is not None
+
+
 @pytest.mark.parametrize("unit", ["<ref>", "[http://a ", "{{a|", "<ref ", "[[a|"])
 def test_what_would_take_the_parser_hours_is_refused(unit: str) -> None:
     with pytest.raises(BadWikitext):
         plain_text(unit * 100_000, HIDDEN)
+
+
+def test_paragraphs_without_end_are_no_work() -> None:
+    # A pass over the rest of the page for each would take hours.
+    assert plain_text("<p>a" * 200_000, HIDDEN).count("a") == 200_000
 
 
 def test_unclosed_tables_and_comments_are_no_work(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from data_pipeline.config import BuildConfig, TokenizerConfig
 from data_pipeline.errors import UserError
 from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
+from data_pipeline.tokenize.existing import read_tokenizer
 from data_pipeline.tokenize.tokenizer import (
     SPECIAL_TOKENS,
     load_tokenizer,
-    read_tokenizer,
     text_encoder,
     tokenizer_fingerprint,
     wordpiece_tokenizer,
@@ -33,9 +33,9 @@ _TRAIN = """
 import sys
 from data_pipeline.config import TokenizerConfig
 from data_pipeline.tokenize.tokenizer import tokenizer_fingerprint
-from data_pipeline.tokenize.vocabulary import CharacterStatistics, normalized, train_tokenizer
+from data_pipeline.tokenize.vocabulary import TrainingStatistics, normalized, train_tokenizer
 texts = [normalized(text, True) for text in open(sys.argv[1], encoding="utf-8")]
-statistics, words = CharacterStatistics(), set()
+statistics, words = TrainingStatistics(), set()
 for text in texts:
     statistics.add(text, words)
 statistics.find_inner(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import pytest
 from data_pipeline.errors import UserError
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.train.checkpoint.run_folder import RunFolder
+from electra_scale.recipe.resuming import Change, Settings
+from electra_scale.train.checkpoint.run_folder import MEASURES, RunFolder
 
 
 def store(path: Path, tokenizer: str = "aaa") -> Any:
@@ -29,14 +31,63 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-@pytest.mark.parametrize("begun", ["metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("begun", ["metrics.jsonl", "checkpoints/step-00000002/run_state.json", "checkpoints/latest"])
 def test_a_folder_with_a_run_is_not_overwritten(folder: RunFolder, begun: str) -> None:
     folder.path.mkdir()
     folder.refuse_to_overwrite()
-    (folder.path / begun).mkdir()
+    (folder.path / begun).parent.mkdir(parents=True, exist_ok=True)
+    (folder.path / begun).write_text("{}")
     assert folder.holds_a_run()
     with pytest.raises(UserError, match=rf"{folder.path} already holds a run.*--resume auto.*--run"):
         folder.refuse_to_overwrite()
+
+
+def test_what_a_start_that_failed_leaves_is_not_a_run(folder: RunFolder, tmp_path: Path) -> None:
+    """The corrected command may have another store, whose tokenizer is then the run's."""
+    folder.describe(Recipe(), {}, store(tmp_path / "one", "aaa"))
+    folder.metrics.touch()
+    folder.checkpoints.mkdir()
+    for name in ("status.json", "log.txt"):
+        (folder.path / name).write_text("{}")
+    folder.refuse_to_overwrite()
+    folder.describe(Recipe(seed=1), {}, store(tmp_path / "two", "bbb"))
+    assert (folder.tokenizer / "tokenizer.json").read_text() == "tokenizer bbb"
+    folder.check_tokenizer(store(tmp_path / "two", "bbb"))
+
+
+def test_a_tokenizer_that_is_not_of_a_run_is_neither_used_nor_removed(folder: RunFolder, tmp_path: Path) -> None:
+    """Such as that of a store that a run folder was named after."""
+    ours = store(folder.path, "aaa")
+    folder.describe(Recipe(), {}, ours)
+    folder.data.unlink()
+    with pytest.raises(
+        UserError, match=rf"{folder.tokenizer} is not of a run, .* choose another folder with --run_dir"
+    ):
+        folder.describe(Recipe(), {}, store(tmp_path / "two", "bbb"))
+    assert (folder.tokenizer / "tokenizer.json").read_text() == "tokenizer aaa"
+
+
+def test_the_settings_of_the_last_start_are_read_back(folder: RunFolder, tmp_path: Path) -> None:
+    assert folder.settings() is None
+    folder.describe(Recipe(seed=7), {"zero_optimization": {"stage": 2}}, store(tmp_path / "store"))
+    assert folder.settings() == Settings(Recipe(seed=7), {"zero_optimization": {"stage": 2}})
+    folder.deepspeed.write_text("{")
+    with pytest.raises(UserError, match=r"cannot resume .*deepspeed\.json is not valid JSON.*restore that file"):
+        folder.settings()
+    folder.deepspeed.unlink()
+    # As an earlier release wrote it.
+    folder.recipe.write_text("objective: {sampler: electra}\nseed: 7\n")
+    found = folder.settings()
+    assert found is not None
+    assert (found.recipe.corruption.sampler, found.deepspeed) == ("electra", None)
+
+
+def test_what_changed_at_a_resume_is_listed(folder: RunFolder, tmp_path: Path) -> None:
+    change = Change("optimizer.clip", 1.0, 0.5, "applied", "")
+    for step in (8, 12):
+        folder.describe(Recipe(), {}, store(tmp_path / "store"), [change], step)
+    rows = [json.loads(line) for line in folder.changes.read_text().splitlines()]
+    assert rows == [{"step": step, "setting": "optimizer.clip", "from": 1.0, "to": 0.5} for step in (8, 12)]
 
 
 def test_a_new_or_foreign_folder_holds_no_run(folder: RunFolder) -> None:
@@ -59,10 +110,20 @@ def test_a_run_can_be_described_in_full(folder: RunFolder, tmp_path: Path) -> No
         "store": str(tmp_path / "store"),
         "manifest": "manifest",
         "tokenizer": "aaa",
+        "measures": MEASURES,
     }
     assert (folder.tokenizer / "tokenizer.json").read_text() == "tokenizer aaa"
     # Describing is not beginning: training that fails before its first step can be started again.
     assert not folder.holds_a_run()
+
+
+def test_a_run_of_an_earlier_release_is_known_by_what_it_wrote(folder: RunFolder, tmp_path: Path) -> None:
+    assert folder.measures() == MEASURES
+    folder.path.mkdir()
+    folder.data.write_text('{"store": "s", "manifest": "manifest", "tokenizer": "aaa"}')
+    assert folder.measures() == 1
+    folder.describe(Recipe(), {}, store(tmp_path / "store"))
+    assert folder.measures() == MEASURES
 
 
 def test_what_killed_writers_left_is_removed(folder: RunFolder, tmp_path: Path) -> None:
@@ -113,3 +174,15 @@ def test_a_line_that_the_disk_does_not_take_is_no_error(folder: RunFolder) -> No
     folder.path.mkdir()
     (folder.path / "log.txt").mkdir()
     folder.append_to_log("why the run ends")
+
+
+def test_another_tokenizer_than_that_of_the_checkpoint_is_refused_with_both(folder: RunFolder) -> None:
+    right = hashlib.sha256(b"tokens").hexdigest()
+    with pytest.raises(UserError, match=rf"tokenizer.json is missing .* trained with {right}"):
+        folder.refuse_other_tokenizer(right)
+    folder.tokenizer.mkdir(parents=True)
+    (folder.tokenizer / "tokenizer.json").write_bytes(b"tokens")
+    folder.refuse_other_tokenizer(right)
+    (folder.tokenizer / "tokenizer.json").write_bytes(b"token5")
+    with pytest.raises(UserError, match=f"{hashlib.sha256(b'token5').hexdigest()}, but .* {right}"):
+        folder.refuse_other_tokenizer(right)

@@ -155,3 +155,24 @@ def test_a_pending_row_keeps_its_name_on_disk(tmp_path: Path) -> None:
     assert content["owed"] == {"loss/total": 1.5}
     assert "pending" not in content
     assert newest(tmp_path) == state(10, pending={"loss/total": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("step", "10"),
+        ("step", -1),
+        ("step", True),
+        ("world_size", None),
+        ("phase", "warm"),
+        ("phase", []),
+        ("loader", 3),
+    ],
+)
+def test_a_state_with_a_value_that_no_run_writes_is_damaged(key: str, value: object, tmp_path: Path) -> None:
+    """A run would take an unknown phase for one that is over, and call itself finished."""
+    save(tmp_path, 10)
+    path = tmp_path / tag_of(10) / "run_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=f"run_state.json cannot be read .*{key} is"):
+        newest(tmp_path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Loader
@@ -16,16 +16,16 @@ from tests.unit.train.conftest import SAMPLERS, discriminate, generator_of, make
 
 
 class Waiting(Exception):
-    """A rank has given its sum, and the others have not."""
+    """A rank has given its part, and the others have not."""
 
 
 class Ranks:
-    """Worlds of several ranks in one process: each rank's sum is kept, then all get the total."""
+    """Worlds of several ranks in one process: each rank's part is kept, then all get all."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.sums: list[Tensor] = []
-        self.total: Tensor | None = None
+        self.parts: list[Any] = []
+        self.complete = False
 
     def world(self, rank: int) -> Any:
         ranks = self
@@ -37,11 +37,11 @@ class Ranks:
             def __init__(self) -> None:
                 self.rank = rank
 
-            def sum(self, value: Tensor) -> Tensor:
-                if ranks.total is None:
-                    ranks.sums.append(value.clone())
+            def gather(self, value: Any) -> list[Any]:
+                if not ranks.complete:
+                    ranks.parts.append(value)
                     raise Waiting
-                return ranks.total.clone()
+                return ranks.parts
 
         return World()
 
@@ -62,7 +62,7 @@ def evaluated(
     for world in worlds:
         with pytest.raises(Waiting):
             evaluate(module, loader, samples, 0.15, micro_batch, world)
-    together.total = torch.stack(together.sums).sum(0)
+    together.complete = True
     return [evaluate(module, loader, samples, 0.15, micro_batch, world) for world in worlds]
 
 
@@ -102,7 +102,48 @@ def test_the_numbers_are_those_of_a_plain_loop_over_the_rows() -> None:
     replaced = [logit for logit, label in scored if label]
     original = [logit for logit, label in scored if not label]
     pairs = [(one > other) + 0.5 * (one == other) for one in replaced for other in original]
-    assert metrics["eval/auc"] == pytest.approx(sum(pairs) / len(pairs), abs=0.01)
+    assert metrics["eval/auc"] == pytest.approx(sum(pairs) / len(pairs), abs=1e-9)
+
+
+SOURCES = ("web pages", "books/en", "main", "web pages")
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 3), (2, 4), (5, 3), (16, 2)])
+def test_each_source_has_the_metrics_of_its_own_rows_under_its_own_name(ranks: int, micro_batch: int) -> None:
+    loader, samples = make_loader(12, sources=SOURCES, spread=True), 20
+    positions = np.arange(samples)
+    whole, *others = evaluated(ranks=ranks, micro_batch=micro_batch, samples=samples, loader=loader)
+    for other in others:
+        assert other == whole
+    found = loader.sources(positions)
+    assert set(found) == set(SOURCES)
+    names = ("generator_cross_entropy", "generator_accuracy", "discriminator_loss", "auc")
+    assert set(whole) == {f"eval/{name}" for name in names} | {
+        f"eval/{source}/{name}" for source in SOURCES for name in names
+    }
+    for source in SOURCES:
+        # A loader whose rows are those of the source alone.
+        own = make_loader(12, sources=SOURCES, spread=True)
+        chosen = positions[[label == source for label in found]]
+        rows = own.rows
+        own.rows = lambda places, share, rows=rows, chosen=chosen: rows(chosen[places], share)  # type: ignore[method-assign]
+        own.sources = lambda places: ["one"] * len(places)  # type: ignore[method-assign]
+        (alone,) = evaluated(samples=len(chosen), loader=own)
+        for name in names:
+            assert whole[f"eval/{source}/{name}"] == pytest.approx(alone[f"eval/{name}"], rel=1e-5), (source, name)
+
+
+def test_every_rank_polls_as_often_whatever_the_sources_of_its_rows() -> None:
+    module, loader = make_module(SAMPLERS["electra"]), make_loader(12, sources=SOURCES, spread=True)
+    together = Ranks(5)
+    counts = []
+    for rank in range(5):
+        polls: list[int] = []
+        with pytest.raises(Waiting):
+            evaluate(module, loader, 20, 0.15, 3, together.world(rank), lambda polls=polls: polls.append(1))
+        counts.append(len(polls))
+    assert len(set(counts)) == 1
+    assert counts[0] > 0
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "electra"])
@@ -130,7 +171,7 @@ def test_evaluation_leaves_mode_and_weights_as_they_were(training: bool, monkeyp
     module.electra.embeddings.register_forward_pre_hook(lambda part, _inputs: modes.append(part.training))
     state = torch.get_rng_state()
     alone = Ranks(1).world(0)
-    monkeypatch.setattr(alone, "sum", lambda value: value)
+    monkeypatch.setattr(alone, "gather", lambda value: [value])
     evaluate(module, make_loader(20), 5, 0.15, 2, alone)
     assert modes
     assert not any(modes)

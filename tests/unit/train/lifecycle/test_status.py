@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from data_pipeline.errors import UserError
 from electra_scale.cli import main
 from electra_scale.train.lifecycle import time_slice
 from electra_scale.train.lifecycle.status import Status, read_status, write_status
-from electra_scale.train.lifecycle.stop import Stopped, StopRequests
 from electra_scale.train.lifecycle.time_slice import MEASURED_STEPS, TimeSlice
 
 
@@ -30,28 +27,6 @@ def test_the_command_tells_finished_from_unfinished_and_both_from_an_error(
         assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "status.json").unlink()
     assert main(["status", str(tmp_path)]) == 2
-
-
-def test_a_signal_only_sets_a_flag_and_a_file_gives_its_text(tmp_path: Path) -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        stop = StopRequests(tmp_path / "stop", "USR1")
-        stop.listen()
-        assert not stop.asked()
-        stop.raise_if_asked([0.0, 0.0], 4)
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-        assert stop.votes() == [1.0, 0.0]
-        with pytest.raises(Stopped, match="a signal to 2 of 4 ranks"):
-            stop.raise_if_asked([2.0, 0.0], 4)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    (tmp_path / "stop").write_text("time\nis over\n")
-    fresh = StopRequests(tmp_path / "stop")
-    assert fresh.votes() == [0.0, 1.0]
-    with pytest.raises(Stopped, match="time is over"):
-        fresh.raise_if_asked([0.0, 1.0], 4)
 
 
 def test_a_slice_that_cannot_hold_an_interval_is_refused_with_one_that_fits() -> None:

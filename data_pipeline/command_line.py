@@ -1,0 +1,82 @@
+"""From a command to its exit code, the same for every program: errors, interrupts and outputs that go away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from data_pipeline.errors import UserError
+from data_pipeline.outputs import guard_outputs, refused
+from data_pipeline.places.system_errors import refused_by_system
+from data_pipeline.signals import noticed_signals
+
+INTERRUPTED = 128 + signal.SIGINT
+
+_UNWINDING_SECONDS = 3.0
+"""That a command has after Ctrl-C; a library that does not come back, or workers in a long task, end no later."""
+
+
+def run_command(program: str, command: Callable[[], int], advice: str = "run the same command again") -> int:
+    """The exit code of ``command``: its own, 2 for a UserError, 130 for Ctrl-C; one line on stderr for either.
+
+    A reader of its output that leaves early ends it quietly and changes no exit code. An output that cannot be written
+    for another reason is an error, since somebody waits for it.
+    """
+    guard_outputs()
+    interrupt = _Interrupt(f"{program}: interrupted; {advice}")
+    with noticed_signals(interrupt.notice):
+        try:
+            code = command()
+        except UserError as error:
+            print(f"{program}: error: {error}", file=sys.stderr)
+            code = 2
+        except OSError as error:
+            print(f"{program}: error: {refused_by_system(error)}", file=sys.stderr)
+            code = 2
+        except KeyboardInterrupt:
+            interrupt.report()
+            code = INTERRUPTED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reason = refused()
+    if reason is not None:
+        print(
+            f"{program}: error: the output could not be written ({reason}); free some space, or send it elsewhere, and "
+            "run the same command again",
+            file=sys.stderr,
+        )
+        code = code or 2
+    return code
+
+
+class _Interrupt:
+    """Ctrl-C: the command unwinds, but not for long; a second one ends it at once."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        self._asked = False
+        self._lock = threading.Lock()
+
+    def notice(self, number: int) -> None:
+        # A command that has taken over the signal has its own way to end.
+        if number != signal.SIGINT or signal.getsignal(number) is not signal.default_int_handler:
+            return
+        if self._asked:
+            self._end()
+        self._asked = True
+        timer = threading.Timer(_UNWINDING_SECONDS, self._end)
+        timer.daemon = True
+        timer.start()
+
+    def report(self) -> None:
+        with self._lock:
+            line, self._line = self._line, ""
+        if line:
+            print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        self.report()
+        os._exit(INTERRUPTED)
