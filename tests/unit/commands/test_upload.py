@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,16 @@ from electra_scale.commands.export import upload
 from tests.torture.disk import MOUNT, small_disk
 
 
-def test_a_copy_that_fails_takes_back_what_it_has_copied(tmp_path: Path) -> None:
+def test_a_copy_that_fails_takes_back_what_it_has_copied(
+    tmp_path: Path, require_part: Callable[[bool, str], None]
+) -> None:
     for network in ("discriminator", "generator"):
         (tmp_path / "export" / network).mkdir(parents=True)
         (tmp_path / "export" / network / "config.json").write_text("{}")
         (tmp_path / "export" / network / "model.safetensors").write_bytes(b"x" * (700 << 10))
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
-        if disk is None:
-            pytest.skip(f"needs {MOUNT}")
+        require_part(disk is not None, MOUNT)
+        assert disk is not None
         with pytest.raises(UserError, match="disk full"):
             upload(tmp_path / "export", FolderPlace(disk.folder))
         assert [path for path in disk.folder.rglob("*") if path.is_file()] == []

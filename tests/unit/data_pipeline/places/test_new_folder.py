@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,10 +88,12 @@ def test_after_a_failure_nothing_is_there_not_even_the_parents(tmp_path: Path) -
     assert names(tmp_path) == ["empty"]
 
 
-def test_a_mount_point_is_written_and_a_full_disk_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_mount_point_is_written_and_a_full_disk_is_left_as_it_was(
+    tmp_path: Path, require_part: Callable[[bool, str], None]
+) -> None:
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
-        if disk is None:
-            pytest.skip(f"needs {MOUNT}")
+        require_part(disk is not None, MOUNT)
+        assert disk is not None
         (disk.folder / "lost+found").mkdir()
         assert "disk full" in refused(disk.folder, size=3 << 20)
         assert names(disk.folder) == ["lost+found"]
@@ -99,23 +103,35 @@ def test_a_mount_point_is_written_and_a_full_disk_is_left_as_it_was(tmp_path: Pa
         assert names(disk.folder) == sorted(["lost+found", *WHOLE])
 
 
-def test_an_error_of_a_library_that_writes_by_itself_is_told_in_its_words(tmp_path: Path) -> None:
+def test_an_error_of_a_library_that_writes_by_itself_is_told_in_its_words(
+    tmp_path: Path, require_part: Callable[[bool, str], None]
+) -> None:
     import torch
     from safetensors.torch import save_file
 
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
-        if disk is None:
-            pytest.skip(f"needs {MOUNT}")
+        require_part(disk is not None, MOUNT)
+        assert disk is not None
         with pytest.raises(UserError, match="disk full"), new_folder(disk.folder / "out", "export") as folder:
             save_file({"weights": torch.zeros(1 << 20)}, str(folder / "weights.safetensors"))
         assert names(disk.folder) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0o500)
-    assert "permissions" in refused(tmp_path / "closed/out")
-    assert names(tmp_path) == ["closed"]
+def test_a_folder_without_permission_is_refused() -> None:
+    # Not below the folder of the tests, into which another user may not look.
+    with tempfile.TemporaryDirectory() as name:
+        closed = Path(name)
+        closed.chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            # It may write everywhere.
+            os.seteuid(65534)
+        try:
+            assert "permissions" in refused(closed / "out")
+        finally:
+            if root:
+                os.seteuid(0)
+        assert names(closed) == []
 
 
 def test_a_home_sign_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

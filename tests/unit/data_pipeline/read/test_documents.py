@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -260,8 +261,6 @@ def test_columns_of_parquet_are_told_apart_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plain_footer", [True, False])
 def test_an_encrypted_parquet_file_is_refused_by_name(tmp_path: Path, plain_footer: bool) -> None:
-    encryption = pytest.importorskip("pyarrow.parquet.encryption")
-
     class Keys(encryption.KmsClient):  # type: ignore[misc, name-defined]
         def __init__(self, _: object) -> None:
             super().__init__()
