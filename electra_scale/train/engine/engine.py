@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import re
@@ -273,7 +274,12 @@ def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     pickles.refuse_unsafe(folder / tag, Alone(torch.device("cpu")))
-    with pickles.restricted(folder / tag), plain_path(folder) as plain:
+    with (
+        pickles.restricted(folder / tag),
+        plain_path(folder) as plain,
+        # Its many lines name files by paths of this process.
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(plain), tag=tag))
     for name in PARTS:
         file = folder / tag / f"{name}.pt"
