@@ -7,7 +7,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from data_pipeline.errors import UserError
 
@@ -38,6 +39,15 @@ class Retries:
         with self._lock:
             self.count += 1
         self.listener(line)
+
+    @contextmanager
+    def listening(self, listener: Callable[[str], None]) -> Iterator[None]:
+        """Have retries reported to ``listener`` within the block, and as before after it."""
+        before, self.listener = self.listener, listener
+        try:
+            yield
+        finally:
+            self.listener = before
 
     def wait(self, failures: int) -> float:
         """Sleep before the next attempt, given how many have failed so far (>= 1); returns the seconds slept.

@@ -56,8 +56,9 @@ class RunWriter:
 
     def line(self, text: str) -> None:
         """A line of the log file, with the time."""
-        # A full disk ends the run with its next row; until then a line must not, from whatever thread it comes.
-        with contextlib.suppress(OSError):
+        # A full disk ends the run with its next row; until then a line must not, from whatever thread it comes. While
+        # the files are being closed it is too late for one.
+        with contextlib.suppress(OSError, ValueError):
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def flush(self) -> None:

@@ -113,7 +113,7 @@ class Run:
         self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
         self.folder = RunFolder(Path(recipe.run_dir))
         self.reporter = Reporter(self.folder, world, recipe.total_steps)
-        retries.listener = self.reporter.log_of_rank
+        held.enter_context(retries.listening(self.reporter.log_of_rank))
         self.budget = RetryBudget(recipe.data.give_up_minutes, self.reporter.log_of_rank)
         self.special = special_tokens(self.store.tokenizer_dir)
         self.config = recipe.networks(self.store.manifest.tokenizer.vocab_size)

@@ -46,10 +46,13 @@ class Reporter:
     def close(self) -> None:
         if self.main:
             report_lost_outputs(self.folder.append_to_log)
-        if self._progress is not None:
-            self._progress.close()
-        if self._writer is not None:
-            self._writer.close()
+        progress, writer = self._progress, self._writer
+        # A thread may still have a line, of a copy to a bucket for instance: it is appended to the log.
+        self._progress = self._writer = None
+        if progress is not None:
+            progress.close()
+        if writer is not None:
+            writer.close()
 
     def log(self, text: str) -> None:
         """A line that the main rank alone prints, and logs once the run is open."""
