@@ -155,7 +155,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from electra_scale.commands.export import export_run
+    from electra_scale.export.run import export_run
 
     step, networks = export_run(options.run_folder, options.out, options.step)
     print(f"exported step {step}: {', '.join(f'{options.out}/{network}' for network in networks)}")

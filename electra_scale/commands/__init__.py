@@ -1,1 +1,1 @@
-"""Commands around training: a run folder or a recipe goes in, an export, a probe or a job comes out."""
+"""Commands around training: a run folder or a recipe goes in, a probe, a demo or a job comes out."""

@@ -23,10 +23,10 @@ from data_pipeline.progress import log
 from data_pipeline.read.passed_over import PassedOver
 from data_pipeline.read.walk import Walk
 from data_pipeline.store.manifest import Manifest
-from electra_scale.commands.export import export_run
 from electra_scale.commands.launched_training import run_training
 from electra_scale.commands.showcase import show
 from electra_scale.data.store import Store
+from electra_scale.export.run import export_run
 from electra_scale.recipe.parse import parse_recipe, recipe_of_run, recipe_parser
 from electra_scale.recipe.shipped import find_recipe
 from electra_scale.train.checkpoint import state as checkpoint

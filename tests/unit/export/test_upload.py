@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.folder import FolderPlace
-from electra_scale.commands.export import upload
+from electra_scale.export.run import upload
 from tests.torture.disk import MOUNT, small_disk
 
 

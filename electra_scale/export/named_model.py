@@ -1,0 +1,131 @@
+"""A model as a user names it: a run, an export, a folder or hub id of transformers, or random weights of its size."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging
+
+from data_pipeline.errors import UserError
+from data_pipeline.places.scratch import scratch_folder
+from electra_scale.export.run import export_run
+from electra_scale.model.hf import TOKENIZER_FILES
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
+
+RANDOM = "random:"
+"""What a user writes before a name for weights that are drawn anew."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """Folders that transformers opens, and where they come from.
+
+    ``folder``: the discriminator's, or that of the only model there. ``generator``: the generator's, if there is one.
+    ``run``, ``step``, ``phase``: the run that they were exported from, its step, and the phase of training that saved
+    it; None for a model that is no run. ``random``: the weights are drawn anew.
+    """
+
+    name: str
+    folder: Path
+    generator: Path | None = None
+    run: Path | None = None
+    step: int | None = None
+    phase: str | None = None
+    random: bool = False
+
+
+@contextmanager
+def named_model(name: str, step: int | None = None, seed: int = 0) -> Iterator[NamedModel]:
+    """The model of a name, in folders that last as long as the block.
+
+    Args:
+        name: a run folder, a folder that ``export`` wrote, a folder of transformers, a hub id, or ``random:`` and one
+            of these for weights that ``seed`` decides.
+        step: the checkpoint of a run; the newest if not given.
+
+    Raises:
+        UserError: there is no such model, it can't be opened, or ``step`` is given for what is not a run.
+    """
+    rest = name.removeprefix(RANDOM)
+    with tempfile.TemporaryDirectory(dir=scratch_folder(), prefix="electra-scale-model-") as temporary:
+        found = _found(name, rest, step, Path(temporary) / "export")
+        if name.startswith(RANDOM):
+            found = replace(found, random=True, folder=_redrawn(found.folder, Path(temporary) / "random", seed))
+            if found.generator is not None:
+                found = replace(found, generator=_redrawn(found.generator, Path(temporary) / "generator", seed))
+        yield found
+
+
+def _found(name: str, rest: str, step: int | None, export: Path) -> NamedModel:
+    if not rest:
+        raise UserError(f"{name!r} names no model; give a run, a folder or a hub id")
+    folder = Path(rest)
+    run = RunFolder(folder)
+    if run.recipe.is_file() and run.checkpoints.is_dir():
+        reached, networks = export_run(folder, export, step)
+        phase = checkpoint.read_state(run.checkpoints, checkpoint.tag_of(reached)).phase
+        generator = export / "generator" if "generator" in networks else None
+        return NamedModel(name, export / "discriminator", generator, folder, reached, phase)
+    if step is not None:
+        raise UserError(f"{rest} is no run folder, so it has no checkpoint of step {step}; leave --step out")
+    if (folder / "discriminator" / "config.json").is_file():
+        generator = folder / "generator" if (folder / "generator" / "config.json").is_file() else None
+        return NamedModel(name, folder / "discriminator", generator)
+    if (folder / "config.json").is_file():
+        return NamedModel(name, folder)
+    if folder.exists():
+        raise UserError(
+            f"{rest} holds no model: it is no run folder (recipe.yaml, checkpoints), no export (discriminator/) and no "
+            "folder of transformers (config.json)"
+        )
+    return NamedModel(name, _downloaded(rest))
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a hub id, without code that may come with it."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except Exception as error:  # the library raises its own, its HTTP client's and the system's errors
+        raise UserError(
+            f"there is no folder {name!r}, and no model of that name can be had from the hub "
+            f"({_first_line(error)}); give a run, a folder, or a hub id where the hub can be reached"
+        ) from error
+
+
+def _redrawn(folder: Path, out: Path, seed: int) -> Path:
+    """A copy of a folder whose weights are drawn anew, as its class of transformers draws first weights."""
+    logging.disable_progress_bar()
+    try:
+        config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
+        if kind is None:
+            raise UserError(
+                f"config.json of {folder} names no class of transformers, so random weights of it cannot be drawn; "
+                "add architectures to it"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            kind(config).save_pretrained(out)
+        if any((folder / file).is_file() for file in TOKENIZER_FILES):
+            AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).save_pretrained(
+                out
+            )
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file gives whatever its content leads to
+        raise UserError(f"{folder} holds no model of transformers that can be opened ({_first_line(error)})") from error
+    return out
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
