@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.panics import panics_as_errors
 from data_pipeline.tokenize.probes import PROBES
 from data_pipeline.tokenize.tokenizer import (
     CLS,
@@ -164,10 +165,11 @@ def _transformers(folder: Path, present: bool) -> Iterator[Any]:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     try:
-        yield transformers
-    except (UserError, KeyboardInterrupt, SystemExit):
+        with panics_as_errors():
+            yield transformers
+    except UserError:
         raise
-    except BaseException as error:  # a panic of the library in Rust is no Exception
+    except Exception as error:  # the library has no error of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         holds = "" if present else " holds neither tokenizer.json nor vocab.txt, and"
         raise UserError(
@@ -239,8 +241,9 @@ def _check_ids(tokenizer: Tokenizer, theirs: Any, folder: Path) -> None:
     special = {vocabulary[name] for name in special_names(tokenizer_json(tokenizer))} - {unknown_id(tokenizer)}
     for text in _hard_texts(tokenizer):
         try:
-            wanted = theirs(text, add_special_tokens=False, verbose=False)["input_ids"]
-            found = encoder.encode(text, add_special_tokens=False).ids
+            with panics_as_errors():
+                wanted = theirs(text, add_special_tokens=False, verbose=False)["input_ids"]
+                found = encoder.encode(text, add_special_tokens=False).ids
         except Exception:
             # Either library may raise anything where there is no unknown token; _check_encodes then judges ours.
             continue
@@ -300,7 +303,8 @@ def _with_unknown_token(tokenizer: Tokenizer, where: Path, report: Report) -> To
 def _check_encodes(tokenizer: Tokenizer, where: Path) -> None:
     """Refuse a tokenizer that fails on some text, or whose entries have not each an id that saving keeps."""
     try:
-        encoder = text_encoder(tokenizer)
+        with panics_as_errors():
+            encoder = text_encoder(tokenizer)
     except Exception as error:
         raise UserError(f"tokenizer.path: {where} cannot be loaded again ({error}): repair it") from error
     specials = special_names(tokenizer_json(tokenizer))
@@ -315,7 +319,8 @@ def _check_encodes(tokenizer: Tokenizer, where: Path) -> None:
     size = vocabulary_size(tokenizer)
     for text in _hard_texts(tokenizer):
         try:
-            ids = encoder.encode(text, add_special_tokens=False).ids
+            with panics_as_errors():
+                ids = encoder.encode(text, add_special_tokens=False).ids
         except Exception as error:
             raise UserError(f"tokenizer.path: {where} cannot encode {text[:40]!r} ({error}): repair it") from error
         if ids and max(ids) >= size:

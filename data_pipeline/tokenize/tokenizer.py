@@ -13,6 +13,7 @@ from data_pipeline.places.atomic import sha256_of, write_bytes
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Missing
 from data_pipeline.store.manifest import TokenizerEntry
+from data_pipeline.tokenize.panics import panics_as_errors
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENIZER_FOLDER = "tokenizer"
@@ -48,7 +49,8 @@ def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
         UserError: the bytes are not a tokenizer, or one of the five special tokens is missing.
     """
     try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+        with panics_as_errors():
+            tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises nothing more specific for a bad file
         raise UserError(f"cannot read tokenizer {where}: {error}") from error
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)

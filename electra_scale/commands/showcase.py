@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, ElectraForMaskedLM, ElectraF
 from transformers.utils import logging
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.panics import panics_as_errors
 
 EXAMPLE_MASKED = "The government of the [MASK] has the power to make laws."
 EXAMPLE_WRONG = "The president of the country was elected by the banana of the people."
@@ -90,7 +91,8 @@ def _open(folder: Path, kind: Any, network: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         if config.model_type != "electra":
             raise UserError(f"{folder} holds a model of type {config.model_type}; give what electra-scale export wrote")
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         model, info = kind.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
@@ -113,7 +115,8 @@ def _open(folder: Path, kind: Any, network: str) -> tuple[Any, Any]:
 
 def _encoded(tokenizer: Any, model: Any, sentence: str) -> Any:
     try:
-        encoded = tokenizer(sentence, return_tensors="pt")
+        with panics_as_errors():
+            encoded = tokenizer(sentence, return_tensors="pt")
     except Exception as error:  # settings of a damaged tokenizer are used only here
         raise UserError(f"the tokenizer of the export cannot be used ({error}); export it again") from error
     length, most = encoded["input_ids"].shape[1], model.config.max_position_embeddings

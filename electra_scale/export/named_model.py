@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.scratch import scratch_folder
+from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.export.run import export_run
 from electra_scale.model.hf import TOKENIZER_FILES
 from electra_scale.train.checkpoint import state as checkpoint
@@ -117,9 +118,9 @@ def _redrawn(folder: Path, out: Path, seed: int) -> Path:
             torch.manual_seed(seed)
             kind(config).save_pretrained(out)
         if any((folder / file).is_file() for file in TOKENIZER_FILES):
-            AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).save_pretrained(
-                out
-            )
+            with panics_as_errors():
+                read = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            read.save_pretrained(out)
     except UserError:
         raise
     except Exception as error:  # a damaged file gives whatever its content leads to

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.new_folder import new_folder
+from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.model.architectures.architecture import Network
 from electra_scale.model.electra import Electra
 
@@ -120,7 +121,10 @@ def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
             # AutoTokenizer may need the model type, so a config has to stand there before it is asked.
             model.architecture.transformers_config(network).save_pretrained(folder)
             try:
-                tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+                with panics_as_errors():
+                    tokenizer = AutoTokenizer.from_pretrained(
+                        str(folder), local_files_only=True, trust_remote_code=False
+                    )
             except Exception as error:  # transformers raises nothing more specific for a bad file
                 raise UserError(f"cannot read the tokenizer in {tokenizer_dir}: {_first_line(error)}") from error
             if len(tokenizer) > model.config.vocab_size:
@@ -220,15 +224,16 @@ def tokenizer_differs(source: str | Path, vocabulary: Mapping[str, int], where: 
 
 def _tokens_by_id(folder: Path) -> dict[int, str]:
     try:
-        if (folder / "tokenizer.json").is_file():
-            vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
-        elif (folder / "vocab.txt").is_file():
+        if not (folder / "tokenizer.json").is_file() and (folder / "vocab.txt").is_file():
             lines = (folder / "vocab.txt").read_bytes().decode("utf-8").removesuffix("\n").split("\n")
             return {index: line.removesuffix("\r") for index, line in enumerate(lines)}
-        else:
-            vocabulary = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            ).get_vocab()
+        with panics_as_errors():
+            if (folder / "tokenizer.json").is_file():
+                vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+            else:
+                vocabulary = AutoTokenizer.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                ).get_vocab()
     except Exception as error:  # the libraries raise nothing more specific for a bad file
         raise UserError(f"cannot read the tokenizer of {str(folder)!r}: {_first_line(error)}; restore it") from error
     return {index: token for token, index in vocabulary.items()}

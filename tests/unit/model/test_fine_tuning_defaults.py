@@ -140,3 +140,11 @@ def test_a_checkpoint_without_a_tokenizer_is_told_and_a_broken_one_refused(tmp_p
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         tokenizer_differs(tmp_path, VOCABULARY, "the store")
+
+
+def test_a_checkpoint_over_whose_tokenizer_the_library_panics_is_refused(tmp_path: Path) -> None:
+    model = {"type": "BPE", "continuing_subword_prefix": "long", "vocab": {"a": 0, "b": 1, "ab": 2}}
+    content = {"version": "1.0", "added_tokens": [], "model": model | {"merges": [["a", "b"]]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"cannot read the tokenizer of .*the library failed: .* out of range"):
+        tokenizer_differs(tmp_path, {"a": 0}, "the store")

@@ -265,6 +265,27 @@ def test_a_folder_that_cannot_be_taken_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+PANIC = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {
+        "type": "BPE",
+        "continuing_subword_prefix": "longer than any",
+        "vocab": {**{token: n for n, token in enumerate(SPECIAL_TOKENS)}, "a": 5, "b": 6, "ab": 7},
+        "merges": [["a", "b"]],
+    },
+}
+"""A file over which the library panics, which is no Exception, when it joins the pieces."""
+
+
+@pytest.mark.parametrize("files", [{}, {"tokenizer_config__json": {"tokenizer_class": "PreTrainedTokenizerFast"}}])
+def test_a_file_over_which_the_library_panics_is_refused_in_one_line(tmp_path: Path, files: dict[str, object]) -> None:
+    folder = folder_of(tmp_path / "given", tokenizer__json=PANIC, **files)
+    with pytest.raises(UserError, match="out of range") as caught:
+        read_tokenizer(folder, lowercase=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_two_entries_with_one_id_are_refused(tmp_path: Path) -> None:
     # The word would be a special token.
     raw = json.loads(word_level().to_str())
