@@ -16,3 +16,8 @@ class OneRankError(UserError):
 
 class OtherRankError(OneRankError):
     """Another rank of a run has met an error and reports it; this one only ends with it."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

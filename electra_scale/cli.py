@@ -12,6 +12,18 @@ from typing import Any
 from data_pipeline.command_line import run_command
 from electra_scale.commands.submit import add_options as add_submit_options
 from electra_scale.doctor.command import add_options as add_doctor_options
+from electra_scale.evaluate.command import add_options as add_evaluate_options
+from electra_scale.export.command import (
+    add_average_options,
+    add_export_options,
+    add_push_options,
+    run_average,
+    run_export,
+    run_push,
+)
+from electra_scale.finetune.command import add_options as add_finetune_options
+from electra_scale.look.command import add_options as add_look_options
+from electra_scale.report.command import add_options as add_report_options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,17 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("run_folder", type=Path, metavar="run", help="run folder")
 
-    export = command("export", _export, "write a run's checkpoint as Hugging Face checkpoints")
-    export.add_argument("run_folder", type=Path, metavar="run", help="run folder")
-    export.add_argument(
-        "out", help="folder to make, or s3://bucket/prefix; holds discriminator/ and generator/ afterwards"
-    )
-    export.add_argument("--step", type=int, help="checkpoint to export; the newest if not given")
+    add_export_options(command("export", run_export, "write a run's checkpoint as Hugging Face checkpoints"))
+    add_average_options(command("average", run_average, "write the average of a run's newest checkpoints"))
+    add_push_options(command("push", run_push, "upload a model's folder to the Hugging Face hub"))
 
     trial = command("try", _try, "let exported networks fill a [MASK] and find a wrong word")
     trial.add_argument("export", type=Path, help="folder that export wrote")
     trial.add_argument("--masked", help="sentence with one [MASK] for the generator; an example if not given")
     trial.add_argument("--wrong", help="sentence with a wrong word for the discriminator; an example if not given")
+
+    add_look_options(command("look", _look, "a page on this machine: what a checkpoint does with a text that you type"))
 
     probe = command("probe", _probe, "how much a checkpoint's loss and gradient vary with the draw alone")
     probe.add_argument(
@@ -109,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--samples", type=int, default=256, help="held-out samples (default 256)")
     probe.add_argument("--draws", type=int, default=64, help="draws of each from p and from q (default 64)")
     probe.add_argument("--store", help="store to read; the one that the run was trained on if not given")
+
+    add_evaluate_options(command("evaluate", _evaluate, "what models know, without fine-tuning: probes side by side"))
+    add_finetune_options(
+        command("finetune", _finetune, "tune encoders on labelled tasks, score them over seeds, keep the best model")
+    )
+    add_report_options(
+        command("report", _report, "one page of a run, or of several side by side: plots, draws, scores")
+    )
     return parser
 
 
@@ -154,14 +173,6 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if status.finished else 3
 
 
-def _export(options: argparse.Namespace) -> int:
-    from electra_scale.export.run import export_run
-
-    step, networks = export_run(options.run_folder, options.out, options.step)
-    print(f"exported step {step}: {', '.join(f'{options.out}/{network}' for network in networks)}")
-    return 0
-
-
 def _try(options: argparse.Namespace) -> int:
     from electra_scale.commands.showcase import show
 
@@ -169,11 +180,35 @@ def _try(options: argparse.Namespace) -> int:
     return 0
 
 
+def _look(options: argparse.Namespace) -> int:
+    from electra_scale.look.command import run_look
+
+    return run_look(options)
+
+
 def _probe(options: argparse.Namespace) -> int:
     from electra_scale.commands.probe import probe_run
 
     probe_run(options.run_folder, options.step, options.samples, options.draws, options.store)
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from electra_scale.evaluate.command import run_evaluate
+
+    return run_evaluate(options)
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    from electra_scale.finetune.command import run_finetune
+
+    return run_finetune(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from electra_scale.report.command import run_report
+
+    return run_report(options)
 
 
 if __name__ == "__main__":

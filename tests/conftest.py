@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.fixtures.browser import _chromium, browser
 from tests.support.fixtures.builds import mpiexec, small_corpus
 from tests.support.fixtures.faults import faulty_s3
 from tests.support.fixtures.namespaces import far_hosts
@@ -18,7 +19,9 @@ from tests.support.fixtures.ssh import ssh_hosts
 from tests.support.fixtures.surroundings import refusing
 
 __all__ = [
+    "_chromium",
     "big",
+    "browser",
     "corpus",
     "far_hosts",
     "faulty_s3",

@@ -55,7 +55,8 @@ def measure(args: argparse.Namespace, number: int, found: dict[str, list[float]]
     metrics, status = run / "metrics.jsonl", run / "status.json"
     command = ["-m", "electra_scale.pretrain", "--resume", "auto", "--stop_file", str(file)]
     command += ["--config", args.recipe, "--data.store", args.store, "--run_dir", str(run), "--logging.every", "1"]
-    command += ["--generator_warmup.steps", "0", "--checkpoint.every", "100000", "--schedule.steps", "100000"]
+    command += ["--generator_warmup.steps", "0", "--generator_warmup.discriminator_from_generator", "false"]
+    command += ["--optimizer.generator_rate", "1", "--checkpoint.every", "100000", "--schedule.steps", "100000"]
     started, started_at = time.perf_counter(), time.time()
     with log.open("w") as output:
         settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

@@ -73,7 +73,8 @@ def main() -> None:
 
     command = ["sbatch", "--parsable", f"--output={log}", *shlex.split(args.sbatch), "slurm/pretrain.sh"]
     command += ["--config", args.recipe, "--data.store", args.store, "--run_dir", str(run), "--logging.every", "1"]
-    command += ["--generator_warmup.steps", "0", "--checkpoint.every", "100000", "--schedule.steps", "100000"]
+    command += ["--generator_warmup.steps", "0", "--generator_warmup.discriminator_from_generator", "false"]
+    command += ["--optimizer.generator_rate", "1", "--checkpoint.every", "100000", "--schedule.steps", "100000"]
     job = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split(";")[0].strip()
     found: dict[str, list[float]] = {name: [] for name in LABELS}
     try:

@@ -86,6 +86,23 @@ class Manifest:
         return [shard for shard in self.shards if shard.split == name]
 
 
+def contents(manifest: Manifest) -> dict[str, Any]:
+    """What a store holds, for people who read about a model: documents and tokens of each source by split, the size of
+    the vocabulary, and the language that the build kept, None if it kept all."""
+    sources: dict[str, dict[str, list[int]]] = {}
+    for shard in manifest.shards:
+        counts = sources.setdefault(shard.source, {split: [0, 0] for split in SPLITS})[shard.split]
+        counts[0] += shard.rows
+        counts[1] += shard.tokens
+    clean = manifest.settings.get("clean")
+    language = clean.get("language") if isinstance(clean, dict) else None
+    return {
+        "sources": sources,
+        "vocabulary": manifest.tokenizer.vocab_size,
+        "language": language if isinstance(language, str) else None,
+    }
+
+
 def canonical_json(value: object) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""``electra-scale demo``: the main job from text to an exported encoder, with the commands that a user would type."""
+"""``electra-scale demo``: the main job from text to an encoder and its scores, with the commands a user would type."""
 
 from __future__ import annotations
 
@@ -25,14 +25,23 @@ from data_pipeline.read.walk import Walk
 from data_pipeline.store.manifest import Manifest
 from electra_scale.commands.launched_training import run_training
 from electra_scale.commands.showcase import show
+from electra_scale.data.pairs import KINDS
 from electra_scale.data.store import Store
+from electra_scale.evaluate.pairs import evaluate_pairs, pairs_of
+from electra_scale.export.named_model import RANDOM, named_model
 from electra_scale.export.run import export_run
 from electra_scale.recipe.parse import parse_recipe, recipe_of_run, recipe_parser
 from electra_scale.recipe.shipped import find_recipe
+from electra_scale.report.command import write_report
 from electra_scale.train.checkpoint import state as checkpoint
 
 CORPUS_MB = 52.0
 """Text that the demo asks for: enough for its ten million tokens, small enough for minutes."""
+
+_PAIRS = 1000
+"""Pairs of each kind at most: more than the demo's held-out text has."""
+
+_PAIR_ROWS = {"swapped": "two words swapped", "replaced": "a word replaced"}
 
 _STOP = "stop"
 """The file in the run folder that asks the training to stop."""
@@ -41,7 +50,7 @@ _KINDS: dict[str, SourceKind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": 
 
 
 def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
-    """Corpus, store, training on ``ranks`` ZeRO-2 ranks, export, summary; a second call resumes where one stopped.
+    """Corpus, store, training on ``ranks`` ranks, pairs, export, summary; a second call resumes where one stopped.
 
     ``recipe`` is a file or the name of a shipped one. Raises UserError where a step fails; what the steps before it
     made is kept.
@@ -55,18 +64,18 @@ def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
             f"{chosen.corruption.kind}, which has none; train it with python -m electra_scale.pretrain"
         )
     if corpus is None:
-        _announce("1/5 corpus: real English text, fetched once")
+        _announce("1/6 corpus: real English text, fetched once")
         fetch_corpus(out / "corpus", CORPUS_MB)
         sources = [SourceConfig(kind="jsonl", paths=[str(out / "corpus" / "*.jsonl.gz")])]
     else:
-        _announce(f"1/5 corpus: your text, {corpus}")
+        _announce(f"1/6 corpus: your text, {corpus}")
         sources = own_sources(corpus)
 
-    _announce(f"2/5 store: {out / 'store'}")
+    _announce(f"2/6 store: {out / 'store'}")
     manifest = build_store(small_store(out / "store", sources))
 
     command = training_command(out, recipe, ranks)
-    _announce(f"3/5 training: {shlex.join(command)}")
+    _announce(f"3/6 training: {shlex.join(command)}")
     interrupted = run_training(command, out / _STOP)
     # The launcher's exit code is 0 after some failures, so the run's own state decides.
     state = checkpoint.newest(out / "checkpoints")
@@ -77,16 +86,51 @@ def run_demo(out: Path, corpus: Path | None, recipe: str, ranks: int) -> None:
         reached = "before its first checkpoint" if state is None else f"at step {state.step}"
         raise UserError(f"training stopped {reached}; see {out}/log.txt, then run the same command to resume")
 
-    _announce(f"4/5 export: {out / 'export'}")
+    _announce("4/6 pairs: held-out sentences against copies with two words swapped, and with one replaced")
+    pairs = score_pairs(out)
+
+    _announce(f"5/6 export: {out / 'export'}")
     # An export is made from the run's checkpoint alone, so an older one is replaced.
     shutil.rmtree(out / "export", ignore_errors=True)
     export_run(out, out / "export")
 
-    _announce("5/5 summary")
-    summary = summarise(out, manifest, state.world_size, time.monotonic() - started)
+    _announce("6/6 report and summary")
+    report = write_page(out)
+    summary = summarise(out, manifest, state.world_size, time.monotonic() - started) | pairs
     write_bytes(out / "summary.json", json.dumps(summary, indent=1).encode() + b"\n")
-    print(table(summary, out))
+    print(table(summary, out, report))
     show(out / "export")
+
+
+def score_pairs(run: Path) -> dict[str, float | None]:
+    """The shares of pairs that the discriminator of a run prefers rightly, and what random weights of its size do.
+
+    By their names in the summary; None, with a line that says why, where the held-out text gives no pairs.
+    """
+    store = Store(run / "store")
+    found: dict[str, float | None] = {}
+    for key in (key for kind in KINDS for key in (f"pairs_{kind}", f"pairs_{kind}_random")):
+        found[key] = None
+    try:
+        pairs = pairs_of(store, _PAIRS, seed=0)
+        for name, ending in ((str(run), ""), (f"{RANDOM}{run}", "_random")):
+            with named_model(name) as model:
+                evaluation = evaluate_pairs(model, "discriminator", pairs, store.url, seed=0)
+            evaluation.write()
+            for score in evaluation.scores:
+                found[f"{score.name}{ending}"] = score.value if score.count else None
+    except UserError as error:
+        log(f"no pairs: {error}")
+    return found
+
+
+def write_page(run: Path) -> Path | None:
+    """The report of a run; None, with a line that says why, where it cannot be written."""
+    try:
+        return write_report([run])
+    except UserError as error:
+        log(f"no report: {error}")
+        return None
 
 
 def small_store(out: Path, sources: list[SourceConfig]) -> BuildConfig:
@@ -166,7 +210,7 @@ def summarise(out: Path, manifest: Manifest, ranks: int, seconds: float) -> dict
     }
 
 
-def table(summary: dict[str, Any], out: Path) -> str:
+def table(summary: dict[str, Any], out: Path, report: Path | None) -> str:
     """The summary as lines of text, one figure a line."""
     below = summary["unigram_entropy"] - summary["heldout_generator_loss"]
     rows = [
@@ -187,13 +231,23 @@ def table(summary: dict[str, Any], out: Path) -> str:
         ),
         ("discriminator, held out", f"{summary['heldout_discriminator_loss']:.4f}"),
         ("AUC, held out", f"{summary['auc']:.4f} (at a quarter of the joint steps {summary['auc_at_quarter']:.4f})"),
+        *((_PAIR_ROWS[kind], _preferred(summary, kind)) for kind in KINDS),
         ("disc_loss_variance/masked", f"{summary['disc_loss_variance_masked']:.4f}"),
         ("time", f"{summary['seconds'] / 60:.1f} minutes"),
+        ("report", f"{report}, a page that opens in a browser" if report else "none"),
         ("TensorBoard", f"tensorboard --logdir {out}"),
         ("export", f"{out / 'export'}/discriminator, {out / 'export'}/generator"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _preferred(summary: dict[str, Any], kind: str) -> str:
+    """How often the true sentence of a pair is preferred, trained and random weights side by side."""
+    trained, drawn = summary[f"pairs_{kind}"], summary[f"pairs_{kind}_random"]
+    if trained is None or drawn is None:
+        return "none in the held-out text"
+    return f"{trained:.3f} of the true sentences preferred, by random weights {drawn:.3f}, by chance 0.500"
 
 
 def _announce(text: str) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
 from transformers.utils import logging
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.panics import panics_as_errors
+from electra_scale.inside.networks import open_network
 
 EXAMPLE_MASKED = "The government of the [MASK] has the power to make laws."
 EXAMPLE_WRONG = "The president of the country was elected by the banana of the people."
@@ -52,7 +53,7 @@ def fill(generator: Path, sentence: str, best: int = 5) -> list[tuple[str, float
 
     Raises UserError for a sentence that is too long or has not exactly one [MASK], and for a folder without generator.
     """
-    tokenizer, model = _open(generator, ElectraForMaskedLM, "generator")
+    tokenizer, model = open_network(generator, ElectraForMaskedLM, "generator")
     encoded = _encoded(tokenizer, model, sentence)
     places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()
     if len(places) != 1:
@@ -72,7 +73,7 @@ def detect(discriminator: Path, sentence: str) -> list[tuple[str, float]]:
 
     Raises UserError for a sentence that is too long or has no word, and for a folder without discriminator.
     """
-    tokenizer, model = _open(discriminator, ElectraForPreTraining, "discriminator")
+    tokenizer, model = open_network(discriminator, ElectraForPreTraining, "discriminator")
     encoded = _encoded(tokenizer, model, sentence)
     probabilities = model(**encoded).logits[0].sigmoid()
     names = tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())
@@ -80,37 +81,6 @@ def detect(discriminator: Path, sentence: str) -> list[tuple[str, float]]:
     if not found:
         raise UserError(f'"{_short(sentence)}" has no word to look at; write a sentence')
     return found
-
-
-def _open(folder: Path, kind: Any, network: str) -> tuple[Any, Any]:
-    """Tokenizer and model of an exported network, from this folder alone: no hub is asked."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        # transformers would make up a tokenizer of five tokens.
-        raise UserError(f"{folder} holds no {network} with its tokenizer; make one with electra-scale export")
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        if config.model_type != "electra":
-            raise UserError(f"{folder} holds a model of type {config.model_type}; give what electra-scale export wrote")
-        with panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        model, info = kind.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
-    except UserError:
-        raise
-    except Exception as error:  # transformers and what it stands on have no common error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} holds no {network} that can be loaded ({reason}); export it again") from error
-    # The scores are made with the embeddings, whose weights are in the file once.
-    missing = sorted(set(info["missing_keys"]) - {"generator_lm_head.weight"})
-    if missing:
-        raise UserError(f"{folder} holds no {network}: it lacks {len(missing)} weights, such as {missing[0]}")
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"{folder} holds a tokenizer of {len(tokenizer)} tokens and a {network} for {config.vocab_size}; "
-            "export it again"
-        )
-    return tokenizer, model.eval()
 
 
 def _encoded(tokenizer: Any, model: Any, sentence: str) -> Any:

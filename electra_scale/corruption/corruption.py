@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from electra_scale.corruption.sampler import Distributions
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
@@ -134,6 +135,14 @@ class Corruptor(ABC):
     def look_ahead(self, networks: Electra, batch: Batch, layout: Layout, clock: Clock) -> Any:
         """Draw a batch's replacements before the step that it belongs to; see the setting ``looks_ahead``."""
         raise NotImplementedError(f"{type(self).__name__} does not look ahead")
+
+    def distributions(self, corruption: Corruption, clock: Clock) -> Iterator[Distributions] | None:
+        """What the replacements of a corruption are drawn from at that time, in blocks of its positions, in order.
+
+        No gradient. Training does not ask for it: it is what a user looks at. None: the kind does not draw from a
+        distribution over the vocabulary.
+        """
+        return None
 
     def feedback(self, corruption: Corruption, token_loss: Tensor) -> list[LossTerm]:
         """Loss terms that follow from the discriminator's loss (M,), without gradient, at the positions."""

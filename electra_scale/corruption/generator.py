@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from electra_scale.corruption.corruption import (
     Sums,
     statistics_of,
 )
-from electra_scale.corruption.sampler import Draw, Masked
+from electra_scale.corruption.sampler import Distributions, Draw, Masked
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.cost import GeneratorCost
 from electra_scale.corruption.samplers.fixed import ElectraSampler
@@ -30,6 +31,7 @@ from electra_scale.corruption.statistics import (
     sampler_metrics,
     staleness_statistics,
 )
+from electra_scale.corruption.vocabulary.distributions import distributions
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
@@ -115,6 +117,10 @@ class GeneratorCorruption(Corruptor):
             masked = self.masked_positions(networks, batch, layout)
             drawn = propose(self.sampler, masked, mixture=self.mixture_at(clock))
             return Ahead(drawn.tokens, drawn.log_p, drawn.log_p - drawn.weight.log(), drawn.hardness)
+
+    def distributions(self, corruption: Corruption, clock: Clock) -> Iterator[Distributions]:
+        masked, _ = corruption.proposal
+        return distributions(masked, self.sampler, self.mixture_at(clock))
 
     def feedback(self, corruption: Corruption, token_loss: Tensor) -> list[LossTerm]:
         masked, drawn = corruption.proposal

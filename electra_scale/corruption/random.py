@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from electra_scale.corruption.corruption import Clock, Corruption, Corruptor
+from electra_scale.corruption.sampler import Distributions
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
@@ -38,6 +40,7 @@ class RandomTokens(Corruptor):
         kept = torch.ones(model.vocab_size, dtype=torch.bool)
         kept[torch.from_numpy(special.ids())] = False
         self.ordinary = kept.nonzero()[:, 0]
+        self.vocabulary = model.vocab_size
 
     def corrupt(
         self, networks: Electra, batch: Batch, layout: Layout, clock: Clock, detailed: bool = False, ahead: Any = None
@@ -52,3 +55,9 @@ class RandomTokens(Corruptor):
             token_weight=(batch.segment >= 0).float(),
             positions=batch.masked,
         )
+
+    def distributions(self, corruption: Corruption, clock: Clock) -> Iterator[Distributions]:
+        q = torch.zeros(self.vocabulary, dtype=torch.float64)
+        q[self.ordinary] = 1 / len(self.ordinary)
+        for _ in range(len(corruption.positions)):
+            yield Distributions(None, q[None])

@@ -47,6 +47,18 @@ class Draw:
 
 
 @dataclass
+class Distributions:
+    """What replacements are drawn from at R positions, over the whole vocabulary.
+
+    ``q`` (R, V) float64 the distribution that is really drawn from; ``p`` (R, V) that of the generator, which is the
+    same object where the two do not differ, and None where there is no generator.
+    """
+
+    p: Tensor | None
+    q: Tensor
+
+
+@dataclass
 class Tile:
     """A part of the M x V scores: positions ``rows``, tokens ``columns``.
 

@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, first_line
 from data_pipeline.places.scratch import scratch_folder
 from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.export.run import export_run
@@ -99,7 +99,7 @@ def _downloaded(name: str) -> Path:
     except Exception as error:  # the library raises its own, its HTTP client's and the system's errors
         raise UserError(
             f"there is no folder {name!r}, and no model of that name can be had from the hub "
-            f"({_first_line(error)}); give a run, a folder, or a hub id where the hub can be reached"
+            f"({first_line(error)}); give a run, a folder, or a hub id where the hub can be reached"
         ) from error
 
 
@@ -124,9 +124,5 @@ def _redrawn(folder: Path, out: Path, seed: int) -> Path:
     except UserError:
         raise
     except Exception as error:  # a damaged file gives whatever its content leads to
-        raise UserError(f"{folder} holds no model of transformers that can be opened ({_first_line(error)})") from error
+        raise UserError(f"{folder} holds no model of transformers that can be opened ({first_line(error)})") from error
     return out
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

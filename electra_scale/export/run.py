@@ -12,6 +12,11 @@ from data_pipeline.places.new_folder import free_folder
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Place
 from data_pipeline.places.scratch import scratch_folder
+from electra_scale.export.card import check_licence, parameters_in, write_card
+from electra_scale.export.network_card import NetworkCard
+from electra_scale.export.run_facts import RunFacts, facts_of_run
+from electra_scale.model.architectures.architecture import Network
+from electra_scale.model.electra import Electra
 from electra_scale.model.hf import export, networks_of
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
@@ -19,28 +24,43 @@ from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.networks import load_module
 
 
-def export_run(run: Path, out: str | Path, step: int | None = None) -> tuple[int, list[str]]:
+def export_run(
+    run: Path, out: str | Path, step: int | None = None, licence: str | None = None
+) -> tuple[int, list[str]]:
     """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or from that of ``step``.
 
-    ``out`` is a folder or ``s3://bucket/prefix``. Returns the step of the checkpoint, and the names of the networks: a
-    run without a generator has one only. Raises UserError if there is no
-    such checkpoint, or if ``out`` is not empty.
+    ``out`` is a folder or ``s3://bucket/prefix``. Each network has a model card, which names ``licence`` if one is
+    given. Returns the step of the checkpoint, and the names of the networks: a run without a generator has one only.
+
+    Raises UserError if there is no such checkpoint, or if ``out`` is not empty.
     """
     place = open_place(out)
     if not isinstance(place, FolderPlace):
         _require_empty(place)
         with tempfile.TemporaryDirectory(dir=scratch_folder()) as temporary:
-            written = export_run(run, Path(temporary) / "export", step)
+            written = export_run(run, Path(temporary) / "export", step, licence)
             upload(Path(temporary) / "export", place)
         return written
     # Before the weights are read, which may take minutes.
+    check_licence(licence)
     free_folder(place.path, "export")
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
     tag = checkpoint.tag_at(folder.checkpoints, step)
     module = load_module(folder, recipe, tag, networks_only=True)
-    export(module.electra, folder.tokenizer, place.path)
-    return checkpoint.read_state(folder.checkpoints, tag).step, list(networks_of(module.electra))
+    reached = checkpoint.step_of(tag)
+    export_networks(module.electra, folder, place.path, facts_of_run(folder, recipe, [reached]), licence)
+    return reached, list(networks_of(module.electra))
+
+
+def export_networks(electra: Electra, folder: RunFolder, out: Path, facts: RunFacts, licence: str | None) -> None:
+    """Write the networks of a run into a folder, each with its card."""
+
+    def describe(part: Path, network: Network) -> None:
+        kind = electra.architecture.hugging_face[network]
+        write_card(part, NetworkCard(facts, network, kind, parameters_in(part), licence))
+
+    export(electra, folder.tokenizer, out, describe)
 
 
 def upload(folder: Path, place: Place) -> None:

@@ -70,9 +70,14 @@ def discriminator_flops(config: ModelConfig, positions: int) -> float:
 
 
 def training_flops(
-    config: ModelConfig, positions: int, masked_share: float, joint: bool, with_generator: bool = True
+    config: ModelConfig,
+    positions: int,
+    masked_share: float,
+    joint: bool,
+    with_generator: bool = True,
+    generator_learns: bool = True,
 ) -> float:
-    """Operations of a training step per token, which MFU is taken from: 3 times the forward pass.
+    """Operations of a training step per token, which MFU is taken from: 3 times the forward pass of what learns.
 
     Backward forms two products for each of forward's. What a corruption learns besides is not among them
     (:func:`electra_scale.corruption.samplers.cost.sampler_flops`).
@@ -83,8 +88,9 @@ def training_flops(
         masked_share: M/S, masked positions per position.
         joint: both networks train; else the generator alone.
         with_generator: there is a generator.
+        generator_learns: in the joint phase too.
     """
-    forward = generator_flops(config, positions, masked_share) if with_generator else 0.0
-    if joint:
-        forward += discriminator_flops(config, positions)
-    return 3 * forward
+    generator = generator_flops(config, positions, masked_share) if with_generator else 0.0
+    if not joint:
+        return 3 * generator
+    return (3 if generator_learns else 1) * generator + 3 * discriminator_flops(config, positions)

@@ -56,9 +56,25 @@ class Electra(nn.Module):
         """
         initialise(self, self.config.init_std, seed, self.config.init)
         learned = dict(self.embeddings.named_parameters()).get("position.weight")
-        if self.config.position_init == "sinusoidal" and learned is not None:
+        start = self.config.position_init
+        if start != "normal" and learned is not None:
             with torch.no_grad():
-                learned.copy_(sinusoids(learned.shape[0], learned.shape[1], self.config.init_std))
+                table = sinusoids(learned.shape[0], learned.shape[1], self.config.init_std)
+                # The last columns of co-occurrence embeddings are the smallest: there words disturb positions least.
+                learned.copy_(table.flip(1) if start == "neighbours" else table)
+        if start == "neighbours":
+            for encoder in (self.generator, self.discriminator):
+                if encoder is not None:
+                    cast(Encoder, encoder).attend_to_neighbours()
+
+    def start_discriminator_from_generator(self) -> None:
+        """Give the discriminator's encoder the generator's weights, in place; its head stays as it is.
+
+        Both encoders are of one size, so the names within them are the same whatever the architecture. A projection
+        from E to H is part of the encoder.
+        """
+        assert self.generator is not None
+        self.discriminator.load_state_dict(self.generator.state_dict(), strict=True)
 
     @property
     def word_embeddings(self) -> Tensor:

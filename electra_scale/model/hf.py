@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, first_line
 from data_pipeline.places.new_folder import new_folder
 from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.model.architectures.architecture import Network
@@ -97,7 +97,9 @@ def networks_of(model: Electra) -> list[Network]:
     return ["discriminator"] if model.generator is None else ["discriminator", "generator"]
 
 
-def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
+def export(
+    model: Electra, tokenizer_dir: Path, out: Path, describe: Callable[[Path, Network], None] = lambda *_: None
+) -> None:
     """Write ``out/discriminator`` and ``out/generator`` as transformers checkpoints with tokenizer, in fp32.
 
     ``out`` gets both or nothing. Their tokenizers cut at the model's ``max_positions``; their configurations have the
@@ -107,6 +109,7 @@ def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
         model: any device, any dtype.
         tokenizer_dir: folder with ``tokenizer.json`` or ``vocab.txt`` and what goes with it.
         out: folder to make; it may exist if it is empty.
+        describe: adds to the folder of a network what else belongs there, before anybody sees it.
 
     Raises:
         UserError: ``out`` holds something or can't be written, ``tokenizer_dir`` holds no tokenizer, or the tokenizer
@@ -126,13 +129,14 @@ def export(model: Electra, tokenizer_dir: Path, out: Path) -> None:
                         str(folder), local_files_only=True, trust_remote_code=False
                     )
             except Exception as error:  # transformers raises nothing more specific for a bad file
-                raise UserError(f"cannot read the tokenizer in {tokenizer_dir}: {_first_line(error)}") from error
+                raise UserError(f"cannot read the tokenizer in {tokenizer_dir}: {first_line(error)}") from error
             if len(tokenizer) > model.config.vocab_size:
                 raise UserError(
                     f"the tokenizer in {tokenizer_dir} has {len(tokenizer)} tokens, the model's vocabulary "
                     f"has {model.config.vocab_size}; give the tokenizer that the model was trained with"
                 )
             _transformers_model(model, network, tokenizer.pad_token_id).save_pretrained(folder)
+            describe(folder, network)
 
 
 @dataclass(frozen=True)
@@ -151,17 +155,13 @@ def _sources(discriminator: str | Path, generator: str | Path | None) -> _Source
     return _Sources(str(discriminator), None if generator is None else str(generator))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _read_config(source: str) -> Any:
     try:
         # Code that comes with a model is not run, and nobody is asked whether it should be.
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a damaged file gives whatever its content leads to
         raise UserError(
-            f"cannot read a transformers config from {source!r}: {_first_line(error)}; "
+            f"cannot read a transformers config from {source!r}: {first_line(error)}; "
             "give a folder with config.json or a hub id"
         ) from error
 
@@ -182,7 +182,7 @@ def _read_weights(source: str, model: Electra, network: Network) -> dict[str, Te
     try:
         loaded, info = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # a damaged file gives whatever its content leads to
-        raise UserError(f"cannot load {kind.__name__} from {source!r}: {_first_line(error)}") from error
+        raise UserError(f"cannot load {kind.__name__} from {source!r}: {first_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - set(model.architecture.tied[network]))
     if missing:
         raise UserError(
@@ -235,7 +235,7 @@ def _tokens_by_id(folder: Path) -> dict[int, str]:
                     str(folder), local_files_only=True, trust_remote_code=False
                 ).get_vocab()
     except Exception as error:  # the libraries raise nothing more specific for a bad file
-        raise UserError(f"cannot read the tokenizer of {str(folder)!r}: {_first_line(error)}; restore it") from error
+        raise UserError(f"cannot read the tokenizer of {str(folder)!r}: {first_line(error)}; restore it") from error
     return {index: token for token, index in vocabulary.items()}
 
 

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 
 from electra_scale.recipe.model import Init
 
+_OFFSETS = (-1, 1, -2, 2)
+"""Of the positions that heads may start by attending to."""
+
+_PEAK = 10.0
+"""Score of the position that such a head attends to, where positions and words have equal shares of an embedding."""
+
 
 def generator_for(seed: int, name: str) -> torch.Generator:
     """A CPU random generator for one named tensor.
@@ -59,7 +65,35 @@ def sinusoids(positions: int, width: int, std: float) -> Tensor:
     A start for learned position embeddings (the form of Vaswani et al. 2017, section 3.5, with wavelengths up to
     2 pi 1,000): distances are readable from step 0, which learned positions otherwise take long to become.
     """
-    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(1000.0) / width))
-    angle = torch.arange(positions)[:, None] * rate
+    angle = torch.arange(positions)[:, None] * _rates(width)
     table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
     return table * (std / table.square().mean().sqrt())
+
+
+def neighbour_attention(width: int, heads: int) -> list[tuple[Tensor, Tensor]]:
+    """Query and key matrices (D,H) of heads that attend to one position before, one after, two before, two after.
+
+    Reads the reversed columns of :func:`sinusoids`: of the highest frequencies as many pairs as fit into D, a quarter
+    of all at most, since the lower ones hardly tell neighbours apart. A key is the pair (sin, cos) of its position, a
+    query that of its own position moved by the offset (the angle's addition theorem), so their product is largest where
+    the two positions differ by the offset. For fewer than four heads the first offsets. Ours.
+    """
+    wide = width // heads
+    pairs = min(wide // 2, width // 8)
+    size = math.sqrt(_PEAK * math.sqrt(wide) / max(pairs, 1))
+    found = []
+    for offset in _OFFSETS[:heads]:
+        query, key = torch.zeros(wide, width), torch.zeros(wide, width)
+        for pair, rate in enumerate(_rates(width)[:pairs].tolist()):
+            row, sine, cosine = 2 * pair, width - 1 - 2 * pair, width - 2 - 2 * pair
+            key[row, sine] = key[row + 1, cosine] = size
+            query[row, sine] = query[row + 1, cosine] = size * math.cos(rate * offset)
+            query[row, cosine] = size * math.sin(rate * offset)
+            query[row + 1, sine] = -size * math.sin(rate * offset)
+        found.append((query, key))
+    return found
+
+
+def _rates(width: int) -> Tensor:
+    """Radians per position of each pair of columns."""
+    return torch.exp(torch.arange(0, width, 2) * (-math.log(1000.0) / width))

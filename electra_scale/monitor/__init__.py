@@ -1,1 +1,1 @@
-"""Monitoring: sums of a step go in, metrics, TensorBoard, progress and alarms come out; changes nothing."""
+"""Monitoring: sums of a step go in, metrics, TensorBoard, trackers, progress and alarms come out; changes nothing."""

@@ -1,9 +1,12 @@
-"""Peak FLOP/s of devices, to which speed/mfu relates a run's own rate, and the data sheets that a plan reads."""
+"""What a run's devices are called and can do: peak FLOP/s for speed/mfu, and the data sheets that a plan reads."""
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -48,3 +51,20 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         float((left @ left)[0, 0])
         best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best
+
+
+def device_name(device: torch.device) -> str:
+    """What people call a device: a GPU's name, or the processor's with its number of cores."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    name = platform.machine() or device.type
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                name = value.strip()
+                break
+    except OSError:
+        # Only Linux has the file.
+        pass
+    return f"{name}, {os.cpu_count()} cores"

@@ -9,6 +9,9 @@ from torch import nn
 from electra_scale.recipe.optimizer import AdamWSettings, PartSettings
 from electra_scale.tasks.module import PretrainModule
 
+_GENERATORS = ("embeddings", "generator", "generator_head")
+"""What the generator's distribution depends on."""
+
 
 @dataclass
 class Part:
@@ -43,7 +46,8 @@ def parts_of(module: PretrainModule, settings: AdamWSettings) -> list[Part]:
     """What the module's phase trains.
 
     Parts that are frozen, or that the phase does not train, are left out, because DeepSpeed decays whatever it is
-    given; those that are frozen get no gradient either.
+    given; those that are frozen get no gradient either. A ``generator_rate`` of 0 freezes the generator in the joint
+    phase, with its head and the embeddings, unless one of them has a rate of its own.
     """
     electra, joint = module.electra, module.phase == "joint"
     pace = settings.generator_rate if joint else 1.0
@@ -57,10 +61,11 @@ def parts_of(module: PretrainModule, settings: AdamWSettings) -> list[Part]:
         for name, (part, training) in module.learned.items():
             if any(True for _ in part.parameters()):
                 found.append((name, part, training))
+    left = _GENERATORS if joint and pace == 0 and electra.generator is not None else ()
     parts = []
     for name, part, usual in found:
         own = settings.parts.get(name, PartSettings())
-        if own.frozen:
+        if own.frozen or (name in left and own.rate is None):
             part.requires_grad_(False)
             continue
         changed = {key: value for key, value in vars(own).items() if value not in (None, False, "phase")}

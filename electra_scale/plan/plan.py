@@ -151,12 +151,12 @@ def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
     """Training FLOPs per token, as speed/mfu counts them, and separately those of the sampling head."""
     positions, share = recipe.data.sequence_length, recipe.data.mask_share
     with_generator = recipe.corruption.uses_generator
-    total = training_flops(model, positions, share, True, with_generator)
-    generator = training_flops(model, positions, share, False, with_generator)
+    total = training_flops(model, positions, share, True, with_generator, recipe.optimizer.generator_rate > 0)
+    discriminator = training_flops(model, positions, share, True, False)
     masked = round(micro * positions * share)
     return {
-        "generator": generator,
-        "discriminator": total - generator,
+        "generator": total - discriminator,
+        "discriminator": discriminator,
         "total": total,
         "sampling_head": cost_of(recipe.corruption, model).flops(masked) / (micro * positions),
         "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, False, with_generator),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from data_pipeline.settings import too_small
+
+TrackerName = Literal["trackio", "wandb", "mlflow"]
 
 
 @dataclass
@@ -21,6 +24,10 @@ class LoggingConfig:
     evaluate_samples: int = 256
     """Held-out samples of an evaluation."""
 
+    pairs: int = 256
+    """Pairs of held-out sentences that each evaluation of the joint phase scores, of each kind (docs/evaluation.md);
+    0 = none."""
+
     probe_every: int = 0
     """Joint steps between variance probes on held-out text (docs/variance.md), and one at the end; 0 = none."""
 
@@ -32,6 +39,9 @@ class LoggingConfig:
 
     peak_tflops: float | None = None
     """Peak of a device in TFLOP/s for speed/mfu; unset, it is looked up or measured."""
+
+    tracker: TrackerName | None = None
+    """Where the rows go besides TensorBoard: trackio, wandb or mlflow, which must be installed; unset, nowhere."""
 
     stuck_minutes: float = 10.0
     """Time without progress after which a rank that waits for others names those that are missing and ends; 0 = never.
@@ -45,6 +55,7 @@ class LoggingConfig:
             every=1,
             evaluate_every=1,
             evaluate_samples=1,
+            pairs=0,
             probe_every=0,
             probe_samples=1,
             probe_draws=2,

@@ -43,6 +43,9 @@ class EncoderSize:
                 f"change one of them (for example heads to a divisor of {self.hidden})"
             )
 
+    def __str__(self) -> str:
+        return f"layers {self.layers}, hidden {self.hidden}, ffn {self.ffn}, heads {self.heads}"
+
 
 @dataclass
 class BertSettings:
@@ -111,8 +114,9 @@ class NetworkSettings:
     init: Init = "bert"
     """``bert``: every matrix has that deviation; ``fan_in``: dense layers have 1/sqrt(inputs), better when narrow."""
 
-    position_init: Literal["normal", "sinusoidal"] = "normal"
-    """What the learned position embeddings start from."""
+    position_init: Literal["normal", "sinusoidal", "neighbours"] = "normal"
+    """What the learned position embeddings start from; with ``neighbours`` they are sines and cosines, and the heads of
+    each encoder's first layer start by attending to the tokens next to their own, for budgets of minutes."""
 
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""

@@ -67,7 +67,8 @@ class AdamWSettings:
     """Peak rate."""
 
     generator_rate: float = 1.0
-    """Rate of the generator's layers and head in the joint phase, as a multiple; the embeddings have the full rate."""
+    """Rate of the generator's layers and head in the joint phase, as a multiple; the embeddings have the full rate. 0
+    leaves all three as the generator's warm-up, or model.init_from, made them, and saves its backward pass."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the first and second moment."""
@@ -93,8 +94,8 @@ class AdamWSettings:
         found = []
         if not self.learning_rate > 0:
             found.append(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
-        if self.generator_rate <= 0:
-            found.append(f"optimizer.generator_rate is {self.generator_rate}; it must be above 0")
+        if not self.generator_rate >= 0:
+            found.append(f"optimizer.generator_rate is {self.generator_rate}; it must be 0 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             found.append(f"optimizer.betas are {self.betas}; each must be at least 0 and below 1")
         if not self.eps > 0:

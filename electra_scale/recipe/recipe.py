@@ -68,6 +68,16 @@ class Recipe:
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
             )
+        never = self.generator_warmup.steps == 0 and self.model.init_from is None
+        if self.corruption.uses_generator and self.optimizer.generator_rate == 0 and never:
+            found.append(
+                "optimizer.generator_rate is 0, which leaves the generator as it is, but it would be at its random "
+                "start: set generator_warmup.steps or model.init_from, or a rate above 0"
+            )
+        if self.model.position_init == "neighbours":
+            found += self._problems_of_neighbours()
+        if self.generator_warmup.discriminator_from_generator:
+            found += self._problems_of_the_discriminators_start()
         if not self.corruption.uses_generator:
             kind = self.corruption.kind
             if self.generator_warmup.steps:
@@ -82,4 +92,33 @@ class Recipe:
                 )
             if self.model.unigram_bias:
                 found.append(f"model.unigram_bias is set, but corruption.kind {kind} has no generator; set it to false")
+        return found
+
+    def _problems_of_neighbours(self) -> list[str]:
+        """Encoders whose first layer does not read the embeddings as they are."""
+        return [
+            f"model.position_init is neighbours, which reads positions in the embeddings, but model.{name}.hidden is "
+            f"{size.hidden} and model.embedding {self.model.embedding}; make them equal, or set it to sinusoidal"
+            for name, size in (("discriminator", self.model.discriminator), ("generator", self.model.generator))
+            if size.hidden != self.model.embedding and (name == "discriminator" or self.corruption.uses_generator)
+        ]
+
+    def _problems_of_the_discriminators_start(self) -> list[str]:
+        """What keeps the discriminator from starting with the generator's weights."""
+        key = "generator_warmup.discriminator_from_generator"
+        if not self.corruption.uses_generator:
+            kind = self.corruption.kind
+            return [f"{key} is set, but corruption.kind {kind} has no generator to start from; set it to false"]
+        found = []
+        if self.generator_warmup.steps == 0:
+            found.append(
+                f"{key} is set, but generator_warmup.steps is 0, so there is no warmed-up generator; give that phase "
+                f"steps, or set {key} to false"
+            )
+        ours, theirs = self.model.discriminator, self.model.generator
+        if ours != theirs:
+            found.append(
+                f"{key} needs two encoders of one size; model.discriminator has {ours}, model.generator {theirs}; "
+                f"make them equal, or set {key} to false"
+            )
         return found

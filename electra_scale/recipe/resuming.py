@@ -85,7 +85,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "task.discriminator_weight": ("applied", ""),
     "optimizer.kind": ("refused", "the checkpoint has the state of its kind"),
     "optimizer.learning_rate": ("applied", ""),
-    "optimizer.generator_rate": ("applied", ""),
+    "optimizer.generator_rate": ("applied", "not from 0 in the joint phase, since the optimizer state is gone"),
     "optimizer.betas": ("applied", ""),
     "optimizer.eps": ("applied", ""),
     "optimizer.weight_decay": ("applied", ""),
@@ -106,6 +106,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "generator_warmup.warmup_steps": ("applied", "until the warm-up is over"),
     "generator_warmup.learning_rate": ("applied", "until the warm-up is over"),
     "generator_warmup.mask_share": ("applied", "until the warm-up is over"),
+    "generator_warmup.discriminator_from_generator": ("applied", "until the joint phase has begun"),
     "checkpoint.every": ("free", "applied with corruption.look_ahead, which draws nothing ahead of a save"),
     "checkpoint.keep": ("free", ""),
     "checkpoint.keep_every": ("free", ""),
@@ -114,10 +115,12 @@ RULES: dict[str, tuple[Rule, str]] = {
     "logging.every": ("free", ""),
     "logging.evaluate_every": ("free", ""),
     "logging.evaluate_samples": ("free", ""),
+    "logging.pairs": ("free", ""),
     "logging.probe_every": ("free", ""),
     "logging.probe_samples": ("free", ""),
     "logging.probe_draws": ("free", ""),
     "logging.peak_tflops": ("free", ""),
+    "logging.tracker": ("free", ""),
     "logging.stuck_minutes": ("free", ""),
 }
 """By setting, and the reason or the condition; docs/checkpoints.md has the same table. ``*`` is the name of a part."""
@@ -244,8 +247,13 @@ def _decide(key: str, old: Any, new: Any, before: Settings, now: Settings, phase
         if phase == "joint":
             return "refused", f"the joint phase began after step {old}"
         return (rule, reason) if new >= step else ("refused", f"the checkpoint is at step {step} of that phase")
+    if key == "generator_warmup.discriminator_from_generator":
+        # The last checkpoint of the warm-up is before the border.
+        return (rule, reason) if phase == "generator_warmup" else ("free", _OVER)
     if key.startswith("generator_warmup.") and (phase == "joint" or step >= now.recipe.generator_warmup.steps):
         return "free", _OVER
+    if key == "optimizer.generator_rate" and phase == "joint" and old == 0:
+        return "refused", "the frozen generator has no optimizer state to resume with"
     if key.startswith("optimizer.parts.") and key.endswith((".frozen", ".replicated")):
         if phase == "generator_warmup" and key.split(".")[2] not in _OF_WARMUP:
             return "applied", ""

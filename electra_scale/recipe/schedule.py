@@ -38,6 +38,9 @@ class GeneratorWarmupConfig:
     mask_share: float = 0.4
     """Share of tokens that the generator predicts; more than in the joint phase gives more signal a step."""
 
+    discriminator_from_generator: bool = False
+    """At the end of the phase the discriminator's encoder gets the generator's weights; their sizes must be equal."""
+
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""
         found = too_small("generator_warmup", self, steps=0, warmup_steps=0)

@@ -16,8 +16,9 @@ from electra_scale.data.prefetch import Prefetcher
 from electra_scale.data.retry_budget import RetryBudget
 from electra_scale.data.store import special_tokens
 from electra_scale.model.cost import training_flops
-from electra_scale.monitor.hardware import peak_flops
+from electra_scale.monitor.hardware import device_name, peak_flops
 from electra_scale.monitor.meter import Meter
+from electra_scale.monitor.trackers import check_tracker
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.deepspeed_json import resolve_deepspeed_json
 from electra_scale.recipe.phases import Phase, PhasePlan, phases
@@ -110,6 +111,8 @@ class Run:
         self.started = False
         slices = time_slice is not None
         self.deepspeed_json, self.store = open_inputs(recipe, world, resume=resume, time_slice=slices)
+        if recipe.logging.tracker is not None:
+            world.from_main(lambda: check_tracker(recipe.logging.tracker))
         self.micro, self.accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
         self.folder = RunFolder(Path(recipe.run_dir))
         self.reporter = Reporter(self.folder, world, recipe.total_steps)
@@ -163,7 +166,7 @@ class Run:
             except Stopped as stop:
                 self._report_stop(stop)
                 return
-            self._open(closing)
+            self._open(closing, hosts)
             # The watchdog is closed first: copying the last checkpoint may take long, and no rank is stuck meanwhile.
             self.duties = [watchdog, *self._duties(hosts)]
             for duty in reversed(self.duties):
@@ -182,7 +185,7 @@ class Run:
                     self.reporter.log_of_rank(f"ending: {error}")
                 raise
 
-    def _open(self, closing: contextlib.ExitStack) -> None:
+    def _open(self, closing: contextlib.ExitStack, hosts: list[str]) -> None:
         """Write into the run folder from here on: what the run is made of now, its rows and its status."""
         self.world.from_main(self.checkpoints.confirm)
         measured = self.folder.measures() if self.world.main else MEASURES
@@ -193,10 +196,15 @@ class Run:
                 "(docs/training.md)"
             )
         if self.world.main:
-            self.folder.describe(self.recipe, self.deepspeed_json, self.store, self.changed, self.start.step)
+            hardware = {
+                "device": device_name(self.world.device),
+                "ranks": self.world.size,
+                "hosts": len(set(hosts)),
+            }
+            self.folder.describe(self.recipe, self.deepspeed_json, self.store, self.changed, self.start.step, hardware)
             checkpoint.discard_unfinished(self.folder.checkpoints)
         # A row that is pending is written again.
-        self.reporter.open(self.start.step, self.start.step - (self.start.pending is not None))
+        self.reporter.open(self.start.step, self.start.step - (self.start.pending is not None), self.recipe)
         closing.callback(self.reporter.close)
         self.reporter.status("running", self.start.step)
         self.started = True
@@ -210,7 +218,15 @@ class Run:
         found: list[Duty] = [
             StepLines(self.reporter, self.global_steps),
             RankTimes(self.reporter, hosts),
-            Heldout(self.recipe, self.heldout, self.micro, self.world, self.position, self.global_steps.poll),
+            Heldout(
+                self.recipe,
+                self.heldout,
+                self.micro,
+                self.world,
+                self.position,
+                self.global_steps.poll,
+                self.reporter.log,
+            ),
             Rows(self.recipe, self.reporter, self.folder.metrics, heldout=self.heldout is not None),
             self.saving,
         ]
@@ -254,13 +270,25 @@ class Run:
             if following is not None:
                 plan, module = following, self._module(following.name, fresh=False)
                 module.load_state_dict(weights, strict=True)
+                if self.recipe.generator_warmup.discriminator_from_generator:
+                    module.electra.start_discriminator_from_generator()
+                    first = self.recipe.model.init_from
+                    head = "is fresh" if first is None else f"stays that of {first}"
+                    self.reporter.log(
+                        f"the discriminator's encoder starts as the generator's of step {plan.first}; its head {head}"
+                    )
                 engine = self._engine(module, plan)
 
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
         state = self.saving.state
         length = self.recipe.data.sequence_length
         flops = training_flops(
-            self.config, length, plan.mask_share, plan.name == "joint", self.recipe.corruption.uses_generator
+            self.config,
+            length,
+            plan.mask_share,
+            plan.name == "joint",
+            self.recipe.corruption.uses_generator,
+            self.recipe.optimizer.generator_rate > 0,
         )
         meter = Meter(self.recipe.batch.global_batch * length, flops, self.peak * self.world.size)
         for duty in self.duties:

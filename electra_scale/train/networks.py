@@ -62,14 +62,18 @@ def set_first_weights(
             electra.generator_head.bias.copy_((counts / counts.sum()).log())
 
 
-def load_module(folder: RunFolder, recipe: Recipe, tag: str, networks_only: bool = False) -> PretrainModule:
+def load_module(
+    folder: RunFolder, recipe: Recipe, tag: str, networks_only: bool = False, warmup: bool = False
+) -> PretrainModule:
     """The networks of a checkpoint of the joint phase, on the CPU in float32.
+
+    With ``warmup``, one of the generator's warm-up is taken too; what that does not train has the seed's first weights.
 
     Raises UserError for an earlier or a damaged one, if the run folder's tokenizer is not that of the checkpoint, and,
     unless only the networks are wanted, for one that was saved before the run was resumed with another sampler.
     """
     state = checkpoint.read_state(folder.checkpoints, tag)
-    if state.phase != "joint":
+    if state.phase != "joint" and not warmup:
         raise UserError(
             f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, before there was a discriminator; "
             "choose a later one"
@@ -79,6 +83,9 @@ def load_module(folder: RunFolder, recipe: Recipe, tag: str, networks_only: bool
     weights = consolidated_weights(folder.checkpoints, tag)
     config = recipe.networks(int(weights["electra.embeddings.word.weight"].shape[0]))
     module = build_module(recipe, config, special_tokens(folder.tokenizer), "joint")
+    if state.phase != "joint":
+        # What the warm-up does not train is not in it.
+        weights = module.state_dict() | weights
     _, lines = load_weights(module, weights, f"checkpoint {folder.checkpoints / tag}")
     if lines and not networks_only:
         raise UserError(

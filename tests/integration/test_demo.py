@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from data_pipeline.build.build import build_store
+from data_pipeline.config import TokenizerConfig
 from data_pipeline.errors import UserError
 from data_pipeline.read.inputs import find_inputs
 from electra_scale.cli import main
-from electra_scale.commands.demo import own_sources
+from electra_scale.commands.demo import own_sources, score_pairs, small_store
 from tests.support.fixtures.runs import RECIPE
 
 pytestmark = pytest.mark.slow
@@ -38,7 +41,18 @@ def test_the_demo_takes_own_text_to_an_exported_encoder(
     assert summary["disc_loss_variance_masked"] >= 0
     assert summary["ranks"] == 2
     assert summary["steps"] == 12
+    for kind in ("swapped", "replaced"):
+        for ending in ("", "_random"):
+            assert 0 <= summary[f"pairs_{kind}{ending}"] <= 1
     shown = capfd.readouterr().out
+    rows = dict(line.split("  ", 1) for line in shown.splitlines() if "by random weights" in line)
+    for name, kind in (("two words swapped", "swapped"), ("a word replaced", "replaced")):
+        assert f"{summary[f'pairs_{kind}']:.3f} of the true sentences" in rows[name]
+        assert f"by random weights {summary[f'pairs_{kind}_random']:.3f}" in rows[name]
+    # Where the report of the run finds them.
+    assert (out / "evaluation/pairs-18.json").is_file()
+    assert f"{out / 'report.html'}, a page that opens in a browser" in shown
+    assert "pairs_swapped" in (out / "report.html").read_text()
     for text in ("tensorboard --logdir", "five best", "probability that a token was replaced", "AUC, held out"):
         assert text in shown
 
@@ -46,6 +60,16 @@ def test_the_demo_takes_own_text_to_an_exported_encoder(
     assert main(arguments) == 0
     again = json.loads((out / "summary.json").read_text())
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+
+
+def test_text_without_sentences_gives_no_pairs_and_a_line_that_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.txt").write_text("\n\n".join(f"words and words without end {number}" for number in range(200)))
+    build = small_store(tmp_path / "store", own_sources(tmp_path / "words.txt"))
+    build_store(replace(build, held_out=0.5, tokenizer=TokenizerConfig(vocab_size=60), workers=1))
+    assert set(score_pairs(tmp_path).values()) == {None}
+    assert "no pairs: the held-out text of store" in capsys.readouterr().err
 
 
 def test_own_text_is_recognised_by_its_names(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoTokenizer, ElectraForSequenceClassification
 
 from electra_scale.cli import main
+from electra_scale.inside.opening import open_run
 from tests.support.fixtures.runs import ranks, rows, run
 
 RecipeFile = Callable[..., Path]
@@ -46,3 +47,6 @@ def test_a_run_without_a_generator_resumes_bit_for_bit_and_leaves_a_discriminato
     assert "holds no generator" in capsys.readouterr().out
     assert main(["probe", str(straight)]) == 2
     assert "has no generator" in capsys.readouterr().err
+    looked = open_run(straight).look("Return the value.", [2], key=1)
+    assert looked.tokens[2].drawn is not None
+    assert looked.positions[0].drawn.p is None

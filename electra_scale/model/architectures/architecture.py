@@ -32,6 +32,11 @@ class Encoder(Protocol):
         """Encode embedded tokens (B,S,E); ``depths`` are the layers after which states are wanted besides the last."""
         ...
 
+    def attend_to_neighbours(self) -> None:
+        """Set weights such that the first layer's heads attend to neighbouring positions; E = H, and E's last columns
+        hold the sines and cosines of :func:`initialisation.sinusoids`, reversed."""
+        ...
+
 
 class Architecture(Protocol):
     """One kind of encoder, for a configuration of the networks."""

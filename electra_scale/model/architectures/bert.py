@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from electra_scale.model.architectures.architecture import Hidden, Network
 from electra_scale.model.embeddings import Embeddings
+from electra_scale.model.initialisation import neighbour_attention
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
@@ -97,6 +99,16 @@ class BertEncoder(nn.Module):
             if depth in depths:
                 at[depth] = hidden
         return Hidden(hidden, at)
+
+    @torch.no_grad()
+    def attend_to_neighbours(self) -> None:
+        """Give the first layer's heads, four of them at most, the queries and keys of :func:`neighbour_attention`."""
+        layer = cast(EncoderLayer, self.layers[0])
+        width = layer.qkv.in_features
+        for head, (query, key) in enumerate(neighbour_attention(width, layer.heads)):
+            first = head * len(query)
+            layer.qkv.weight[first : first + len(query)] = query
+            layer.qkv.weight[width + first : width + first + len(key)] = key
 
 
 class BertArchitecture:

@@ -13,7 +13,17 @@ from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import STATE, is_tag, superfluous
 
 _PREFIX = "checkpoints"
-_FILES = ("recipe.yaml", "deepspeed.json", "versions.json", "data.json", "log.txt", "metrics.jsonl", "changes.jsonl")
+_FILES = (
+    "recipe.yaml",
+    "deepspeed.json",
+    "versions.json",
+    "data.json",
+    "log.txt",
+    "metrics.jsonl",
+    "changes.jsonl",
+    "tracker.json",
+    "hardware.json",
+)
 _FOLDERS = ("tokenizer", "tensorboard")
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import sha256_of, write_bytes
 from data_pipeline.places.json_file import read_record, write_record
+from data_pipeline.store.manifest import contents
 from electra_scale.cluster.software import PACKAGES
 from electra_scale.data.store import Store
 from electra_scale.recipe.deepspeed_json import parse_deepspeed_json
@@ -66,6 +67,10 @@ class RunFolder:
     @property
     def data(self) -> Path:
         return self.path / "data.json"
+
+    @property
+    def hardware(self) -> Path:
+        return self.path / "hardware.json"
 
     def holds_a_run(self) -> bool:
         """Whether a run has left work here, a row or anything of a checkpoint; a start that failed leaves neither."""
@@ -145,13 +150,17 @@ class RunFolder:
         store: Store,
         changed: Sequence[Change] = (),
         step: int = 0,
+        hardware: Mapping[str, Any] | None = None,
     ) -> None:
         """Write recipe, DeepSpeed JSON, versions, data fingerprints and a copy of the tokenizer. One rank calls it.
 
-        What ``changed`` where the run resumes at ``step`` is added to the list of changes.
+        What ``changed`` where the run resumes at ``step`` is added to the list of changes, and the ``hardware`` of this
+        start to that of earlier ones, if it is another.
         """
         try:
             self._describe(recipe, deepspeed_json, store)
+            if hardware is not None:
+                self._add_hardware(step, hardware)
             if changed:
                 with self.changes.open("a") as file:
                     file.writelines(json.dumps(change.record(step)) + "\n" for change in changed)
@@ -173,6 +182,7 @@ class RunFolder:
             "manifest": manifest.fingerprint,
             "tokenizer": manifest.tokenizer.fingerprint,
             "measures": MEASURES,
+            "contents": contents(manifest),
         }
         if self.tokenizer.exists():
             began_with = self._tokenizer_of_run()
@@ -194,6 +204,15 @@ class RunFolder:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         write_record(self.path / "versions.json", versions)
         write_record(self.data, data)
+
+    def _add_hardware(self, step: int, hardware: Mapping[str, Any]) -> None:
+        try:
+            starts = read_record(self.hardware, lambda content: list(content["starts"]), advice="") or []
+        except UserError:
+            # It is there for people only.
+            starts = []
+        if not starts or {**starts[-1], "step": step} != {"step": step, **hardware}:
+            write_record(self.hardware, {"version": 1, "starts": [*starts, {"step": step, **hardware}]})
 
     def _tokenizer_of_run(self) -> str | None:
         """Fingerprint of the tokenizer that the run, or a start that failed, began with; None if nothing says."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from electra_scale.data.pairs import KINDS
 from electra_scale.monitor.alarms import Alarms, signatures
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.train.duty import Duty, StepDone
@@ -58,4 +59,7 @@ def evaluation_line(phase: str, step: int, metrics: Mapping[str, float]) -> str:
         parts.append(f"generator {metrics['eval/generator_cross_entropy']:.3f} nats")
     if "eval/auc" in metrics:
         parts.append(f"discriminator {metrics['eval/discriminator_loss']:.4f}, AUC {metrics['eval/auc']:.4f}")
+    shares = [f"{name} {metrics[tag]:.3f}" for name in KINDS if (tag := f"eval/pairs_{name}") in metrics]
+    if shares:
+        parts.append(f"pairs {', '.join(shares)}")
     return f"held-out at step {step} ({phase}): {', '.join(parts)}"

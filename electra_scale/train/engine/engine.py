@@ -277,8 +277,9 @@ def consolidated_weights(folder: Path, tag: str) -> dict[str, Tensor]:
     with (
         pickles.restricted(folder / tag),
         plain_path(folder) as plain,
-        # Its many lines name files by paths of this process.
+        # Its many lines name files by paths of this process, and its bars are for what takes a moment.
         contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
     ):
         weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(plain), tag=tag))
     for name in PARTS:

@@ -11,6 +11,7 @@ from electra_scale.recipe.recipe import Recipe
 from electra_scale.train.duty import Duty, StepDone
 from electra_scale.train.engine.world import World
 from electra_scale.train.heldout.evaluation import evaluate
+from electra_scale.train.heldout.pairs import HeldoutPairs
 from electra_scale.train.heldout.probe import probe
 from electra_scale.train.lifecycle.watchdog import Position
 
@@ -18,12 +19,13 @@ _EVALUATION, _PROBED = "eval/", "disc_loss_variance/draw_ratio"
 
 
 class Heldout(Duty):
-    """Evaluations and variance probes.
+    """Evaluations, with pairs where a discriminator trains, and variance probes.
 
     Args:
         loader: of held-out rows; None for a store without held-out text, where nothing is measured.
         micro_batch: rows that go through the networks at once.
         poll: called again and again on every rank; where it raises, what was complete is in the step's metrics.
+        log: gets a line for what cannot be measured.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Heldout(Duty):
         world: World,
         position: Position,
         poll: Callable[[], None],
+        log: Callable[[str], None],
     ) -> None:
         self.recipe = recipe
         self.loader = loader
@@ -41,6 +44,10 @@ class Heldout(Duty):
         self.world = world
         self.position = position
         self.poll = poll
+        self.pairs: HeldoutPairs | None = None
+        if loader is not None:
+            most, rows = recipe.logging.pairs, recipe.batch.most_per_device
+            self.pairs = HeldoutPairs(loader, most, rows, world, log)
 
     def after_step(self, step: StepDone) -> None:
         """Add to the step's metrics what is due after it and not there yet."""
@@ -54,12 +61,13 @@ class Heldout(Duty):
         module, metrics = step.engine.module, step.metrics
         measured = False
         if self._evaluates_at(step.done, step.plan) and not any(name.startswith(_EVALUATION) for name in metrics):
-            metrics |= evaluate(
-                module, loader, logging.evaluate_samples, share, self.micro_batch, self.world, self.poll
-            )
+            found = evaluate(module, loader, logging.evaluate_samples, share, self.micro_batch, self.world, self.poll)
+            if self.pairs is not None and step.plan.name == "joint":
+                found |= self.pairs.measure(module, self.poll)
+            metrics |= found
             measured = True
         if self._probes_at(step.done, step.plan) and _PROBED not in metrics:
-            found = probe(
+            redrawn = probe(
                 module,
                 loader,
                 logging.probe_samples,
@@ -69,7 +77,7 @@ class Heldout(Duty):
                 self.world,
                 poll=self.poll,
             )
-            metrics |= probe_metrics(found)
+            metrics |= probe_metrics(redrawn)
             measured = True
         return measured
 

@@ -8,8 +8,10 @@ from data_pipeline.outputs import report_lost_outputs
 from electra_scale.data.loader import Loader
 from electra_scale.data.store import Store
 from electra_scale.monitor.progress import Progress
+from electra_scale.monitor.trackers import Tracker
 from electra_scale.monitor.writer import RunWriter
 from electra_scale.recipe.recipe import Recipe
+from electra_scale.recipe.resuming import settings_of
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.engine.world import World
@@ -29,13 +31,21 @@ class Reporter:
         self.total_steps = total_steps
         self._writer: RunWriter | None = None
         self._progress: Progress | None = None
+        self._tracker: Tracker | None = None
+        self._state: State = "running"
         self._saved_step = 0
         self.owned: Callable[[], bool] = lambda: True
         self._early: list[str] = []
 
-    def open(self, step: int, last_row: int) -> None:
-        """The run is at ``step``; rows after ``last_row`` are dropped, since they are written again."""
+    def open(self, step: int, last_row: int, recipe: Recipe | None = None) -> None:
+        """The run is at ``step``; rows after ``last_row`` are dropped, since they are written again.
+
+        ``recipe`` says whether the rows go to a tracker too.
+        """
         if self.main:
+            kind = None if recipe is None else recipe.logging.tracker
+            if kind is not None and recipe is not None:
+                self._tracker = Tracker(kind, self.folder.path, settings_of(recipe), last_row, self.log_of_rank)
             self._writer = RunWriter(self.folder.path, last_row)
             for line in self._early:
                 self._writer.line(line)
@@ -46,6 +56,9 @@ class Reporter:
     def close(self) -> None:
         if self.main:
             report_lost_outputs(self.folder.append_to_log)
+        if self._tracker is not None:
+            self._tracker.close(self._state if self._state in ("finished", "stopped") else "failed")
+            self._tracker = None
         progress, writer = self._progress, self._writer
         # A thread may still have a line, of a copy to a bucket for instance: it is appended to the log.
         self._progress = self._writer = None
@@ -81,6 +94,8 @@ class Reporter:
         """Write the row of a step, on the main rank."""
         if self._writer is not None:
             self._writer.metrics(step, phase, metrics)
+        if self._tracker is not None:
+            self._tracker.row(step, phase, metrics)
 
     def show(self, phase: str, metrics: Mapping[str, float]) -> None:
         """Show the newest values beside the progress."""
@@ -95,6 +110,7 @@ class Reporter:
     def status(self, state: State, step: int, reason: str = "") -> None:
         """Replace the status file; ``step`` is that of the newest checkpoint."""
         self._saved_step = step
+        self._state = state
         if self.main:
             write_status(self.folder.path, Status(state, step, self.total_steps, reason))
 

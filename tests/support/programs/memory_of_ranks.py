@@ -23,7 +23,7 @@ from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World, join_world, leave_world
 from tests.support.fixtures.runs import ROOT
 from tests.support.instruments.live_memory import LiveMemory
-from tests.unit.plan.conftest import CLOCK, ROWS, batch_of, counts_of, module_of, recipe_of
+from tests.unit.plan.conftest import CLOCK, ROWS, batch_of, counts_of, module_of, trained_recipe_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
     world = join_world()
     found = {}
     for name, case in CASES.items():
-        recipe = recipe_of(case.recipe)
+        recipe = trained_recipe_of(case.recipe)
         # An engine takes the weights of its module over.
         module = copy.deepcopy(module_of(recipe))
         with LiveMemory() as live:

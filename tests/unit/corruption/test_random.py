@@ -45,6 +45,19 @@ def test_each_ordinary_token_is_drawn_equally_often_and_no_special_one(module: P
     assert int(counts.sum()) == count
 
 
+def test_what_it_draws_from_is_uniform_over_the_ordinary_tokens_and_has_no_p(module: PretrainModule) -> None:
+    batch = make_batch()
+    corruption = module.corruptor.corrupt(module.electra, batch, Layout.of(batch.segment), CLOCK)
+    found = module.corruptor.distributions(corruption, CLOCK)
+    assert found is not None
+    blocks = list(found)
+    assert all(block.p is None for block in blocks)
+    q = torch.cat([block.q for block in blocks])
+    assert q.shape == (len(batch.masked), V)
+    assert q[0, ORDINARY].tolist() == pytest.approx([1 / len(ORDINARY)] * len(ORDINARY))
+    assert float(q[0].sum()) == pytest.approx(1)
+
+
 def test_the_largest_uniform_number_stays_inside_the_vocabulary(module: PretrainModule) -> None:
     batch = make_batch()
     last = replace(batch, uniform=torch.full_like(batch.uniform, 1 - 2.0**-53))

@@ -64,10 +64,10 @@ def test_states_of_inner_layers_are_given_where_asked(tiny: ModelConfig) -> None
     ids = torch.randint(0, VOCAB, (2, 9))
     layout = rows(2, 9)
     with torch.no_grad():
-        hidden = model.discriminator_hidden(ids, layout, depths=(0, 2))
-        assert set(hidden.at) == {0, 2}
+        hidden = model.discriminator_hidden(ids, layout, depths=(0, 1))
+        assert set(hidden.at) == {0, 1}
         assert hidden.at[0].shape == hidden.last.shape
-        after = model.discriminator.layers[2](hidden.at[2], None)
+        after = model.discriminator.layers[1](hidden.at[1], None)
     assert torch.equal(after, hidden.last)
 
 
@@ -99,6 +99,27 @@ def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("hidden", [16, 32])
+def test_a_discriminator_that_starts_from_the_generator_computes_what_it_computes(hidden: int) -> None:
+    """With a projection from the embeddings and without, on packed rows, after every layer."""
+    size = EncoderSize(2, hidden, 48, 4)
+    model = rough_model(ModelConfig(vocab_size=VOCAB, embedding=16, discriminator=size, generator=size))
+    ids = torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(1))
+    layout = Layout.of(torch.tensor([[0, 0, 0, 1, 1, 2, -1], [3] * 7]))
+    head = {name: value.clone() for name, value in model.discriminator_head.state_dict().items()}
+    before = model.discriminator_hidden(ids, layout).last
+    model.start_discriminator_from_generator()
+    after = model.discriminator_hidden(ids, layout).last
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, model.generator_hidden(ids, layout))
+    assert all(torch.equal(value, head[name]) for name, value in model.discriminator_head.state_dict().items())
+    # A copy: the two go their own ways from there.
+    with torch.no_grad():
+        for parameter in model.discriminator.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(model.generator_hidden(ids, layout), after)
+
+
 def test_dropout_acts_in_training_only(tiny: ModelConfig) -> None:
     model = rough_model(tiny)
     ids, layout = torch.randint(0, VOCAB, (2, 9)), rows(2, 9)
@@ -126,6 +147,36 @@ def test_initial_weights_of_one_part_ignore_the_others(tiny: ModelConfig) -> Non
     for name, value in Electra(tiny).state_dict().items():
         if name.split(".")[0] in {"embeddings", "discriminator", "discriminator_head"}:
             assert torch.equal(value, state[name])
+
+
+@pytest.mark.parametrize("heads", [1, 4, 8])
+def test_heads_that_start_with_neighbours_attend_to_them(heads: int) -> None:
+    size = EncoderSize(2, 64, 96, heads)
+    sizes = {"vocab_size": VOCAB, "embedding": 64, "discriminator": size, "generator": size}
+    model = Electra(ModelConfig(**sizes, init_std=0.05, position_init="neighbours")).eval()
+    ids = torch.randint(VOCAB, (4, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        # Words disturb a little; in the last columns of co-occurrence embeddings they are small.
+        model.word_embeddings.zero_()
+        model.embeddings.token_type.weight.zero_()
+    for network in ("generator", "discriminator"):
+        layer = getattr(model, network).layers[0]
+        query, key, _ = layer.qkv(model.embeddings(ids, torch.arange(30).expand(4, 30))).chunk(3, -1)
+        query, key = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key))
+        attention = (query @ key.transpose(-1, -2) / (64 // heads) ** 0.5).softmax(-1)
+        for head, offset in enumerate((-1, 1, -2, 2)[:heads]):
+            mean = attention[:, head, 5:25].mean(0)
+            place = torch.arange(5, 25) + offset
+            assert torch.equal(mean.argmax(-1), place)
+    # The rest of the weights, also of heads beyond the fourth, starts as without.
+    model.initialise(0)
+    plain = Electra(ModelConfig(**sizes, init_std=0.05, position_init="sinusoidal"))
+    same = {name for name, value in plain.state_dict().items() if torch.equal(value, model.state_dict()[name])}
+    qkv = {f"{network}.layers.0.qkv.weight" for network in ("generator", "discriminator")}
+    assert set(plain.state_dict()) - same == {"embeddings.position.weight", *qkv}
+    ours, theirs = (one.generator.layers[0].qkv.weight.unflatten(0, (3, heads, -1)) for one in (model, plain))
+    assert torch.equal(ours[2], theirs[2])
+    assert torch.equal(ours[:, 4:], theirs[:, 4:])
 
 
 def test_initial_values_are_berts(tiny: ModelConfig) -> None:

@@ -49,6 +49,24 @@ def test_a_constant_rate_stays_at_the_peak() -> None:
     assert [(group.get("constant"), group["rate"]) for group in groups] == [(None, 1.0)] * 2 + [(True, 2.0)] * 2
 
 
+def test_a_generator_rate_of_0_leaves_what_p_depends_on_and_teaches_the_rest_as_before() -> None:
+    batch = make_batch()
+    plain, left = module_of(), module_of()
+    found = {part.name for part in parts_of(left, AdamWSettings(generator_rate=0.0))}
+    assert found == {"discriminator", "discriminator_head", "sampler"}
+    expected = gradients(plain, [batch], counts_of(batch))
+    for name, gradient in gradients(left, [batch], counts_of(batch)).items():
+        if name.startswith(("electra.generator", "electra.embeddings")):
+            assert not gradient.any(), name
+        else:
+            assert torch.equal(gradient, expected[name]), name
+    # In the warm-up it learns, and a part with a rate of its own does so in the joint phase too.
+    warmup = make_module(SAMPLERS["hp_loss rms own"], "generator_warmup")
+    assert [part.rate for part in parts_of(warmup, AdamWSettings(generator_rate=0.0))] == [1.0] * 3
+    own = AdamWSettings(generator_rate=0.0, parts={"embeddings": PartSettings(rate=0.1)})
+    assert parts_of(module_of(), own)[0].name == "embeddings"
+
+
 def test_a_frozen_part_gets_neither_an_update_nor_a_gradient() -> None:
     module = module_of()
     found = parts(module, generator=PartSettings(frozen=True), embeddings=PartSettings(frozen=True))

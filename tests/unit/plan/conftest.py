@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from electra_scale.corruption.corruption import Clock, build_corruptor
@@ -25,6 +27,21 @@ def recipe_of(name: str) -> Recipe:
     """A shipped recipe whose attention has no dropout: with it, attention on a CPU is not fused as on a GPU."""
     recipe = parse_recipe(recipe_parser("test"), ["--config", str(ROOT / "recipes" / name)])[0]
     recipe.model.dropout = recipe.model.attention_dropout = 0.0
+    return recipe
+
+
+def trained_recipe_of(name: str) -> Recipe:
+    """One all of whose parts learn, with a generator that is narrower than the discriminator and few masked positions.
+
+    A plan counts what is frozen as trained, and takes the masked share of all positions, [CLS] and [SEP] among them;
+    docs/plan.md says what came out for two encoders of one size.
+    """
+    recipe = recipe_of(name)
+    if recipe.optimizer.generator_rate == 0:
+        recipe.optimizer.generator_rate = 0.1
+        recipe.data.mask_share = 0.3
+        recipe.model.discriminator = replace(recipe.model.discriminator, layers=3)
+        recipe.model.generator = replace(recipe.model.generator, hidden=64, ffn=256, heads=2)
     return recipe
 
 

@@ -16,13 +16,13 @@ from electra_scale.plan.memory import Memory, device_memory
 from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
-from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module_of, recipe_of
+from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module_of, trained_recipe_of
 
 RANKS = 2
 
 
 def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int, rows: int = ROWS) -> Memory:
-    recipe = recipe_of(name)
+    recipe = trained_recipe_of(name)
     return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, rows, accumulation)
 
 
@@ -31,7 +31,7 @@ def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation:
 def test_a_forward_pass_keeps_and_takes_what_is_planned(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_of(name)
+    recipe = trained_recipe_of(name)
     module, batch = module_of(recipe).to(dtype), batch_of(recipe)
     in_pass = 0
     real = training.vocabulary_pass
@@ -61,7 +61,7 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
 
 
 def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = recipe_of("small.yaml")
+    recipe = trained_recipe_of("small.yaml")
     recipe.model.dropout = 0.1
     module, batch = module_of(recipe), batch_of(recipe)
     dropped = 0
@@ -106,7 +106,7 @@ def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
-    model = recipe_of(case.recipe).networks(VOCABULARY)
+    model = trained_recipe_of(case.recipe).networks(VOCABULARY)
     weights = parameter_counts(model).total * (2 if "bf16" in case.deepspeed else 4)
     # The sampling head's gradient and a few flags are summed as well.
     assert measured["all_reduced"] == pytest.approx(case.accumulation * weights, rel=0.01)

@@ -91,19 +91,19 @@ def _mv_flops(matrix: Any, *_: Any, **__: Any) -> int:
 def test_time_is_computing_at_the_assumed_efficiency_and_communication() -> None:
     recipe = recipe_of("tiny.yaml")
     found = plan(recipe, BF16, TOKENS, Cluster(2, 2, "h100", link_gbs=10.0), efficiency=0.25, price=3.0)
-    flops, tokens = found["flops_per_token"], 32 * 64
+    flops, tokens = found["flops_per_token"], recipe.batch.global_batch * recipe.data.sequence_length
     parameters = found["parameters"]["total"]
-    # A rank's share of 8 samples fits into one micro-batch, so nothing is accumulated.
+    # A rank's share of the samples fits into one micro-batch, so nothing is accumulated.
     sent = 3 * 2 * parameters * 3 / 4
     step = tokens * flops["total"] / (4 * 0.25 * 989e12) + sent / 10e9
     assert found["step_seconds"] == pytest.approx(step)
     assert found["mfu"] == pytest.approx(tokens * flops["total"] / step / (4 * 989e12))
     trained = sum(found["parameters"][part] for part in ("embeddings", "generator", "generator_head"))
     warmup = tokens * flops["generator_warmup"] / (4 * 0.25 * 989e12) + 3 * 2 * trained * 3 / 4 / 10e9
-    assert found["seconds"] == pytest.approx(2800 * step + 600 * warmup)
+    assert found["seconds"] == pytest.approx(recipe.schedule.steps * step + recipe.generator_warmup.steps * warmup)
     assert found["cost"] == pytest.approx(found["seconds"] / 3600 * 4 * 3)
-    assert found["tokens"]["run"] == tokens * 3400
-    assert found["streamed_per_node"]["run"] == tokens * 3400 * 2 / 2
+    assert found["tokens"]["run"] == tokens * recipe.total_steps
+    assert found["streamed_per_node"]["run"] == tokens * recipe.total_steps * 2 / 2
 
 
 def test_ranks_divide_the_optimizer_and_the_batch() -> None:

@@ -247,6 +247,7 @@ def test_a_file_of_bytes_is_named(tmp_path: Path) -> None:
         ("optimizer.learning_rate", ".nan"),
         ("optimizer.betas", "[0.9, 1.0]"),
         ("optimizer.generator_rate", 0),
+        ("optimizer.generator_rate", -1),
         ("optimizer.eps", 0),
         ("optimizer.weight_decay", -0.1),
         ("optimizer.clip", -1),
@@ -280,6 +281,35 @@ def test_checkpoints_to_keep_that_are_never_saved_are_refused_naming_what_would_
     text = refused("--checkpoint.every", 400, "--checkpoint.keep_every", 1000)
     assert "checkpoint.keep_every is 1000, which is not a multiple of checkpoint.every (400)" in text
     assert "1200 would work" in text
+
+
+FROM_GENERATOR = ("--generator_warmup.discriminator_from_generator", "true")
+EQUAL = ("--model.generator", "{layers: 12, hidden: 256, ffn: 1024, heads: 4}")
+
+
+@pytest.mark.parametrize("name", ["layers", "hidden", "ffn", "heads"])
+def test_a_discriminator_does_not_start_from_a_generator_of_another_size(name: str) -> None:
+    text = refused(*FROM_GENERATOR, "--generator_warmup.steps", 5, *EQUAL, f"--model.generator.{name}", 16)
+    ours = "model.discriminator has layers 12, hidden 256, ffn 1024, heads 4"
+    assert ours in text
+    assert f"{name} 16" in text.partition(ours)[2]
+
+
+def test_a_discriminator_does_not_start_from_a_generator_that_is_not_warmed_up() -> None:
+    assert "generator_warmup.steps is 0" in refused(*FROM_GENERATOR, *EQUAL)
+    without = ("--corruption", "random", "--logging.probe_every", 0, "--generator_warmup.steps", 0)
+    assert "corruption.kind random has no generator to start from" in refused(*FROM_GENERATOR, *without)
+    assert parse(*FROM_GENERATOR, *EQUAL, "--generator_warmup.steps", 1).generator_warmup.discriminator_from_generator
+
+
+def test_heads_start_with_neighbours_only_where_they_read_the_embeddings_as_they_are() -> None:
+    start = ("--model.position_init", "neighbours")
+    text = refused(*start)
+    assert "model.discriminator.hidden is 256 and model.embedding 128" in text
+    assert "model.generator.hidden is 64 and" in text
+    wide = (*start, "--model.embedding", 256)
+    assert "model.discriminator" not in refused(*wide)
+    assert parse(*wide, "--corruption", "random", "--logging.probe_every", 0).model.position_init == "neighbours"
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

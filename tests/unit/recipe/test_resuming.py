@@ -128,6 +128,24 @@ def test_the_warmup_can_change_until_it_is_over() -> None:
     assert "has no effect: the generator's warm-up is over" in late.line(8)
 
 
+def test_where_the_discriminator_starts_from_can_change_until_it_has_started() -> None:
+    for step in (4, 6):
+        (change,) = found("generator_warmup", step, generator_warmup__discriminator_from_generator=True)
+        assert change.rule == "applied"
+    (late,) = found("joint", 7, generator_warmup__discriminator_from_generator=True)
+    assert "has no effect: the generator's warm-up is over" in late.line(7)
+
+
+def test_a_generator_that_is_left_as_it_is_learns_again_only_before_the_joint_phase() -> None:
+    (change,) = found(optimizer__generator_rate=0.0)
+    assert change.rule == "applied"
+    before = Settings(recipe(optimizer__generator_rate=0.0), JSON)
+    with pytest.raises(UserError, match=r"generator_rate is 0\.5, the run has 0\.0 \(the frozen generator has no"):
+        changes(before, Settings(recipe(optimizer__generator_rate=0.5), JSON), "joint", 8)
+    (back,) = changes(before, Settings(recipe(optimizer__generator_rate=0.5), JSON), "generator_warmup", 4)
+    assert back.rule == "applied"
+
+
 def test_a_part_can_be_frozen_and_not_thawed() -> None:
     frozen = {"generator": PartSettings(frozen=True)}
     (change,) = found(optimizer__parts=frozen)

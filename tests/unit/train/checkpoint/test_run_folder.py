@@ -22,7 +22,16 @@ def store(path: Path, tokenizer: str = "aaa") -> Any:
     folder = path / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(f"tokenizer {tokenizer}")
-    manifest = SimpleNamespace(fingerprint="manifest", tokenizer=SimpleNamespace(fingerprint=tokenizer))
+    shards = [
+        SimpleNamespace(source=source, split=split, rows=3, tokens=30)
+        for source, split in (("news", "train"), ("letters", "train"), ("news", "heldout"), ("news", "train"))
+    ]
+    manifest = SimpleNamespace(
+        fingerprint="manifest",
+        tokenizer=SimpleNamespace(fingerprint=tokenizer, vocab_size=99),
+        shards=shards,
+        settings={"clean": {"language": "en"}},
+    )
     return SimpleNamespace(url=str(path), tokenizer_dir=folder, manifest=manifest)
 
 
@@ -106,7 +115,8 @@ def test_a_run_can_be_described_in_full(folder: RunFolder, tmp_path: Path) -> No
     assert json.loads((folder.path / "deepspeed.json").read_text()) == deepspeed
     versions = json.loads((folder.path / "versions.json").read_text())
     assert {"electra-scale", "torch", "deepspeed"} <= set(versions)
-    assert json.loads(folder.data.read_text()) == {
+    data = json.loads(folder.data.read_text())
+    assert {name: value for name, value in data.items() if name != "contents"} == {
         "store": str(tmp_path / "store"),
         "manifest": "manifest",
         "tokenizer": "aaa",
@@ -186,3 +196,20 @@ def test_another_tokenizer_than_that_of_the_checkpoint_is_refused_with_both(fold
     (folder.tokenizer / "tokenizer.json").write_bytes(b"token5")
     with pytest.raises(UserError, match=f"{hashlib.sha256(b'token5').hexdigest()}, but .* {right}"):
         folder.refuse_other_tokenizer(right)
+
+
+def test_what_the_store_holds_and_the_hardware_of_each_start_are_there(folder: RunFolder, tmp_path: Path) -> None:
+    data = store(tmp_path / "store")
+    cpus, more = ({"device": "a processor, 2 cores", "ranks": ranks, "hosts": 1} for ranks in (2, 4))
+    for step, hardware in ((0, cpus), (10, cpus), (20, more), (30, more)):
+        folder.describe(Recipe(), {}, data, step=step, hardware=hardware)
+    starts = json.loads(folder.hardware.read_text())["starts"]
+    assert starts == [{"step": 0, **cpus}, {"step": 20, **more}]
+    assert json.loads(folder.data.read_text())["contents"] == {
+        "sources": {"news": {"train": [6, 60], "heldout": [3, 30]}, "letters": {"train": [3, 30], "heldout": [0, 0]}},
+        "vocabulary": 99,
+        "language": "en",
+    }
+    folder.hardware.write_text("{")
+    folder.describe(Recipe(), {}, data, step=40, hardware=more)
+    assert json.loads(folder.hardware.read_text())["starts"] == [{"step": 40, **more}]

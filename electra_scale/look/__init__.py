@@ -1,0 +1,1 @@
+"""The page to look inside: a checkpoint goes in, a small page on loopback comes out."""
