@@ -8,6 +8,9 @@ READY := $(VENV)/.installed
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.installed
 
+# The suite starts hundreds of processes: without files of compiled modules each would compile them all again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast torture fuzz bench study lint types
 
 demo: $(READY)
@@ -15,7 +18,7 @@ demo: $(READY)
 	$(BIN)/electra-scale demo --out runs/demo $(if $(CORPUS),--corpus $(CORPUS))
 
 test: $(READY)
-	@echo "test: the whole suite, four files at a time, since some wait for clusters, the longest first (20 minutes on two cores; TESTS= chooses)"
+	@echo "test: the whole suite, four files at a time, since some wait for clusters, the longest first (15 minutes on two cores; TESTS= chooses)"
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-fast: $(READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,9 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     guard_outputs()
     threading.excepthook = _thread_has_failed
     stop = StopRequests()
-    # First of all: the imports that follow take seconds.
-    with stop.listening(joined=False):
-        return _main(sys.argv[1:] if arguments is None else arguments, stop)
+    # A million objects of modules are made until the first step, and hardly any garbage: looking for it took a tenth of
+    # the time. The run turns it on when it begins.
+    gc.disable()
+    try:
+        # First of all: the imports that follow take seconds.
+        with stop.listening(joined=False):
+            return _main(sys.argv[1:] if arguments is None else arguments, stop)
+    finally:
+        gc.enable()
 
 
 def _main(arguments: list[str], stop: StopRequests) -> int:
@@ -103,6 +110,8 @@ def _time_slice(minutes: float | None, stop: StopRequests) -> TimeSlice | None:
 
 if __name__ == "__main__":
     code = main()
+    # What is left goes with the process.
+    gc.freeze()
     # All is saved and reported: what a launcher sends while Python ends makes no failure of it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -39,6 +40,16 @@ __all__ = [
     "store",
     "told",
 ]
+
+
+# While the tests are collected, millions of objects are made that stay: modules, and what libraries keep of themselves.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, and not among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

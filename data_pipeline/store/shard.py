@@ -163,9 +163,9 @@ def read_shard(source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerpr
         ids_column, doc_column = batch.column("ids"), batch.column("doc")
         if ids_column.null_count or doc_column.null_count:
             raise UserError(f"{damaged} (null values): {cure}")
-        offsets = ids_column.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
-        ids = ids_column.values.to_numpy(zero_copy_only=True)
-        doc = doc_column.to_numpy(zero_copy_only=True)
+        offsets = _numbers(ids_column.offsets).astype(np.int64)
+        ids = _numbers(ids_column.values)
+        doc = _numbers(doc_column)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{damaged} ({error}): {cure}") from error
     # An Arrow writer may leave values before the first or after the last row; ours are exactly the rows.
@@ -173,6 +173,11 @@ def read_shard(source: pa.Buffer | pa.NativeFile, where: str, tokenizer_fingerpr
         raise UserError(f"{damaged} (offsets do not cover the ids): {cure}")
     metadata = schema.metadata or {}
     return Shard(ids, offsets, doc, metadata[b"tokenizer_fingerprint"].decode("ascii", "replace"))
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    """A column's numbers, where they lie. Arrow's own way to numpy imports pandas, a fifth of a second of a start."""
+    return np.from_dlpack(column)
 
 
 def _inside(part: pa.Buffer, whole: pa.Buffer) -> bool:

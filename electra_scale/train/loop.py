@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,7 @@ class Run:
                 closing.callback(duty.close)
             self.peak = self._peak()
             self._report_start()
+            _collect_garbage_from_now_on()
             try:
                 self._run_until_the_end_or_a_stop(plan, engine)
                 self.position.at("waiting for the last copy", self.saving.state.step)
@@ -387,3 +389,10 @@ class Run:
         if self.recipe.logging.peak_tflops is not None:
             return self.recipe.logging.peak_tflops * 1e12
         return peak_flops(self.world.device, precision_of(self.deepspeed_json))
+
+
+def _collect_garbage_from_now_on() -> None:
+    """End the wait of a starting program; what it has made by now is never looked at again."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures.runs import ROOT
+from tests.support.fixtures.warm_commands import warm_commands
+
+__all__ = ["warm_commands"]
 
 PAGES = [
     ROOT / "README.md",
@@ -45,9 +48,9 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
+def test_commands_of_a_page_run_as_written(page: Path, warm_commands: Path, tmp_path: Path) -> None:
     script = "set -euo pipefail\n" + "\n".join(blocks(page))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     variables = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     for name in ("recipes", "ds_configs", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -12,15 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.accelerator import get_accelerator
-from deepspeed.checkpoint.constants import (
-    UNIVERSAL_CHECKPOINT_INFO,
-    UNIVERSAL_CHECKPOINT_VERSION_KEY,
-    UNIVERSAL_CHECKPOINT_VERSION_VALUE,
-)
-from deepspeed.runtime import compiler
 from torch import Tensor
 
 from data_pipeline.errors import UserError
@@ -38,6 +30,14 @@ from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.checksums import Sums
 from electra_scale.train.checkpoint.full_disk import writing
 from electra_scale.train.engine import pickles, universal
+from electra_scale.train.engine.lean_deepspeed import (
+    UNIVERSAL_CHECKPOINT_INFO,
+    UNIVERSAL_CHECKPOINT_VERSION_KEY,
+    UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+    compiler,
+    deepspeed,
+    get_accelerator,
+)
 from electra_scale.train.engine.regrouped import load_regrouped
 from electra_scale.train.engine.weights import load_weights
 from electra_scale.train.engine.world import World

@@ -19,13 +19,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 import torch
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 
 from data_pipeline.errors import OneRankError, UserError
 from electra_scale.cluster.ranks import Ranks
 from electra_scale.train.checkpoint import checksums
+from electra_scale.train.engine.lean_deepspeed import LossScaler, ZeroStageEnum, fragment_address
 
 _OF_DEEPSPEED = (LossScaler, ZeroStageEnum, fragment_address)
 """Classes that DeepSpeed's checkpoints hold; each has numbers as its only content."""

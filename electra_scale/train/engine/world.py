@@ -11,16 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
-from deepspeed.comm.comm import mpi_discovery
-from deepspeed.constants import default_pg_timeout
 from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.cluster.slurm import adopt_ranks
+from electra_scale.train.engine.lean_deepspeed import deepspeed, default_pg_timeout, get_accelerator, mpi_discovery
 from electra_scale.train.engine.rendezvous import Rendezvous, launched_rank
 
 T = TypeVar("T")

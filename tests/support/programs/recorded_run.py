@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -46,6 +47,7 @@ def record(folder: Path) -> None:
     step_of_run, forward_backward = GlobalSteps.run, Engine.forward_backward
 
     def step(self: GlobalSteps, number: int, *rest: Any) -> Any:
+        assert gc.isenabled(), "a start does without Python's collector of garbage, its steps must not"
         at.update(step=number, micro=0)
         return step_of_run(self, number, *rest)
 

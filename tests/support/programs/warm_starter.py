@@ -1,9 +1,10 @@
 """A process that has imported what a training process imports, and forks one after another of them.
 
-``python -m tests.support.programs.warm_starter SOCKET`` takes orders from an inherited socket: a line of JSON with
-``module``, ``arguments``, ``ranks`` (null: a plain process), ``port``, ``folder`` and ``environment``, together with
-the files for stdout, stderr and the exit code. The answer is the process id; the exit code follows when it has ended.
-A fresh interpreter imports torch and DeepSpeed for longer than most of the tests' runs train.
+``python -m tests.support.programs.warm_starter SOCKET [PACKAGE ...]`` imports the packages too, and takes orders from
+an inherited socket: a line of JSON with ``module`` (``-``: the program on stdin), ``arguments``, ``ranks`` (null: a
+plain process), ``port``, ``folder`` and ``environment``, together with the files for stdin, stdout, stderr and the exit
+code. The answer is the process id; the exit code follows when it has ended. A fresh interpreter imports torch and
+DeepSpeed for longer than most of the tests' runs train.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def _run(module: str, arguments: list[str]) -> NoReturn:
     """What ``python -m module arguments`` does, to the end of the interpreter."""
     sys.argv = [module, *arguments]
     sys.path[0] = os.getcwd()
+    if module == "-":
+        exec(compile(sys.stdin.read(), "<stdin>", "exec"), {"__name__": "__main__"})
+        sys.exit(0)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit(0)
 
@@ -66,18 +70,15 @@ def _start_ranks(order: dict[str, Any]) -> NoReturn:
     os._exit(failed if failed >= 0 else 1)
 
 
-def _become(order: dict[str, Any], out: int, err: int) -> NoReturn:
+def _become(order: dict[str, Any], files: list[int]) -> NoReturn:
     """Turn a fresh fork into the process of an order."""
     os.setsid()
     # Whatever the tests themselves were started with.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.close(out)
-    os.close(err)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -86,9 +87,9 @@ def _become(order: dict[str, Any], out: int, err: int) -> NoReturn:
     _start_ranks(order)
 
 
-def main(orders: socket.socket) -> None:
+def main(orders: socket.socket, more: list[str]) -> None:
     """Serve until the other side closes the socket."""
-    for name in _IMPORTED:
+    for name in (*_IMPORTED, *more):
         importlib.import_module(name)
     # DeepSpeed finds out once a process what it could compile, with a compiler.
     _ = deepspeed.ops.__compatible_ops__
@@ -104,22 +105,22 @@ def main(orders: socket.socket) -> None:
                 with os.fdopen(code_to, "w") as file:
                     file.write(str(os.waitstatus_to_exitcode(status)))
                 continue
-            text, files, _, _ = socket.recv_fds(orders, 1 << 20, 3)
+            text, files, _, _ = socket.recv_fds(orders, 1 << 20, 4)
             if not text:
                 return
-            out, err, code_to = files
+            *standard, code_to = files
             pid = os.fork()
             if pid == 0:
                 # An end of a pipe that stayed open here would keep its reader waiting.
                 orders.close()
                 for other in (code_to, *ended, *(to for _, to in ended.values())):
                     os.close(other)
-                _become(json.loads(text), out, err)
-            os.close(out)
-            os.close(err)
+                _become(json.loads(text), standard)
+            for file in standard:
+                os.close(file)
             ended[os.pidfd_open(pid)] = (pid, code_to)
             orders.send(str(pid).encode())
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
