@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
-from transformers.utils import logging
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.panics import panics_as_errors
+from electra_scale.export.transformers_folder import quiet
 from electra_scale.inside.networks import open_network
 
 EXAMPLE_MASKED = "The government of the [MASK] has the power to make laws."
@@ -22,8 +22,11 @@ _SHOWN = 60
 def show(export: Path, masked: str | None = None, wrong: str | None = None) -> None:
     """Print the generator's five best tokens for the [MASK] of ``masked`` and the discriminator's score for each token
     of ``wrong``; raises UserError if there is no export, or for a sentence that its networks can't take."""
-    if not (export / "discriminator").is_dir():
-        raise UserError(f"{export} holds no export: it has no folder discriminator; make one with electra-scale export")
+    if not any((export / network).is_dir() for network in ("discriminator", "generator")):
+        raise UserError(
+            f"{export} holds no export: neither discriminator/ nor generator/ is there; make one with electra-scale "
+            "export"
+        )
     masked = EXAMPLE_MASKED if masked is None else masked
     wrong = EXAMPLE_WRONG if wrong is None else wrong
     for sentence in (masked, wrong):
@@ -32,8 +35,7 @@ def show(export: Path, masked: str | None = None, wrong: str | None = None) -> N
         except UnicodeEncodeError as error:
             raise UserError(f"{_short(sentence)!a} is not text in UTF-8; write it in UTF-8") from error
     # A bar for two files of a few megabytes would only tear the table apart, and what is wrong is said below.
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quiet()
     if (export / "generator").is_dir():
         found = fill(export / "generator", masked)
         print(f'generator, five best for "{masked}"')
@@ -41,6 +43,9 @@ def show(export: Path, masked: str | None = None, wrong: str | None = None) -> N
             print(f"  {token:<16} {probability:.3f}")
     else:
         print(f"{export} holds no generator, so no [MASK] is filled in")
+    if not (export / "discriminator").is_dir():
+        print(f"{export} holds no discriminator, so no token is scored")
+        return
     scored = detect(export / "discriminator", wrong)
     print(f'discriminator, probability that a token was replaced, in "{wrong}"')
     for token, probability in scored:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.errors import UserError
+from data_pipeline.progress import log
 
 if TYPE_CHECKING:
     from electra_scale.evaluate.scores import Evaluation
@@ -87,6 +88,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         if out is not None and len(options.model) > 1:
             out = out / file_name(name)
         with named_model(name, options.step if _is_run(name) else None, options.seed) as model:
+            if model.note is not None:
+                log(model.note)
             for probe in probes:
                 found.append(probe(model))
                 written.append(found[-1].write(out))

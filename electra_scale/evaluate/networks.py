@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, ElectraForPreTraining
-from transformers.utils import logging
+from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining
 
-from data_pipeline.errors import UserError, first_line
-from electra_scale.model.hf import TOKENIZER_FILES
+from data_pipeline.errors import UserError
+from electra_scale.export.transformers_folder import (
+    drawn_anew,
+    quiet,
+    read_config,
+    read_tokenizer,
+    read_weights,
+    require_fit,
+)
 
 
 @dataclass
@@ -36,7 +41,7 @@ def open_discriminator(name: str, folder: Path) -> Network:
 
     Raises UserError if it can't be opened, or has no trained head that tells original tokens from replaced ones.
     """
-    kind = _config(name, folder).model_type
+    kind = read_config(folder, name).model_type
     if kind != "electra":
         raise UserError(
             f"{name} is a model of type {kind}, which has no head that tells original tokens from replaced ones; "
@@ -74,54 +79,20 @@ def same_tokens(one: Network, other: Network) -> str | None:
     )
 
 
-def _config(name: str, folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a damaged file gives whatever its content leads to
-        raise UserError(
-            f"cannot read the configuration of {name} ({first_line(error)}); restore config.json"
-        ) from error
-
-
 def _open(name: str, folder: Path, kind: Any, without: str, **settings: Any) -> Network:
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    config = _config(name, folder)
-    if not any((folder / file).is_file() for file in (*TOKENIZER_FILES, "tokenizer.model")):
-        # transformers would make up a tokenizer of five tokens.
-        raise UserError(f"{name} has no tokenizer ({folder}); add tokenizer.json to the folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        # Heads that are not in the file are drawn from the global random state; leave that as it was.
-        with torch.random.fork_rng(devices=[]):
-            model, info = kind.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True, **settings
-            )
-    except Exception as error:  # transformers and what it stands on have no common error
-        raise UserError(f"{name} can't be opened as {_words(kind)} ({first_line(error)}); export it again") from error
-    missing = _drawn_anew(model, info["missing_keys"])
+    quiet()
+    tokenizer = read_tokenizer(folder, name)
+    model, info = read_weights(folder, name, kind, _words(kind), **settings)
+    missing = drawn_anew(model, info["missing_keys"])
     if missing:
         raise UserError(
             f"{name} {without}: its checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as "
             f"{missing[0]}, and random ones would be scored; name another model, or another probe"
         )
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"the tokenizer of {name} has {len(tokenizer):,} tokens, its model {config.vocab_size:,}: they do not "
-            "belong together; restore the tokenizer that the model was trained with"
-        )
+    require_fit(model, tokenizer, name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    longest = min(int(tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", 1 << 30)))
+    longest = min(int(tokenizer.model_max_length), int(getattr(model.config, "max_position_embeddings", 1 << 30)))
     return Network(name, tokenizer, model.float().eval().to(device), device, longest)
-
-
-def _drawn_anew(model: nn.Module, missing: Any) -> list[str]:
-    """Missing weights that no other weight decides, as it does tied ones; poolers, unused here, don't count."""
-    weights: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    read = {weight.data_ptr() for name, weight in weights.items() if name not in missing}
-    return sorted(
-        name for name in missing if name in weights and weights[name].data_ptr() not in read and "pooler." not in name
-    )
 
 
 def _words(kind: Any) -> str:

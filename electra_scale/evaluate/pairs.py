@@ -14,6 +14,9 @@ from electra_scale.evaluate.networks import Network, open_discriminator, open_ma
 from electra_scale.evaluate.scores import Evaluation, Score
 from electra_scale.evaluate.sentences import discriminator_scores, encode, pseudo_log_likelihoods
 from electra_scale.export.named_model import NamedModel
+from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.checkpoint.run_folder import RunFolder
 
 By = Literal["discriminator", "generator"]
 
@@ -66,12 +69,27 @@ def network_by(model: NamedModel, by: By) -> Network:
     """The network of a model that scores sentences. Raises UserError if the model has no trained one."""
     if by == "generator":
         return open_masked_lm(model.name, model.generator or model.folder)
-    if model.phase == "generator_warmup" and not model.random:
+    if model.phase == "generator_warmup":
         raise UserError(
             f"{model.name} is at step {model.step}, in the generator's warm-up, where no discriminator is trained; "
-            "evaluate its generator, or name a later --step"
+            f"evaluate its generator, or {_later(model)}"
         )
     return open_discriminator(model.name, model.folder)
+
+
+def _later(model: NamedModel) -> str:
+    """Which checkpoint of a run has a trained discriminator, or from when on one will have."""
+    assert model.run is not None
+    folder = RunFolder(model.run)
+    tags = reversed(checkpoint.complete_tags(folder.checkpoints))
+    states = (checkpoint.read_state(folder.checkpoints, tag) for tag in tags)
+    newest = next((state.step for state in states if state.phase == "joint"), None)
+    if newest is not None:
+        return f"name a later one with --step, such as {newest}"
+    recipe = recipe_of_run(folder.recipe)
+    if recipe.schedule.steps == 0:
+        return "train the run on, with schedule.steps above 0"
+    return f"wait for a checkpoint of after step {recipe.generator_warmup.steps}, where its joint phase begins"
 
 
 def sentence_scores(network: Network, by: By, texts: Sequence[str]) -> dict[str, float]:

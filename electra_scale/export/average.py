@@ -71,5 +71,6 @@ def average_run(
         for value in sums.values():
             value.div_(last)
     steps = [state.step for state in states]
-    export_networks(module.electra, folder, target, facts_of_run(folder, recipe, steps), licence)
-    return target, steps, list(networks_of(module.electra))
+    networks = networks_of(module.electra)
+    export_networks(module.electra, folder, target, facts_of_run(folder, recipe, steps), licence, networks)
+    return target, steps, list(networks)

@@ -80,8 +80,8 @@ def model_card(
         tags=list(tags),
     )
     missing = (
-        "No licence was given when the model was exported, so nobody may assume one; whoever publishes it adds "
-        "`license:` at the top of this file."
+        "No licence was given (--license), so nobody may assume one; whoever publishes the model adds `license:` at "
+        "the top of this file."
     )
     texts = {**sections, "Licence": f"`{licence}`" if licence else missing}
     body = "\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in texts.items() if text.strip())

@@ -12,7 +12,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``electra-scale export``."""
     parser.add_argument("run_folder", type=Path, metavar="run", help="run folder")
     parser.add_argument(
-        "out", help="folder to make, or s3://bucket/prefix; holds discriminator/ and generator/ afterwards"
+        "out",
+        help="folder to make, or s3://bucket/prefix; holds discriminator/ and generator/ afterwards, of a checkpoint "
+        "of the generator's warm-up generator/ alone",
     )
     parser.add_argument("--step", type=int, help="checkpoint to export; the newest if not given")
     parser.add_argument("--license", dest="licence", help=_LICENCE)
@@ -39,6 +41,8 @@ def run_export(options: argparse.Namespace) -> int:
 
     step, networks = export_run(options.run_folder, options.out, options.step, options.licence)
     print(f"exported step {step}: {', '.join(f'{options.out}/{network}' for network in networks)}")
+    if "discriminator" not in networks:
+        print(f"step {step} is of the generator's warm-up, in which no discriminator is trained, so there is none")
     return 0
 
 

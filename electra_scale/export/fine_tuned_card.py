@@ -94,7 +94,7 @@ class FineTunedCard:
             about,
             sections,
             results=list(self._results(kind)),
-            licence=self.licence or front.get("license"),
+            licence=self.licence or _licence(front),
             language=front.get("language"),
             pipeline=kind,
             tags=["electra-scale", task],
@@ -146,6 +146,12 @@ class FineTunedCard:
             )
         yield from (note if note.endswith(".") else f"{note}." for note in self.notes)
         yield "Nobody has examined the text or the model for personal data, social bias or harmful content."
+
+
+def _licence(front: Mapping[str, Any]) -> str | None:
+    """The licence that a card names; None for several, of which nobody here can say which hold."""
+    found = front.get("license")
+    return found if isinstance(found, str) else None
 
 
 def _front_matter(folder: Path) -> dict[str, Any]:

@@ -12,14 +12,11 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import logging
 
 from data_pipeline.errors import UserError, first_line
 from data_pipeline.places.scratch import scratch_folder
-from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.export.run import export_run
-from electra_scale.model.hf import TOKENIZER_FILES
+from electra_scale.export.transformers_folder import has_tokenizer, quiet, read_config, read_tokenizer
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 
@@ -31,9 +28,10 @@ RANDOM = "random:"
 class NamedModel:
     """Folders that transformers opens, and where they come from.
 
-    ``folder``: the discriminator's, or that of the only model there. ``generator``: the generator's, if there is one.
-    ``run``, ``step``, ``phase``: the run that they were exported from, its step, and the phase of training that saved
-    it; None for a model that is no run. ``random``: the weights are drawn anew.
+    ``folder``: the discriminator's, or that of the only model there, such as the generator of a checkpoint of its
+    warm-up. ``generator``: the generator's, if there is one besides. ``run``, ``step``, ``phase``: the run that they
+    were exported from, its step, and the phase of training that saved it; None for a model that is no run. ``random``:
+    the weights are drawn anew.
     """
 
     name: str
@@ -43,6 +41,16 @@ class NamedModel:
     step: int | None = None
     phase: str | None = None
     random: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of the encoder of ``folder``; None if it is what one expects."""
+        if self.phase != "generator_warmup":
+            return None
+        return (
+            f"step {self.step:,} of {self.run} is of the generator's warm-up, in which no discriminator is trained, so "
+            "the encoder is the generator's"
+        )
 
 
 @contextmanager
@@ -75,8 +83,8 @@ def _found(name: str, rest: str, step: int | None, export: Path) -> NamedModel:
     if run.recipe.is_file() and run.checkpoints.is_dir():
         reached, networks = export_run(folder, export, step)
         phase = checkpoint.read_state(run.checkpoints, checkpoint.tag_of(reached)).phase
-        generator = export / "generator" if "generator" in networks else None
-        return NamedModel(name, export / "discriminator", generator, folder, reached, phase)
+        first, *others = (export / network for network in networks)
+        return NamedModel(name, first, others[0] if others else None, folder, reached, phase)
     if step is not None:
         raise UserError(f"{rest} is no run folder, so it has no checkpoint of step {step}; leave --step out")
     if (folder / "discriminator" / "config.json").is_file():
@@ -84,10 +92,12 @@ def _found(name: str, rest: str, step: int | None, export: Path) -> NamedModel:
         return NamedModel(name, folder / "discriminator", generator)
     if (folder / "config.json").is_file():
         return NamedModel(name, folder)
+    if (folder / "generator" / "config.json").is_file():
+        return NamedModel(name, folder / "generator")
     if folder.exists():
         raise UserError(
-            f"{rest} holds no model: it is no run folder (recipe.yaml, checkpoints), no export (discriminator/) and no "
-            "folder of transformers (config.json)"
+            f"{rest} holds no model: it is no run folder (recipe.yaml, checkpoints), no export (discriminator/, "
+            "generator/) and no folder of transformers (config.json)"
         )
     return NamedModel(name, _downloaded(rest))
 
@@ -105,24 +115,20 @@ def _downloaded(name: str) -> Path:
 
 def _redrawn(folder: Path, out: Path, seed: int) -> Path:
     """A copy of a folder whose weights are drawn anew, as its class of transformers draws first weights."""
-    logging.disable_progress_bar()
+    quiet()
+    config: Any = read_config(folder, str(folder))
+    kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
+    if kind is None:
+        raise UserError(
+            f"config.json of {folder} names no class of transformers, so random weights of it cannot be drawn; "
+            "add architectures to it"
+        )
     try:
-        config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
-        if kind is None:
-            raise UserError(
-                f"config.json of {folder} names no class of transformers, so random weights of it cannot be drawn; "
-                "add architectures to it"
-            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             kind(config).save_pretrained(out)
-        if any((folder / file).is_file() for file in TOKENIZER_FILES):
-            with panics_as_errors():
-                read = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            read.save_pretrained(out)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file gives whatever its content leads to
+    except Exception as error:  # a damaged configuration gives whatever its content leads to
         raise UserError(f"{folder} holds no model of transformers that can be opened ({first_line(error)})") from error
+    if has_tokenizer(folder):
+        read_tokenizer(folder, str(folder)).save_pretrained(out)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,13 @@ _ABOUT = {
     ),
 }
 
+_ALONE = (
+    "A masked language model: the generator of an ELECTRA pre-training run "
+    f"({_PAPER}), from the phase in which it is trained alone. No discriminator was trained, so this is the network to "
+    "fine-tune."
+)
+"""What a generator of the warm-up is."""
+
 _USE = {
     "discriminator": """```python
 import torch
@@ -86,11 +94,21 @@ class NetworkCard:
     parameters: int
     licence: str | None = None
 
+    @property
+    def alone(self) -> bool:
+        """It is the generator of a checkpoint of its warm-up, which trains nothing else."""
+        return self.facts.state.phase == "generator_warmup"
+
+    @property
+    def encoder(self) -> bool:
+        """It is the network that is fine-tuned."""
+        return self.network == "discriminator" or self.alone
+
     def card(self) -> ModelCard:
         """The card; the same facts give the same text."""
         facts = self.facts
         name = f"{facts.name} {self.network}"
-        about = f"{_ABOUT[self.network]} It has {self.parameters:,} parameters"
+        about = f"{_ALONE if self.alone else _ABOUT[self.network]} It has {self.parameters:,} parameters"
         about += f", and is {self._which()}."
         length = facts.recipe.data.sequence_length
         sections = {
@@ -155,13 +173,11 @@ class NetworkCard:
             rows.append(
                 ("tokens seen", f"about {round(facts.positions * share):,} ({share:.1%} of the last batch's positions)")
             )
-        corruption = recipe.corruption
-        rows.append(("replacements", getattr(corruption, "label", corruption.kind)))
+        if not self.alone:
+            corruption = recipe.corruption
+            rows.append(("replacements", getattr(corruption, "label", corruption.kind)))
         rows.append(("time, evaluation and saving included", _time(state.seconds)))
-        for each in facts.hardware:
-            ranks, hosts = int(each.get("ranks", 0)), int(each.get("hosts", 0))
-            where = f"{each.get('device')}; {ranks} rank{'s' * (ranks != 1)} on {hosts} host{'s' * (hosts != 1)}"
-            rows.append((f"hardware from step {int(each.get('step', 0)):,}", where))
+        rows += [(f"hardware from step {each.step:,}", f"{each.device}; {each.where}") for each in facts.hardware]
         if facts.versions:
             rows.append(("versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())))
         text = table(("", "value"), rows).replace("---:", "---")
@@ -189,17 +205,16 @@ class NetworkCard:
 
     def _scores(self) -> str:
         scores, parts = self.facts.scores, []
-        if self.network == "discriminator" and scores.tasks:
+        if self.encoder and scores.tasks:
             rows = [
                 (
-                    task.task,
-                    f"{task.metric}, {task.split}",
-                    with_error(task.mean[task.metric], task.deviation.get(task.metric)),
-                    number(task.random.get(task.metric)),
-                    task.seeds,
+                    each.tuned.task,
+                    f"{each.tuned.metric}, {each.tuned.split}",
+                    with_error(each.tuned.main, each.tuned.spread),
+                    number(each.random.get(each.tuned.metric)),
+                    len(each.tuned.seeds),
                 )
-                for task in scores.tasks
-                if task.metric in task.mean
+                for each in scores.tasks
             ]
             parts.append("Fine-tuned, mean and deviation over seeds:")
             parts.append(table(("task", "metric", "this model", "random weights", "seeds"), rows))
@@ -222,7 +237,7 @@ class NetworkCard:
         return "\n\n".join(parts)
 
     def _mine(self, by: str) -> bool:
-        return by == self.network or (self.network == "discriminator" and by != "generator")
+        return by == self.network or (self.encoder and by != "generator")
 
     def _results(self) -> list[EvalResult]:
         facts, found = self.facts, []
@@ -249,8 +264,10 @@ class NetworkCard:
                         metric_name=each.name,
                     )
                 )
-        for task in facts.scores.tasks if self.network == "discriminator" else ():
+        for task in (each.tuned for each in facts.scores.tasks if self.encoder):
             for name, value in task.mean.items():
+                if math.isnan(value):
+                    continue
                 found.append(
                     EvalResult(
                         task.kind,
@@ -259,7 +276,7 @@ class NetworkCard:
                         metric_id(name),
                         metric_value(value),
                         dataset_split=task.split,
-                        metric_name=f"{name}, mean over {task.seeds} seeds",
+                        metric_name=f"{name}, mean over {len(task.seeds)} seeds",
                     )
                 )
         return found
@@ -283,7 +300,7 @@ class NetworkCard:
             yield f"The run was not at its end: step {state.step:,} of {recipe.total_steps:,}."
         if state.skipped:
             yield f"{state.skipped:,} steps were skipped, since a loss or gradient was not finite."
-        if not facts.scores.tasks and self.network == "discriminator":
+        if not facts.scores.tasks and self.encoder:
             yield "It was not fine-tuned on any task when it was exported, so how useful it is is not known."
         yield from facts.scores.notes
         for each in facts.lacking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import UserError
@@ -30,7 +31,9 @@ def export_run(
     """Write ``out/discriminator`` and ``out/generator`` from a run's newest checkpoint, or from that of ``step``.
 
     ``out`` is a folder or ``s3://bucket/prefix``. Each network has a model card, which names ``licence`` if one is
-    given. Returns the step of the checkpoint, and the names of the networks: a run without a generator has one only.
+    given. Returns the step of the checkpoint, and the names of the networks: a run without a generator has the
+    discriminator only, and of a checkpoint of the generator's warm-up the generator alone is written, since nothing
+    else is trained there.
 
     Raises UserError if there is no such checkpoint, or if ``out`` is not empty.
     """
@@ -47,20 +50,24 @@ def export_run(
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
     tag = checkpoint.tag_at(folder.checkpoints, step)
-    module = load_module(folder, recipe, tag, networks_only=True)
+    module = load_module(folder, recipe, tag, networks_only=True, warmup=True)
     reached = checkpoint.step_of(tag)
-    export_networks(module.electra, folder, place.path, facts_of_run(folder, recipe, [reached]), licence)
-    return reached, list(networks_of(module.electra))
+    facts = facts_of_run(folder, recipe, [reached])
+    networks: list[Network] = networks_of(module.electra) if facts.state.phase == "joint" else ["generator"]
+    export_networks(module.electra, folder, place.path, facts, licence, networks)
+    return reached, list(networks)
 
 
-def export_networks(electra: Electra, folder: RunFolder, out: Path, facts: RunFacts, licence: str | None) -> None:
-    """Write the networks of a run into a folder, each with its card."""
+def export_networks(
+    electra: Electra, folder: RunFolder, out: Path, facts: RunFacts, licence: str | None, networks: Sequence[Network]
+) -> None:
+    """Write networks of a run into a folder, each with its card."""
 
     def describe(part: Path, network: Network) -> None:
         kind = electra.architecture.hugging_face[network]
         write_card(part, NetworkCard(facts, network, kind, parameters_in(part), licence))
 
-    export(electra, folder.tokenizer, out, describe)
+    export(electra, folder.tokenizer, out, describe, networks)
 
 
 def upload(folder: Path, place: Place) -> None:

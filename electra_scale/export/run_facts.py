@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.json_file import read_record
 from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import contents, load_manifest
-from electra_scale.export.scores import Scores, scores_of
+from electra_scale.export.card_scores import CardScores, scores_of
+from electra_scale.export.hardware import Hardware, hardware_in
 from electra_scale.recipe.parse import recipe_to_dict
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.train.checkpoint import state as checkpoint
@@ -49,9 +50,9 @@ class RunFacts:
     fingerprint: str | None
     text: Mapping[str, Any] | None
     versions: Mapping[str, str]
-    hardware: Sequence[Mapping[str, Any]]
+    hardware: Sequence[Hardware]
     rows: Mapping[str, tuple[int, float]]
-    scores: Scores
+    scores: CardScores
     lacking: Sequence[str]
 
     @property
@@ -94,7 +95,7 @@ def facts_of_run(folder: RunFolder, recipe: Recipe, steps: Sequence[int]) -> Run
     if not rows:
         lacking.append(f"losses and held-out figures, since the run folder has no rows up to step {step}")
     versions = _record(folder.path / "versions.json", lacking, "the versions of packages") or {}
-    hardware = _record(folder.hardware, lacking, "the hardware") or {}
+    hardware = _record(folder.hardware, lacking, "the hardware", hardware_in) or []
     return RunFacts(
         name=folder.path.resolve().name,
         recipe=recipe,
@@ -103,18 +104,17 @@ def facts_of_run(folder: RunFolder, recipe: Recipe, steps: Sequence[int]) -> Run
         fingerprint=fingerprint,
         text=_text(data, recipe.data.store, lacking),
         versions={str(name): str(version) for name, version in versions.items() if name != "version"},
-        hardware=[
-            each for each in hardware.get("starts", []) if isinstance(each, dict) and each.get("step", 0) <= step
-        ],
+        hardware=[each for each in hardware if each.step <= step],
         rows=rows,
-        scores=scores_of(folder.path, step) if len(steps) == 1 else Scores([], [], []),
+        scores=scores_of(folder.path, step) if len(steps) == 1 else CardScores([], [], []),
         lacking=lacking,
     )
 
 
-def _record(path: Path, lacking: list[str], what: str) -> dict[str, Any] | None:
+def _record(path: Path, lacking: list[str], what: str, make: Callable[[dict[str, Any]], Any] = dict) -> Any:
+    """What ``make`` builds of a file; None, with a line in ``lacking``, if that can't be done."""
     try:
-        found = read_record(path, dict, advice="")
+        found = read_record(path, make, advice="")
     except UserError:
         lacking.append(f"{what}, since {path.name} of the run folder cannot be read")
         return None

@@ -1,135 +1,110 @@
-"""The scores of a run that are on disk: probes, and tasks that it was fine-tuned on, beside those of random weights."""
+"""Scores that other commands left in a run folder: evaluations, and tasks that the run was fine-tuned on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.json_file import read_record
-from data_pipeline.progress import counted
 
-_RESTORE = "remove it, or evaluate again"
+T = TypeVar("T")
+
+_ADVICE = "remove it, or write it anew with the command that made it"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of a probe with its standard error, and that of random weights where it was measured as well."""
+class Score:
+    """One score of an evaluation; ``value`` is NaN where it has none. ``error`` is a standard error; ``chance`` what a
+    model that knows nothing gets."""
 
     name: str
     value: float
-    error: float | None = None
-    count: int | None = None
-    chance: float | None = None
-    random: float | None = None
+    error: float | None
+    count: int | None
+    chance: float | None
 
 
 @dataclass(frozen=True)
-class Probed:
-    """A probe of the weights. ``variant`` is the probe with what tells its results apart, ``by`` the network scored."""
+class Evaluation:
+    """What ``electra-scale evaluate`` wrote of a probe.
 
+    ``file``: its name in the run folder. ``by``: the network that was scored. ``variant``: what tells it from others of
+    its probe, such as a layer. ``step``: None for a model that is no run. ``random``: of weights that were drawn anew.
+    """
+
+    file: str
     probe: str
     variant: str
     by: str
-    figures: list[Figure]
+    step: int | None
+    random: bool
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A task that the weights were fine-tuned on: each metric's mean and deviation over so many seeds.
+    """What ``electra-scale finetune`` wrote of a task: each metric's mean and deviation over seeds.
 
-    ``kind`` is what the hub calls tasks of its kind.
+    ``file``, ``step``, ``random``: as in :class:`Evaluation`. ``kind``: what the hub calls tasks of its kind.
+    ``metric``: the main one; ``seeds`` are its values (NaN for a seed without one), ``main`` and ``spread`` their mean
+    and deviation.
     """
 
+    file: str
     kind: str
     task: str
     metric: str
     split: str
-    seeds: int
+    step: int | None
+    random: bool
+    seeds: tuple[float, ...]
     mean: Mapping[str, float]
     deviation: Mapping[str, float | None]
-    random: Mapping[str, float]
+
+    @property
+    def main(self) -> float:
+        return self.mean[self.metric]
+
+    @property
+    def spread(self) -> float | None:
+        return self.deviation.get(self.metric)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the weights of a step, and sentences about files that are not used."""
+    """All of them, by their files' names; ``unread``: a line for each file that could not be read."""
 
-    probes: list[Probed]
-    tasks: list[Tuned]
-    notes: list[str]
-
-
-def scores_of(run: Path, step: int) -> Scores:
-    """What ``run`` holds for the weights of ``step``, in ``evaluation/`` and ``finetune/``."""
-    notes: list[str] = []
-    evaluations = list(_records(run, run / "evaluation", "*.json", _evaluation, notes))
-    results = list(_records(run, run / "finetune", "result.json", _result, notes))
-    other = [name for name, content in (*evaluations, *results) if content["step"] not in (step, None)]
-    if other:
-        notes.append(f"{counted(len(other), 'result')} of other steps than {step} left out, such as {min(other)}.")
-    probes = [(name, content) for name, content in evaluations if content["step"] == step]
-    tasks = [content for _, content in results if content["step"] == step]
-    random_probes = {Path(name).name: _by_name(content) for name, content in probes if content["random"]}
-    random_tasks = {content["task"]: content["mean"] for content in tasks if content["random"]}
-    return Scores(
-        [_probed(name, content, step, random_probes) for name, content in probes if not content["random"]],
-        [_tuned(content, random_tasks) for content in tasks if not content["random"]],
-        notes,
-    )
+    evaluations: tuple[Evaluation, ...]
+    tuned: tuple[Tuned, ...]
+    unread: tuple[str, ...]
 
 
-def _records(
-    run: Path, folder: Path, pattern: str, make: Any, notes: list[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The readable records below a folder by their names in the run; the others become notes."""
-    for path in sorted(folder.rglob(pattern)) if folder.is_dir() else ():
+def read_scores(run: Path) -> Scores:
+    """The scores in ``evaluation/`` and ``finetune/`` of a run folder, of all steps."""
+    unread: list[str] = []
+    evaluations = read_all(run, sorted((run / "evaluation").glob("**/*.json")), _evaluation, unread)
+    tuned = read_all(run, sorted((run / "finetune").glob("**/result.json")), _tuned, unread)
+    return Scores(tuple(evaluations), tuple(tuned), tuple(unread))
+
+
+def read_all(run: Path, paths: Iterable[Path], make: Callable[[str, dict[str, Any]], T], unread: list[str]) -> list[T]:
+    """What ``make`` builds of the name in the run folder and the content of each file; ``unread`` gets the others."""
+    found = []
+    for path in paths:
         name = path.relative_to(run).as_posix()
         try:
-            content = read_record(path, make, advice=_RESTORE)
+            record = read_record(path, lambda content, name=name: make(name, content), advice=_ADVICE)  # type: ignore[misc]
         except UserError as error:
-            notes.append(f"Left out: {str(error).replace(str(path), name)}.")
+            # A model card must not name the places of a machine.
+            unread.append(str(error).replace(str(path), name))
             continue
-        if content is not None:
-            yield name, content
-
-
-def _evaluation(content: dict[str, Any]) -> dict[str, Any]:
-    figures = [
-        Figure(
-            str(score["name"]),
-            float(score["value"]),
-            _number(score.get("error")),
-            None if score.get("count") is None else int(score["count"]),
-            _number(score.get("chance")),
-        )
-        for score in content["scores"]
-        if score["value"] is not None
-    ]
-    return {
-        "step": content["step"],
-        "random": bool(content["random"]),
-        "probe": str(content["probe"]),
-        "by": str(content["by"]),
-        "figures": figures,
-    }
-
-
-def _result(content: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": task_type(content),
-        "step": content["step"],
-        "random": bool(content["random"]),
-        "task": str(content["task"]),
-        "metric": str(content["metric"]),
-        "split": str(content["split"]),
-        "seeds": len(content["seeds"]),
-        "mean": {str(name): float(value) for name, value in content["mean"].items()},
-        "deviation": {str(name): _number(value) for name, value in content["deviation"].items()},
-    }
+        if record is not None:
+            found.append(record)
+    return found
 
 
 def task_type(result: Mapping[str, Any]) -> str:
@@ -139,31 +114,54 @@ def task_type(result: Mapping[str, Any]) -> str:
     )
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(float(value)) else float(value)
+def number(value: object) -> float:
+    """NaN for what is missing or not finite."""
+    if value is None:
+        return math.nan
+    found = float(value)  # type: ignore[arg-type]
+    return found if math.isfinite(found) else math.nan
 
 
-def _by_name(content: Mapping[str, Any]) -> dict[str, float]:
-    return {figure.name: figure.value for figure in content["figures"]}
+def _optional(value: object) -> float | None:
+    found = number(value)
+    return None if math.isnan(found) else found
 
 
-def _probed(name: str, content: Mapping[str, Any], step: int, random: Mapping[str, Mapping[str, float]]) -> Probed:
-    chance = random.get(Path(name).name, {})
-    figures = [
-        Figure(each.name, each.value, each.error, each.count, each.chance, chance.get(each.name))
-        for each in content["figures"]
-    ]
-    return Probed(content["probe"], Path(name).stem.removesuffix(f"-{step}"), content["by"], figures)
+def _step(content: Mapping[str, Any]) -> int | None:
+    return None if content["step"] is None else int(content["step"])
 
 
-def _tuned(content: Mapping[str, Any], random: Mapping[str, Mapping[str, float]]) -> Tuned:
+def _evaluation(name: str, content: dict[str, Any]) -> Evaluation:
+    probe = str(content["probe"])
+    # PROBE-VARIANT-STEP.json, or PROBE-STEP.json.
+    variant = Path(name).stem.rpartition("-")[0].removeprefix(probe).strip("-")
+    scores = tuple(
+        Score(
+            str(score["name"]),
+            number(score["value"]),
+            _optional(score.get("error")),
+            None if score.get("count") is None else int(score["count"]),
+            _optional(score.get("chance")),
+        )
+        for score in content["scores"]
+    )
+    return Evaluation(name, probe, variant, str(content["by"]), _step(content), bool(content["random"]), scores)
+
+
+def _tuned(name: str, content: dict[str, Any]) -> Tuned:
+    metric = str(content["metric"])
+    mean = {str(each): number(value) for each, value in content["mean"].items()}
+    if metric not in mean:
+        raise ValueError(f"it has no mean of its metric {metric}")
     return Tuned(
-        content["kind"],
-        content["task"],
-        content["metric"],
-        content["split"],
-        content["seeds"],
-        content["mean"],
-        content["deviation"],
-        random.get(content["task"], {}),
+        name,
+        task_type(content),
+        str(content["task"]),
+        metric,
+        str(content["split"]),
+        _step(content),
+        bool(content["random"]),
+        tuple(number(seed["scores"].get(metric)) for seed in content["seeds"]),
+        mean,
+        {str(each): _optional(value) for each, value in content["deviation"].items()},
     )

@@ -70,6 +70,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--patience", type=int, help="stop after so many epochs without a better score, keep the best")
     recipe.add_argument("--bf16", action="store_true", help="mixed precision, on devices that have it")
     recipe.add_argument("--checkpoint-every", type=int, default=500, help="steps between checkpoints (default 500)")
+    parser.add_argument(
+        "--license",
+        dest="licence",
+        help="the hub's identifier of the licence that the card of best/ names; that of the model's own card if not "
+        "given",
+    )
     parser.add_argument("--out", type=Path, help="folder for results (RUN/finetune/TASK or runs/finetune/MODEL/TASK)")
 
 
@@ -84,10 +90,12 @@ def run_finetune(options: argparse.Namespace) -> int:
     """Fine-tune every model on every task; raises UserError, before training starts, for what a user can put right."""
     from transformers.utils import logging
 
+    from electra_scale.export.card import check_licence
     from electra_scale.finetune.metrics import require_metrics
     from electra_scale.finetune.processes import joined, reports_errors
 
     try:
+        check_licence(options.licence)
         require_metrics()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -174,7 +182,7 @@ def _run(
     for job in jobs:
         if len(jobs) > 1 or ready is None:
             ready = prepared(job)
-        results.append(fine_tune(ready, seeds, job.out, processes))
+        results.append(fine_tune(ready, seeds, job.out, processes, options.licence))
         ready = None
     if processes.is_main:
         _print(jobs, results, _suite_folder(options, models))

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     set_seed,
 )
 
 from data_pipeline.errors import UserError, first_line
 from data_pipeline.tokenize.panics import panics_as_errors
+from electra_scale.export.transformers_folder import read_config, read_tokenizer, read_weights
 from electra_scale.finetune.layerwise import distances
 from electra_scale.finetune.recipe import HEAD_DROPOUT, FineTuningRecipe
 from electra_scale.finetune.tasks.task import Kind, Task
@@ -28,42 +27,20 @@ _CLASSES: Mapping[Kind, Any] = {
     "question-answering": AutoModelForQuestionAnswering,
 }
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-
 _UNBOUNDED = 1_000_000
 """From here on a tokenizer's ``model_max_length`` means that it has none."""
 
 
-def read_config(folder: Path, name: str) -> Any:
-    """The configuration in a folder; raises UserError if there is none that transformers knows."""
-    try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a damaged file gives whatever its content leads to
-        raise UserError(f"{name} holds no model of transformers that can be opened ({first_line(error)})") from error
-
-
-def read_tokenizer(folder: Path, name: str, kind: Kind) -> Any:
-    """The tokenizer in a folder.
+def open_tokenizer(folder: Path, name: str, kind: Kind) -> Any:
+    """The tokenizer in a folder, as a task of a kind needs it.
 
     Raises:
         UserError: there is none, or it lacks the tokens that mark a text's start, end and padding.
     """
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        raise UserError(
-            f"{name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}); copy there the one that the model was trained "
-            "with"
-        )
-    try:
-        with panics_as_errors():
-            tokenizer = _tokenizer(folder)
-            if kind == "tagging":
-                try:
-                    tokenizer([["a", "b"]], is_split_into_words=True)
-                except (AssertionError, ValueError):
-                    # Byte-level tokenizers take words only if they may put a blank before each.
-                    tokenizer = _tokenizer(folder, add_prefix_space=True)
-    except Exception as error:  # a damaged file gives whatever its content leads to
-        raise UserError(f"the tokenizer of {name} cannot be read ({first_line(error)}); restore it") from error
+    tokenizer = read_tokenizer(folder, name)
+    if kind == "tagging" and not _takes_words(tokenizer, name):
+        # Byte-level tokenizers take words only if they may put a blank before each.
+        tokenizer = read_tokenizer(folder, name, add_prefix_space=True)
     missing = [token for token in ("cls_token", "sep_token", "pad_token") if getattr(tokenizer, token, None) is None]
     if missing:
         raise UserError(
@@ -73,8 +50,15 @@ def read_tokenizer(folder: Path, name: str, kind: Kind) -> Any:
     return tokenizer
 
 
-def _tokenizer(folder: Path, **settings: Any) -> Any:
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **settings)
+def _takes_words(tokenizer: Any, name: str) -> bool:
+    try:
+        with panics_as_errors():
+            tokenizer([["a", "b"]], is_split_into_words=True)
+    except (AssertionError, ValueError):
+        return False
+    except Exception as error:  # settings of a damaged tokenizer may be used only here
+        raise UserError(f"the tokenizer of {name} cannot be used ({first_line(error)}); restore it") from error
+    return True
 
 
 def build_model(
@@ -90,20 +74,14 @@ def build_model(
     _set_dropout(config, None if recipe is None else recipe.dropout)
     kind = _CLASSES[task.kind]
     set_seed(seed)
-    try:
-        if random:
+    what = f"a model for {task.kind}"
+    if random:
+        try:
             return kind.from_config(config, trust_remote_code=False).float()
-        model, info = kind.from_pretrained(
-            str(folder),
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            # A checkpoint that was fine-tuned before may have a head of another size, which is drawn anew.
-            ignore_mismatched_sizes=True,
-        )
-    except Exception as error:  # a damaged file gives whatever its content leads to
-        raise UserError(f"{name} cannot be loaded for {task.kind} ({first_line(error)})") from error
+        except Exception as error:  # a damaged configuration gives whatever its content leads to
+            raise UserError(f"{name} cannot be made as {what} ({first_line(error)})") from error
+    # A checkpoint that was fine-tuned before may have a head of another size, which is drawn anew.
+    model, info = read_weights(folder, name, kind, what, config=config, ignore_mismatched_sizes=True)
     below = distances(model)
     wrong = [key if isinstance(key, str) else key[0] for key in (*info["missing_keys"], *info["mismatched_keys"])]
     lacking = sorted(key for key in wrong if below.get(key, 0) > 0)
@@ -136,18 +114,6 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
             setattr(config, name, dropout)
         elif name == "classifier_dropout":
             setattr(config, name, HEAD_DROPOUT)
-
-
-def require_fit(model: Any, tokenizer: Any, name: str) -> None:
-    """Raises UserError if the tokenizer gives ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().num_embeddings
-    vocabulary = tokenizer.get_vocab()
-    token = max(vocabulary, key=lambda token: vocabulary[token])
-    if vocabulary[token] >= rows:
-        raise UserError(
-            f"the tokenizer of {name} does not fit the model: {token!r} has id {vocabulary[token]:,}, the model has "
-            f"{rows:,} embeddings; take the tokenizer that the model was trained with"
-        )
 
 
 def width_of(model: Any) -> int:

@@ -17,8 +17,9 @@ from data_pipeline.places.atomic import sha256_of
 from data_pipeline.progress import counted
 from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.export.named_model import NamedModel
+from electra_scale.export.transformers_folder import require_fit
 from electra_scale.finetune.encode import Encoded, encode_tags, encode_texts
-from electra_scale.finetune.encoder import build_model, read_tokenizer, require_fit, room_of, width_of
+from electra_scale.finetune.encoder import build_model, open_tokenizer, room_of, width_of
 from electra_scale.finetune.recipe import Choices, FineTuningRecipe, micro_batches, recipe_of
 from electra_scale.finetune.spans import encode_questions
 from electra_scale.finetune.tasks.examples import Example, Examples, checked_examples
@@ -97,10 +98,12 @@ def prepare(model: NamedModel, examples: Examples, choices: Choices, ranks: int)
         UserError: the model or its tokenizer can't be opened, or they don't fit each other or the task.
     """
     task = examples.task
-    tokenizer = read_tokenizer(model.folder, model.name, task.kind)
+    tokenizer = open_tokenizer(model.folder, model.name, task.kind)
     built = build_model(model.folder, model.name, task, None, 0, model.random)
     require_fit(built, tokenizer, model.name)
     recipe, notes = recipe_of(choices, task, width_of(built), room_of(built, tokenizer))
+    if model.note is not None:
+        notes.append(model.note)
     micro_batches(recipe.batch, ranks, choices.most_per_device)
     taken = set(inspect.signature(built.forward).parameters)
 

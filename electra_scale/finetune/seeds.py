@@ -32,8 +32,12 @@ _PLACE = ("model",)
 """What may change between two starts: the same weights may be named in another way."""
 
 
-def fine_tune(prepared: Prepared, seeds: int, out: Path, processes: Processes) -> dict[str, Any]:
+def fine_tune(
+    prepared: Prepared, seeds: int, out: Path, processes: Processes, licence: str | None = None
+) -> dict[str, Any]:
     """Train and score seeds 0 to ``seeds - 1``. ``out`` gets ``result.json``, ``best/`` and a folder for each seed.
+
+    The card in ``best/`` names ``licence``, or that of the model's own card.
 
     Returns what ``result.json`` holds, on every rank.
 
@@ -47,7 +51,7 @@ def fine_tune(prepared: Prepared, seeds: int, out: Path, processes: Processes) -
     for seed in range(seeds):
         if seed not in finished:
             _run(prepared, seed, seeds, out, processes)
-    return processes.from_main(lambda: _finish(prepared, out))
+    return processes.from_main(lambda: _finish(prepared, out, licence))
 
 
 def claim(prepared: Prepared, out: Path) -> None:
@@ -160,7 +164,7 @@ def _keep_best(model: Any, tokenizer: Any, out: Path, seed: int) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _finish(prepared: Prepared, out: Path) -> dict[str, Any]:
+def _finish(prepared: Prepared, out: Path, licence: str | None) -> dict[str, Any]:
     found, task = _finished(out), prepared.task
     best = read_record(out / BEST / _SEED, lambda content: int(content["seed"]), advice=_DAMAGED)
     if best not in found:
@@ -197,6 +201,7 @@ def _finish(prepared: Prepared, out: Path) -> dict[str, Any]:
             seed=best,
             pairs="text2" in task.columns,
             notes=prepared.notes,
+            licence=licence,
         ),
     )
     return result

@@ -22,7 +22,7 @@ from transformers import (
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
-from data_pipeline.progress import tracking
+from data_pipeline.progress import log, tracking
 from electra_scale.finetune.encode import Encoded
 from electra_scale.finetune.layerwise import optimizer, rates
 from electra_scale.finetune.processes import Processes
@@ -133,6 +133,11 @@ def train_seed(
     """
     rows, accumulated = micro_batches(recipe.batch, processes.size, choices.most_per_device)
     stops = recipe.patience is not None
+    tagging = task.kind == "tagging"
+    collate = DataCollatorForTokenClassification(tokenizer) if tagging else DataCollatorWithPadding(tokenizer)
+    unused = without_gradient(model, collate([dict(train.features[0])])) if processes.size > 1 else []
+    if unused and processes.is_main:
+        log(f"{label}: the loss does not depend on {len(unused)} of the model's weights, such as {unused[0]}")
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
@@ -145,6 +150,7 @@ def train_seed(
         data_seed=seed,
         bf16=choices.bf16,
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=bool(unused),
         ddp_backend="gloo" if processes.size > 1 and not torch.cuda.is_available() else None,
         save_strategy="epoch" if stops else "steps",
         save_steps=choices.checkpoint_every,
@@ -172,7 +178,6 @@ def train_seed(
     if recipe.patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.patience))
     table = rates(model, recipe.rate, recipe.decay, recipe.weight_decay)
-    tagging = task.kind == "tagging"
     trainer = LayerWiseTrainer(
         warmup=recipe.warmup,
         stopped_by=stopped_by,
@@ -181,7 +186,7 @@ def train_seed(
         train_dataset=list(train.features),
         # Never read: evaluate has the split.
         eval_dataset=list(stopped_by.features) if stops and stopped_by is not None else None,
-        data_collator=DataCollatorForTokenClassification(tokenizer) if tagging else DataCollatorWithPadding(tokenizer),
+        data_collator=collate,
         processing_class=tokenizer,
         callbacks=callbacks,
         optimizers=(optimizer(model, table, BETAS, EPSILON), None),
@@ -200,6 +205,18 @@ def train_seed(
     finally:
         progress.close()
     return trainer
+
+
+def without_gradient(model: Any, batch: Mapping[str, Any]) -> list[str]:
+    """Names of the parameters that the loss of a batch does not depend on; ranks would wait for their gradients.
+
+    ELECTRA, BERT and ModernBERT have none with the heads used here. To look for them at each step costs time, and a
+    warning of torch's if there are none. Changes neither gradients nor the random state.
+    """
+    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
+    with torch.random.fork_rng(devices=[]):
+        found = torch.autograd.grad(model(**batch).loss, parameters, allow_unused=True)
+    return [name for name, gradient in zip(names, found, strict=True) if gradient is None]
 
 
 def _best_tags(logits: torch.Tensor, _: Any) -> torch.Tensor:

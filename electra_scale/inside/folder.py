@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
-from transformers.utils import logging
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.tokenizer import parse_tokenizer
@@ -19,6 +18,7 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.distributions import distributions
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
+from electra_scale.export.transformers_folder import quiet
 from electra_scale.inside.looked import About
 from electra_scale.inside.networks import open_network
 from electra_scale.inside.opened import Opened
@@ -40,8 +40,7 @@ class OpenedFolder(Opened):
     """
 
     def __init__(self, name: str, discriminator: Path | None, generator: Path | None) -> None:
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
+        quiet()
         self.sampler = ElectraSampler()
         self.discriminator: Any = None
         self.generator: Any = None

@@ -86,10 +86,14 @@ class Inside:
     def _look_at(self, batch: Batch, reading: Reading | None, best: int) -> Looked:
         layout = Layout.of(batch.segment)
         shown, positions = batch.ids, list[MaskedPosition]()
+        notes = () if reading is None else reading.notes
         if len(batch.masked):
             corruption = self.opened.corrupt(batch, layout)
             shown = corruption.ids
-            positions = self._positions(batch.ids[0], corruption, best)
+            distributions = self.opened.distributions(corruption)
+            if distributions is None:
+                notes = (*notes, _NO_DISTRIBUTION)
+            positions = self._positions(batch.ids[0], corruption, distributions, best)
         scores = self.opened.scores(shown, layout)[0].tolist() if self.about.detects else None
         ids, drawn = batch.ids[0].tolist(), shown[0].tolist()
         maskable = self._maskable(ids)
@@ -108,13 +112,20 @@ class Inside:
             )
             for index in range(int((batch.segment[0] >= 0).sum()))
         ]
-        return Looked(tuple(tokens), tuple(positions), () if reading is None else reading.notes)
+        return Looked(tuple(tokens), tuple(positions), notes)
 
-    def _positions(self, original: Tensor, corruption: Corruption, best: int) -> list[MaskedPosition]:
+    def _positions(
+        self, original: Tensor, corruption: Corruption, distributions: Iterator[Distributions] | None, best: int
+    ) -> list[MaskedPosition]:
         found = []
+        indices = corruption.positions.tolist()
         weights = corruption.token_weight.flatten()[corruption.positions].tolist()
-        rows = _rows(self.opened.distributions(corruption))
-        for index, weight, (p, q) in zip(corruption.positions.tolist(), weights, rows, strict=True):
+        if distributions is None:
+            for index, weight in zip(indices, weights, strict=True):
+                was, now = (self._bare(int(token)) for token in (original[index], corruption.ids[0, index]))
+                found.append(MaskedPosition(index, was, now, weight, (), Others(0, None, None)))
+            return found
+        for index, weight, (p, q) in zip(indices, weights, _rows(distributions), strict=True):
             own, drawn = int(original[index]), int(corruption.ids[0, index])
             listed = {own, drawn}
             # Without a generator all tokens are as likely, and no few of them are worth a line.
@@ -122,11 +133,14 @@ class Inside:
                 for distribution in (p, q):
                     listed.update(distribution.topk(min(best, len(q))).indices.tolist())
             candidates = {token: self._candidate(token, p, q) for token in listed}
-            order = sorted(candidates.values(), key=lambda one: (-one.q, -(one.p or 0.0), one.id))
+            order = sorted(candidates.values(), key=lambda one: (-(one.q or 0.0), -(one.p or 0.0), one.id))
             left_p = None if p is None else max(0.0, 1 - sum(one.p or 0.0 for one in order))
-            others = Others(len(q) - len(order), left_p, max(0.0, 1 - sum(one.q for one in order)))
+            others = Others(len(q) - len(order), left_p, max(0.0, 1 - sum(one.q or 0.0 for one in order)))
             found.append(MaskedPosition(index, candidates[own], candidates[drawn], weight, tuple(order), others))
         return found
+
+    def _bare(self, token: int) -> Candidate:
+        return Candidate(self.opened.reader.token(token), token, None, None, None)
 
     def _candidate(self, token: int, p: Tensor | None, q: Tensor) -> Candidate:
         chance = float(q[token])
@@ -142,10 +156,15 @@ class Inside:
 
 _FIRST = np.zeros(1, dtype=np.int64)
 
+_NO_DISTRIBUTION = (
+    "This corruption draws from no distribution over the vocabulary, so there are draws and scores, and no p and q to "
+    "show."
+)
 
-def _rows(blocks: Iterator[Distributions] | None) -> Iterator[tuple[Tensor | None, Tensor]]:
+
+def _rows(blocks: Iterator[Distributions]) -> Iterator[tuple[Tensor | None, Tensor]]:
     """p and q (V,) of each position, the same object where they are the same."""
-    for block in blocks or ():
+    for block in blocks:
         for number, q in enumerate(block.q):
             p = None if block.p is None else q if block.p is block.q else block.p[number]
             yield p, q

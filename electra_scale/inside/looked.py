@@ -9,15 +9,15 @@ from dataclasses import dataclass
 class Candidate:
     """A token that a masked position could get.
 
-    ``p``: probability under the generator, None without one. ``q``: probability of being drawn. ``hardness``: q/p, what
-    the sampler makes of p: its estimate of how hard the token is for the discriminator, in units of the estimate's mean
-    under p; None where q is p.
+    ``p``: probability under the generator, None without one. ``q``: probability of being drawn, None where the
+    corruption draws from no distribution. ``hardness``: q/p, what the sampler makes of p: its estimate of how hard the
+    token is for the discriminator, in units of the estimate's mean under p; None where q is p.
     """
 
     token: str
     id: int
     p: float | None
-    q: float
+    q: float | None
     hardness: float | None
 
 
@@ -27,7 +27,7 @@ class Others:
 
     count: int
     p: float | None
-    q: float
+    q: float | None
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class MaskedPosition:
     """A position whose token is replaced.
 
     ``index`` into the tokens of the text; ``original`` and ``drawn`` are among the ``candidates``, which hold the
-    likeliest by q and by p, ordered by q. ``others``: all tokens that are not among them. ``weight``: the factor of the
-    discriminator's loss there in training.
+    likeliest by q and by p, ordered by q; none where the corruption draws from no distribution. ``others``: all tokens
+    that are not among them. ``weight``: the factor of the discriminator's loss there in training.
     """
 
     index: int

@@ -45,11 +45,11 @@ class OpenedRun(Opened):
         self.module = module.eval().requires_grad_(False)
         joint = phases(recipe)[-1]
         step = max(0, state.step - joint.first)
-        self.clock = Clock(state.step, int(state.loader.get("epoch", 0)), joint.name, step)
+        self.clock = Clock(state.step, int(state.loader.get("epoch", 0)), "joint", step)
         # Positions beyond the rows of training have embeddings that nothing has trained.
         longest = min(recipe.data.sequence_length, recipe.model.max_positions)
         self.reader = Reader(tokenizer, longest)
-        warmup = state.phase != joint.name
+        warmup = state.phase != "joint"
         notes = [_WARMUP] if warmup else []
         if not recipe.corruption.uses_generator:
             notes.append("The run has no generator, so there is no p.")

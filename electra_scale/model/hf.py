@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,18 +98,23 @@ def networks_of(model: Electra) -> list[Network]:
 
 
 def export(
-    model: Electra, tokenizer_dir: Path, out: Path, describe: Callable[[Path, Network], None] = lambda *_: None
+    model: Electra,
+    tokenizer_dir: Path,
+    out: Path,
+    describe: Callable[[Path, Network], None] = lambda *_: None,
+    networks: Sequence[Network] | None = None,
 ) -> None:
     """Write ``out/discriminator`` and ``out/generator`` as transformers checkpoints with tokenizer, in fp32.
 
-    ``out`` gets both or nothing. Their tokenizers cut at the model's ``max_positions``; their configurations have the
-    dropout that fine-tuning usually starts with, the model's ``exported_dropout``.
+    ``out`` gets all of them or nothing. Their tokenizers cut at the model's ``max_positions``; their configurations
+    have the dropout that fine-tuning usually starts with, the model's ``exported_dropout``.
 
     Args:
         model: any device, any dtype.
         tokenizer_dir: folder with ``tokenizer.json`` or ``vocab.txt`` and what goes with it.
         out: folder to make; it may exist if it is empty.
         describe: adds to the folder of a network what else belongs there, before anybody sees it.
+        networks: those to write; all that the model has if not given.
 
     Raises:
         UserError: ``out`` holds something or can't be written, ``tokenizer_dir`` holds no tokenizer, or the tokenizer
@@ -117,7 +122,7 @@ def export(
     """
     tokenizer_dir, out = Path(tokenizer_dir), Path(out)
     with new_folder(out, "export") as partial:
-        for network in networks_of(model):
+        for network in networks_of(model) if networks is None else networks:
             folder = partial / network
             folder.mkdir()
             _copy_tokenizer(tokenizer_dir, folder, model.config.max_positions)

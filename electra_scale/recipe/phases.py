@@ -32,7 +32,10 @@ class PhasePlan:
 
 
 def phases(recipe: Recipe) -> list[PhasePlan]:
-    """The phases of a run in order; a warm-up of 0 steps is left out."""
+    """The phases of a run in order, the last one being the joint phase, perhaps of no steps.
+
+    A warm-up of 0 steps is left out.
+    """
     warmup = recipe.generator_warmup
     joint = PhasePlan("joint", warmup.steps, recipe.total_steps, recipe.data.mask_share, recipe.optimizer.learning_rate)
     if warmup.steps == 0:

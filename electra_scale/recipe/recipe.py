@@ -68,6 +68,10 @@ class Recipe:
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
             )
+        if self.schedule.steps == 0 and self.generator_warmup.steps == 0:
+            found.append(
+                "schedule.steps is 0, and so is generator_warmup.steps: nothing is trained; give one of them steps"
+            )
         never = self.generator_warmup.steps == 0 and self.model.init_from is None
         if self.corruption.uses_generator and self.optimizer.generator_rate == 0 and never:
             found.append(

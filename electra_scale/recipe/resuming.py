@@ -100,7 +100,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "optimizer.parts.*.frozen": ("applied", "a part can be frozen; not thawed, since its optimizer state is gone"),
     "batch.global_batch": ("refused", _ORDER),
     "batch.most_per_device": ("applied", "sums are added in another order"),
-    "schedule.steps": ("applied", "the schedule is made anew over them"),
+    "schedule.steps": ("applied", "the schedule is made anew over them; to 0 refused in the joint phase"),
     "schedule.warmup_steps": ("applied", "the schedule is made anew with them"),
     "generator_warmup.steps": ("applied", "until the warm-up is over, and not below the checkpoint's step"),
     "generator_warmup.warmup_steps": ("applied", "until the warm-up is over"),
@@ -247,6 +247,8 @@ def _decide(key: str, old: Any, new: Any, before: Settings, now: Settings, phase
         if phase == "joint":
             return "refused", f"the joint phase began after step {old}"
         return (rule, reason) if new >= step else ("refused", f"the checkpoint is at step {step} of that phase")
+    if key == "schedule.steps" and new == 0 and phase == "joint":
+        return "refused", f"the joint phase began after step {before.recipe.generator_warmup.steps}"
     if key == "generator_warmup.discriminator_from_generator":
         # The last checkpoint of the warm-up is before the border.
         return (rule, reason) if phase == "generator_warmup" else ("free", _OVER)

@@ -12,14 +12,14 @@ class ScheduleConfig:
     """The joint phase: linear warm-up times linear decay to zero."""
 
     steps: int = 1000
-    """Optimizer steps of the joint phase."""
+    """Optimizer steps of the joint phase; with 0 the run ends with the generator's warm-up, a masked language model."""
 
     warmup_steps: int = 100
     """Steps over which the rate rises."""
 
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""
-        return too_small("schedule", self, steps=1, warmup_steps=0)
+        return too_small("schedule", self, steps=0, warmup_steps=0)
 
 
 @dataclass

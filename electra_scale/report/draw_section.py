@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from electra_scale.report.draws import Choice, Example, Examples, Place, Shown
 from electra_scale.report.markup import folded, table, text
 
@@ -14,14 +16,15 @@ def example_section(found: Examples) -> str:
     """Markup of the examples of a run."""
     split = "held-out" if found.split == "heldout" else "training"
     scale = "".join(f'<span style="{_shade(value)}">{value:.1f}</span>' for value in _SHADES)
+    notes = "".join(f'<p class="quiet">{text(note)}</p>' for note in found.notes)
+    shown = [place for row in found.rows for place in row.places if place.drawn.q is not None]
+    places = folded("What each masked position could get: p, q and hardness", _places(shown)) if shown else ""
     return (
         f"<p>{len(found.rows)} rows of {split} text, drawn and scored by the checkpoint of step {found.step:,}. "
         f"{text(found.draws)} Where a token was masked, the original is struck through and the draw "
         "stands behind it, with the probability that the discriminator gives to &ldquo;replaced&rdquo;; a draw that "
         "equals the original replaces nothing. The colour is that probability, for every token: "
-        f'<span class="scale">{scale}</span></p>\n'
-        + "\n".join(_example(row) for row in found.rows)
-        + folded("What each masked position could get: p, q and hardness", _places(found))
+        f'<span class="scale">{scale}</span></p>\n{notes}' + "\n".join(_example(row) for row in found.rows) + places
     )
 
 
@@ -59,8 +62,8 @@ def _shade(score: float) -> str:
     return f"background: rgba(var(--bad), {_STRONGEST * min(1.0, max(0.0, score)):.2f})"
 
 
-def _places(found: Examples) -> str:
-    rows = [_row(place) for row in found.rows for place in row.places]
+def _places(places: Sequence[Place]) -> str:
+    rows = [_row(place) for place in places]
     return (
         "<p>Hardness is q/p at the position: above 1 the sampler draws the token more often than the generator would. "
         "Without a head, or where q is p, it is left out.</p>"
@@ -76,7 +79,9 @@ def _row(place: Place) -> list[str]:
     return [text(place.original.token), text(drawn.token), p, _chance(drawn.q), hardness, best]
 
 
-def _chance(value: float) -> str:
+def _chance(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e-")
 
 

@@ -13,7 +13,6 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.json_file import read_record, write_record
 from electra_scale.data.loader import open_loader
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.inside.inside import Inside
 from electra_scale.inside.looked import Candidate, Looked, MaskedPosition
 from electra_scale.inside.opening import open_run
 from electra_scale.recipe.parse import recipe_of_run
@@ -42,7 +41,7 @@ class Choice:
 
     token: str
     p: float | None
-    q: float
+    q: float | None
     hardness: float | None
 
 
@@ -66,13 +65,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of a store's split through a checkpoint; ``draws`` says how its replacements are drawn."""
+    """Rows of a store's split through a checkpoint.
+
+    ``draws`` says how its replacements are drawn, ``notes`` what cannot be seen and why.
+    """
 
     step: int
     manifest: str
     split: str
     draws: str
     rows: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
     version: int = 1
 
 
@@ -102,11 +105,12 @@ def examples_of(run: Path) -> Examples:
     split = "heldout" if store.manifest.split("heldout") else "train"
     inside = open_run(run, step)
     loader = open_loader(recipe, store, split, special_tokens(store.tokenizer_dir), training=False)
-    rows = tuple(
-        _example(inside, inside.look_at(loader.rows(np.array([row]), recipe.data.mask_share), best=BEST))
+    looked = [
+        inside.look_at(loader.rows(np.array([row]), recipe.data.mask_share), best=BEST)
         for row in range(min(ROWS, loader.samples))
-    )
-    found = Examples(step, store.manifest.fingerprint, split, inside.about.draws, rows)
+    ]
+    notes = tuple(dict.fromkeys([*inside.about.notes, *(note for each in looked for note in each.notes)]))
+    found = Examples(step, store.manifest.fingerprint, split, inside.about.draws, tuple(map(_example, looked)), notes)
     try:
         kept.parent.mkdir(exist_ok=True)
         write_record(kept, asdict(found))
@@ -116,7 +120,7 @@ def examples_of(run: Path) -> Examples:
     return found
 
 
-def _example(inside: Inside, looked: Looked) -> Example:
+def _example(looked: Looked) -> Example:
     tokens = tuple(
         Shown(token.token, token.drawn, token.replaced, token.score, not token.maskable)
         for token in looked.tokens[:TOKENS]
@@ -126,7 +130,7 @@ def _example(inside: Inside, looked: Looked) -> Example:
 
 
 def _place(position: MaskedPosition) -> Place:
-    best = sorted(position.candidates, key=lambda one: -one.q)[:BEST]
+    best = sorted(position.candidates, key=lambda one: -(one.q or 0.0))[:BEST]
     return Place(_choice(position.original), _choice(position.drawn), tuple(map(_choice, best)))
 
 
@@ -146,7 +150,14 @@ def _decode(content: dict[str, Any]) -> Examples:
         )
         for row in content["rows"]
     )
-    return Examples(int(content["step"]), str(content["manifest"]), str(content["split"]), str(content["draws"]), rows)
+    return Examples(
+        int(content["step"]),
+        str(content["manifest"]),
+        str(content["split"]),
+        str(content["draws"]),
+        rows,
+        tuple(str(note) for note in content["notes"]),
+    )
 
 
 def _choices(found: Sequence[dict[str, Any]]) -> tuple[Choice, ...]:

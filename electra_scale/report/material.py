@@ -11,11 +11,13 @@ from typing import Any
 import yaml
 
 from data_pipeline.errors import UserError
+from data_pipeline.places.json_file import read_record
 from data_pipeline.progress import counted
+from electra_scale.export.hardware import Hardware, hardware_in
 from electra_scale.recipe.deepspeed_json import leaves
 from electra_scale.report.log import Log, read_log
 from electra_scale.report.rows import Rows, read_rows
-from electra_scale.report.scores import Scores, read_scores
+from electra_scale.report.scores import Shown, shown_scores
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.lifecycle.status import Status, read_status
 
@@ -29,6 +31,7 @@ _DEEPSPEED = "DeepSpeed JSON: "
 class Run:
     """The material of one run. ``label``: what the page calls it. ``settings``: of recipe and DeepSpeed JSON, by path.
 
+    ``hardware``: as the run recorded it, an entry for each start on other machines than before.
     ``notes``: a line for each file that is missing or cannot be read, and for each row left out.
     """
 
@@ -36,12 +39,13 @@ class Run:
     label: str
     rows: Rows
     log: Log
-    scores: Scores
+    scores: Shown
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
     versions: Mapping[str, Any]
     changes: tuple[Mapping[str, Any], ...]
     status: Status | None
+    hardware: tuple[Hardware, ...]
     notes: tuple[str, ...]
 
     def setting(self, key: str, default: Any = None) -> Any:
@@ -82,7 +86,7 @@ def _read_run(path: Path, label: str) -> Run:
     if not (folder.recipe.is_file() or folder.metrics.is_file()):
         raise UserError(f"{path} is not a run folder: it has neither recipe.yaml nor metrics.jsonl")
     notes: list[str] = []
-    rows, log, scores = read_rows(folder.metrics), read_log(path / "log.txt"), read_scores(path)
+    rows, log, scores = read_rows(folder.metrics), read_log(path / "log.txt"), shown_scores(path)
     settings = leaves(_yaml(folder.recipe, notes))
     settings |= {f"{_DEEPSPEED}{key}": value for key, value in leaves(_json(folder.deepspeed, notes)).items()}
     try:
@@ -108,8 +112,18 @@ def _read_run(path: Path, label: str) -> Run:
         _json(path / "versions.json", notes),
         tuple(_changes(folder.changes, notes)),
         status,
+        tuple(_hardware(folder.hardware, notes)),
         (*notes, *scores.unread),
     )
+
+
+def _hardware(path: Path, notes: list[str]) -> list[Hardware]:
+    try:
+        # Runs of earlier releases have none, and their log says something.
+        return read_record(path, hardware_in, advice="its hardware is not shown") or []
+    except UserError as error:
+        notes.append(str(error))
+        return []
 
 
 def _yaml(path: Path, notes: list[str]) -> Mapping[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from electra_scale.export.scores import Evaluation, Score, Tuned
 from electra_scale.report.charts import Dot, DotChart, short
 from electra_scale.report.figures import run_heads
 from electra_scale.report.markup import table, text
 from electra_scale.report.material import Run
-from electra_scale.report.scores import Evaluation, Score, Tuned
 
 _Name = tuple[str, str, str, str]
 """Of a score: probe, by which network, the figure's own, and the variant."""
@@ -102,10 +102,10 @@ def _tuned(runs: Sequence[Run]) -> str:
     plotted = []
     for (task, metric), cells in tasks.items():
         dots = [
-            Dot(tuned.mean, number, tuned.deviation, tuned.seeds, tuned.random)
+            Dot(tuned.main, number, tuned.spread, _values(tuned), tuned.random)
             for number, cell in enumerate(cells)
             for tuned in cell
-            if math.isfinite(tuned.mean)
+            if math.isfinite(tuned.main)
         ]
         if dots:
             plotted.append((f"{task}, {metric}", dots))
@@ -125,9 +125,13 @@ def _tuned(runs: Sequence[Run]) -> str:
     return f"{figure}{table(head, rows)}"
 
 
+def _values(tuned: Tuned) -> tuple[float, ...]:
+    return tuple(value for value in tuned.seeds if math.isfinite(value))
+
+
 def _tuned_cell(tuned: Tuned) -> str:
-    deviation = f" &plusmn; {short(tuned.deviation)}" if tuned.deviation is not None else ""
+    deviation = f" &plusmn; {short(tuned.spread)}" if tuned.spread is not None else ""
     seeds = f" {len(tuned.seeds)} seed{'s' if len(tuned.seeds) != 1 else ''}"
     what = ", random weights" if tuned.random else f", step {tuned.step:,}" if tuned.step else ""
     split = f", {text(tuned.split)}" if tuned.split else ""
-    return f"{short(tuned.mean)}{deviation}<small>{seeds}{split}{what}</small>"
+    return f"{short(tuned.main)}{deviation}<small>{seeds}{split}{what}</small>"

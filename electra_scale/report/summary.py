@@ -64,6 +64,8 @@ def _what(run: Run) -> str:
         for network in ("discriminator", "generator")
         if type(run.setting(f"model.{network}.layers")) is int
     ]
+    if run.setting("schedule.steps") == 0:
+        return f"{run.label} trains a generator{f' of {sizes[1]}' if len(sizes) > 1 else ''} alone, by masked tokens."
     alone = run.setting("corruption.kind", "generator") != "generator"
     generator = f" and a generator of {sizes[1]}" if len(sizes) > 1 and not alone else ""
     size = f" of {sizes[0]}" if sizes else ""
@@ -81,12 +83,19 @@ def _how_much(run: Run) -> str:
     warmup = run.setting("generator_warmup.steps")
     if type(warmup) is int and warmup:
         left = "" if run.rows.phases[-1] != "generator_warmup" else ", and it has not got further"
+        if run.setting("schedule.steps") == 0:
+            left = ", and there are no others: it trains no discriminator"
         then = ", from whose weights the discriminator then starts" if run.setting(_FROM_GENERATOR) else ""
         sentences.append(f"The first {counted(warmup, 'step')} train the generator alone{then}{left}.")
     return " ".join(sentences)
 
 
 def _hardware(run: Run, before: str = "") -> str:
+    """Devices, ranks and hosts of all starts; of a run that did not record them, what its log says of the last."""
+    if run.hardware:
+        places = [f"{each.where} ({each.device})" for each in run.hardware]
+        later = [f"from step {each.step:,} {place}" for each, place in zip(run.hardware, places, strict=True)][1:]
+        return before + "; ".join([places[0], *later])
     if not run.log.attempts:
         return ""
     last = run.log.attempts[-1]

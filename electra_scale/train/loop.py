@@ -129,7 +129,11 @@ class Run:
         self.checkpoints.claim()
         self.start = self.checkpoints.starting_state(resume, self.store, self.loader)
         self.changed, self.lines = self.checkpoints.changes(self.start, Settings(recipe, self.deepspeed_json))
-        self.phases = phases(recipe)
+        self.phases = [plan for plan in phases(recipe) if plan.first < plan.last]
+        if recipe.schedule.steps == 0:
+            self.lines.append(
+                "schedule.steps is 0: the run ends with the generator's warm-up, and no discriminator is trained"
+            )
         self.position = Position(60 * recipe.logging.stuck_minutes, 60 * recipe.data.give_up_minutes)
         self.global_steps = GlobalSteps(
             recipe, world, self.loader, self.start, stop, self.position, self.reporter.last_good_checkpoint

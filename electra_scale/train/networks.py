@@ -69,14 +69,15 @@ def load_module(
 
     With ``warmup``, one of the generator's warm-up is taken too; what that does not train has the seed's first weights.
 
-    Raises UserError for an earlier or a damaged one, if the run folder's tokenizer is not that of the checkpoint, and,
-    unless only the networks are wanted, for one that was saved before the run was resumed with another sampler.
+    Raises UserError, without ``warmup``, for one of the warm-up; for a damaged one, if the run folder's tokenizer is
+    not that of the checkpoint, and, unless only the networks are wanted, for one that was saved before the run was
+    resumed with another sampler.
     """
     state = checkpoint.read_state(folder.checkpoints, tag)
     if state.phase != "joint" and not warmup:
         raise UserError(
-            f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, before there was a discriminator; "
-            "choose a later one"
+            f"checkpoint {folder.checkpoints / tag} is of the generator's warm-up, in which no discriminator is "
+            "trained; choose a later one"
         )
     checkpoint.refuse_damaged(folder.checkpoints, tag)
     folder.refuse_other_tokenizer(state.tokenizer)

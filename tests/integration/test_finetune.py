@@ -59,6 +59,7 @@ def test_two_ranks_train_on_the_same_batches_as_one(encoder: Path, tasks: Path, 
     both = run(ranks(2, *options(encoder, tasks, tmp_path / "both", *more), module=PROGRAM), tmp_path)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("matthews") == 1
+    assert "warn" not in both.stderr.lower(), both.stderr
     assert main(options(encoder, tasks, tmp_path / "alone", *more)) == 0
     assert result(tmp_path / "both")["mean"] == pytest.approx(result(tmp_path / "alone")["mean"])
     weights = [load_file(tmp_path / name / "best" / "model.safetensors") for name in ("both", "alone")]

@@ -171,8 +171,8 @@ sys.exit(pretrain.main(sys.argv[3:]))
     ("a_save", "every", "stop_file", "refusal"),
     [
         (3600, 4, True, r"a time slice of 30 min is too short .* a save 3\.6e\+03 s"),
-        # The steps fit, and with the save they do not, whether it comes before or after the steps are timed. What a save
-        # really takes comes on top.
+        # The steps fit, and with the save they do not, whether it comes before or after the steps are timed. The time
+        # that a save really takes comes on top.
         (1200, 4, False, r"checkpoint\.every is 4, .* a save 1\.2e\+03 s.* to [123] or less"),
         (450, 12, False, r"checkpoint\.every is 12, .* a save 45\d s.* to (9|10) or less"),
         (1, 12, False, ""),

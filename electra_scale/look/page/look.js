@@ -141,12 +141,15 @@ function showCandidates() {
 
 function showTable(position) {
   const { original, drawn, others, candidates } = position;
+  const none = drawn.q === null;
   const hasP = drawn.p !== null;
   const hasQ = !hasP || candidates.some((one) => one.hardness !== null);
   const parts = [`Position ${position.index}: “${original.token}” in the text, “${drawn.token}” drawn`];
+  at("table").hidden = none;
   if (hasQ && hasP) parts.push(`weight ${position.weight.toFixed(3)}`);
   if (!hasQ) parts.push("q is p");
-  if (!hasP) parts.push("every token is as likely");
+  if (none) parts.push("no probabilities to show");
+  else if (!hasP) parts.push("every token is as likely");
   at("drawn").textContent = `${parts.join(", ")}.`;
   for (const [name, visible] of [["p", hasP], ["q", hasQ], ["hardness", hasP && hasQ]]) {
     document.querySelector(`th.${name}`).hidden = !visible;

@@ -96,12 +96,15 @@ def test_a_sentence_of_bytes_that_are_no_text_is_refused(
     assert "is not text in UTF-8" in refusal(exported, option, "the [MASK] \udcff")
 
 
-def test_an_export_of_the_discriminator_alone_is_shown(
+def test_an_export_of_one_network_alone_is_shown(
     exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(exported / "discriminator", tmp_path / "alone/discriminator")
     assert main(["try", str(tmp_path / "alone"), "--wrong", "the mat"]) == 0
     assert "holds no generator" in capfd.readouterr().out
+    shutil.copytree(exported / "generator", tmp_path / "other/generator")
+    assert main(["try", str(tmp_path / "other"), "--masked", "the [MASK]"]) == 0
+    assert "holds no discriminator, so no token is scored" in capfd.readouterr().out
 
 
 def test_what_is_no_export_is_refused(exported: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
@@ -180,4 +183,4 @@ def test_a_damaged_export_is_refused(
 def test_networks_in_each_others_place_are_refused(exported: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
     shutil.copytree(exported / "generator", tmp_path / "out/discriminator")
     shutil.copytree(exported / "discriminator", tmp_path / "out/generator")
-    assert "holds no generator" in refusal(tmp_path / "out", "--masked", "the [MASK]")
+    assert "holds no generator: it lacks" in refusal(tmp_path / "out", "--masked", "the [MASK]")

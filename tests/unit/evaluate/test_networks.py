@@ -55,17 +55,17 @@ def test_a_folder_that_does_not_hold_together_is_refused(folders: dict[str, Path
     without = changed("without")
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (without / file).unlink()
-    with pytest.raises(UserError, match="has no tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         open_discriminator("m", without)
     damaged = changed("damaged")
     (damaged / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="can't be opened as a discriminator"):
+    with pytest.raises(UserError, match="cannot be loaded as a discriminator"):
         open_discriminator("m", damaged)
     (changed("config") / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot read the configuration"):
+    with pytest.raises(UserError, match="holds no model of transformers that can be opened"):
         open_discriminator("m", tmp_path / "config")
     other = write(tmp_path / "other", ElectraModel(electra()), words=[*WORDS, "more", "words"])
-    with pytest.raises(UserError, match="has 29 tokens, its model 27"):
+    with pytest.raises(UserError, match="does not fit the model: 'words' has id 28, the model has 27 embeddings"):
         open_encoder("m", other)
 
 

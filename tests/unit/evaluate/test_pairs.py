@@ -46,12 +46,24 @@ def test_sentences_that_are_too_long_are_left_out_and_counted(
         evaluate_pairs(electra_model, "discriminator", [long], "store", 0)
 
 
-def test_a_run_in_its_warm_up_has_no_discriminator_to_score(electra_model: NamedModel) -> None:
-    warm = replace(electra_model, phase="generator_warmup", step=5)
-    with pytest.raises(UserError, match="at step 5, in the generator's warm-up, where no discriminator is trained"):
+@pytest.mark.parametrize(
+    ("steps", "advice"),
+    [(9, "wait for a checkpoint of after step 7"), (0, "train the run on, with schedule.steps above 0")],
+)
+def test_a_run_in_its_warm_up_has_no_discriminator_to_score(
+    electra_model: NamedModel, tmp_path: Path, steps: int, advice: str
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "recipe.yaml").write_text(
+        f"run_dir: {tmp_path}\ndata: {{store: s}}\ngenerator_warmup: {{steps: 7}}\nschedule: {{steps: {steps}}}\n"
+    )
+    warm = replace(electra_model, run=tmp_path, phase="generator_warmup", step=5)
+    with pytest.raises(
+        UserError, match="at step 5, in the generator's warm-up, where no discriminator is trained"
+    ) as raised:
         network_by(warm, "discriminator")
+    assert advice in str(raised.value)
     assert network_by(warm, "generator")
-    assert network_by(replace(warm, random=True), "discriminator")
 
 
 def test_a_bert_scores_by_its_masked_predictions_only(folders: dict[str, Path]) -> None:

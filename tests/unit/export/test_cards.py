@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from data_pipeline.errors import UserError
+from electra_scale.cli import main
 from electra_scale.export.average import average_run
 from electra_scale.export.card import write_card
 from electra_scale.export.fine_tuned_card import FineTunedCard
@@ -77,7 +78,7 @@ def test_a_card_has_the_facts_of_its_run_and_is_the_same_each_time(a_run: Path, 
     put(a_run / "finetune/cola/result.json", RESULT)
     put(a_run / "finetune/random/cola/result.json", RESULT, random=True, mean={"matthews": 0.01})
     (a_run / "evaluation/broken.json").write_text("{")
-    export_run(a_run, tmp_path / "out", licence="apache-2.0")
+    assert main(["export", str(a_run), str(tmp_path / "out"), "--license", "apache-2.0"]) == 0
     card = ModelCard.load(tmp_path / "out/discriminator/README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "feature-extraction"
@@ -261,15 +262,18 @@ def logits_of_run() -> Callable[[Path, list[list[int]]], dict[str, Any]]:
     return compute
 
 
-def test_an_average_is_the_mean_of_the_weights_and_its_card_names_the_steps(a_run: Path, tmp_path: Path) -> None:
+def test_an_average_is_the_mean_of_the_weights_and_its_card_names_the_steps(
+    a_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.torch import load_file
 
     for step in (2, 4):
         export_run(a_run, tmp_path / str(step), step)
-    out, steps, networks = average_run(a_run, 2, licence="mit")
-    assert out == a_run / "average/step-00000004-last-2"
-    assert steps == [2, 4]
-    for network in networks:
+    assert main(["average", str(a_run), "--last", "2", "--license", "mit"]) == 0
+    out = a_run / "average/step-00000004-last-2"
+    assert f"averaged steps 2, 4: {out}/discriminator, {out}/generator" in capsys.readouterr().out
+    assert ModelCard.load(out / "generator/README.md").data.license == "mit"
+    for network in ("discriminator", "generator"):
         mean = load_file(out / network / "model.safetensors")
         old, new = (load_file(tmp_path / str(step) / network / "model.safetensors") for step in (2, 4))
         assert mean.keys() == old.keys()

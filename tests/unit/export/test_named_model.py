@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def test_an_export_is_both_networks_and_one_of_its_folders_is_itself(export: Pat
         assert (found.run, found.step, found.phase, found.random) == (None, None, None, False)
     with named_model(str(export / "discriminator")) as found:
         assert (found.folder, found.generator) == (export / "discriminator", None)
+    shutil.rmtree(export / "discriminator")
+    with named_model(str(export)) as found:
+        assert (found.folder, found.generator) == (export / "generator", None)
 
 
 def test_random_weights_have_the_sizes_and_the_tokenizer_and_follow_from_the_seed(export: Path) -> None:

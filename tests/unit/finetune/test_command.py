@@ -105,7 +105,14 @@ def test_finished_seeds_are_read_and_other_settings_are_refused(
     one = ["--model", encoder, "--task", "cola", "--data", tasks, "--epochs", "1"]
     first = finetune(*one)
     written = (tmp_path / "out" / "seed-0" / "scores.json").stat().st_mtime_ns
-    second = finetune(*one, "--seeds", 2)
+    card = tmp_path / "out" / "best" / "README.md"
+    assert "No licence was given" in card.read_text()
+    model = shutil.copytree(encoder, tmp_path / "model")
+    (model / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    second = finetune("--model", model, *one[2:], "--seeds", 2)
+    assert "license: cc-by-4.0" in card.read_text()
+    finetune(*one, "--seeds", 2, "--license", "apache-2.0")
+    assert "license: apache-2.0" in card.read_text()
     assert (tmp_path / "out" / "seed-0" / "scores.json").stat().st_mtime_ns == written
     assert second["seeds"][0] == first["seeds"][0]
     assert len(second["seeds"]) == 2

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from data_pipeline.tokenize.tokenizer import wordpiece_tokenizer
+from electra_scale.corruption.corruption import Corruption, Corruptor
+from electra_scale.corruption.random import RandomSettings
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.inside.inside import Inside
 from electra_scale.inside.run import OpenedRun
@@ -53,6 +55,24 @@ def open_inside(corruption: CorruptionSettings, step: int = 40, rough: float = 0
             parameter.add_(rough * torch.randn(parameter.shape, generator=generator))
     state = RunState(step, "joint", 1, "none", {"epoch": 0})
     return Inside(OpenedRun("runs/test", recipe, state, module, wordpiece_tokenizer(VOCABULARY, True)))
+
+
+class WithoutDistributions(Corruptor):
+    """Another corruption's draws by a strategy that says nothing of how they are made."""
+
+    def __init__(self, drawing: Corruptor) -> None:
+        self.drawing = drawing
+
+    def corrupt(self, *arguments: Any, **settings: Any) -> Corruption:
+        return self.drawing.corrupt(*arguments, **settings)
+
+
+def without_distributions() -> Inside:
+    """A run whose corruption is of a kind that draws from no distribution."""
+    inside = open_inside(RandomSettings())
+    assert isinstance(inside.opened, OpenedRun)
+    inside.opened.module.corruptor = WithoutDistributions(inside.opened.module.corruptor)
+    return inside
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from electra_scale.data.store import Store, special_tokens
 from electra_scale.inside.examples import examples
 from electra_scale.inside.opening import open_run
 from electra_scale.inside.run import open_checkpoint
+from electra_scale.train.lifecycle.status import read_status
 from tests.support.fixtures.runs import plain, run
 from tests.unit.data_pipeline.conftest import make_config, make_texts
 
@@ -60,18 +61,18 @@ def test_a_store_of_another_tokenizer_is_refused(finished_run: Path, tmp_path: P
         examples(open_run(finished_run), Store(tmp_path / "store"), 1)
 
 
-def test_a_checkpoint_of_the_warmup_shows_p_and_scores_nothing(
+def test_a_run_may_end_with_the_warmup_and_its_checkpoint_shows_p_and_scores_nothing(
     recipe_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    changes = {"generator_warmup.steps": 2, "schedule.steps": 1, "checkpoint.every": 2, "logging.probe_every": 0}
+    changes = {"generator_warmup.steps": 2, "schedule.steps": 0}
     result = run(plain("--config", recipe_file(**changes), "--run_dir", tmp_path / "run"), tmp_path)
     assert result.returncode == 0, result.stderr
-    inside = open_run(tmp_path / "run", 2)
+    assert "schedule.steps is 0: the run ends with the generator's warm-up" in result.stdout
+    found = read_status(tmp_path / "run")
+    assert (found.state, found.step, found.total_steps) == ("finished", 2, 2)
+    inside = open_run(tmp_path / "run")
     assert (inside.about.generates, inside.about.detects) == (True, False)
     assert "warm-up" in inside.about.notes[0]
     looked = inside.look("the value of", [1])
     assert all(one.hardness == pytest.approx(1) for one in looked.positions[0].candidates)
     assert all(token.score is None for token in looked.tokens)
-    joint = open_run(tmp_path / "run")
-    assert joint.about.notes == ()
-    assert all(token.score is not None for token in joint.look("the value of", [1]).tokens)

@@ -17,7 +17,7 @@ from electra_scale.inside.inside import Inside
 from electra_scale.inside.run import OpenedRun
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import CorruptionSettings
-from tests.unit.inside.conftest import SAMPLERS, VOCABULARY, WORDS, open_inside
+from tests.unit.inside.conftest import SAMPLERS, VOCABULARY, WORDS, open_inside, without_distributions
 
 TEXT = "the cat sat on the mat."
 ALL: dict[str, CorruptionSettings] = {**SAMPLERS, "random": RandomSettings()}
@@ -150,6 +150,18 @@ def test_a_run_without_a_generator_has_no_p_and_says_so() -> None:
     assert position.drawn.q == pytest.approx(1 / (len(WORDS) - 4))
     assert len(position.candidates) <= 2
     assert "no generator" in inside.about.notes[0]
+
+
+def test_a_corruption_without_distributions_shows_its_draws_and_scores_and_says_so() -> None:
+    expected = open_inside(RandomSettings()).look(TEXT, [2, 4], 1)
+    inside = without_distributions()
+    looked = inside.look(TEXT, [2, 4], 1)
+    assert looked.tokens == expected.tokens
+    assert [(one.index, one.drawn.id, one.drawn.q, one.candidates) for one in looked.positions] == [
+        (one.index, one.drawn.id, None, ()) for one in expected.positions
+    ]
+    assert "no p and q to show" in looked.notes[-1]
+    assert inside.look(TEXT).notes == ()
 
 
 def test_random_masks_take_the_recipes_share_and_no_special_token(hard: Inside) -> None:

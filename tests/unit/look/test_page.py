@@ -11,7 +11,7 @@ import pytest
 from electra_scale.corruption.random import RandomSettings
 from electra_scale.inside.inside import Inside
 from tests.support.fixtures.browser import DESKTOP, PHONE, Visit, visit
-from tests.unit.inside.conftest import SAMPLERS, open_inside
+from tests.unit.inside.conftest import SAMPLERS, open_inside, without_distributions
 from tests.unit.look.conftest import serving
 
 if TYPE_CHECKING:
@@ -185,6 +185,13 @@ def test_where_q_is_p_or_there_is_no_p_the_page_shows_one_of_them(browser: Brows
             assert column(seen, kept)
             assert column(seen, gone) == column(seen, "hardness") == []
             assert seen.errors == []
+    with serving(without_distributions()) as url, visit(browser, url, DESKTOP) as seen:
+        write(seen, "the cat sat")
+        mask(seen, 2)
+        assert "no probabilities to show" in seen.page.inner_text("#drawn")
+        assert "no p and q to show" in seen.page.inner_text("#notes")
+        assert seen.page.locator("#table").is_hidden()
+        assert seen.errors == []
 
 
 def test_a_program_that_has_ended_is_named(browser: Browser, hard: Inside) -> None:

@@ -121,6 +121,8 @@ def test_what_only_a_new_run_reads_is_reported_and_where_things_are_is_not() -> 
 
 def test_the_warmup_can_change_until_it_is_over() -> None:
     assert "the joint phase began after step 6" in refused(generator_warmup__steps=7)
+    assert "the joint phase began after step 6" in refused(schedule__steps=0)
+    assert found("generator_warmup", 6, schedule__steps=0)
     assert "the checkpoint is at step 4" in refused("generator_warmup", 4, generator_warmup__steps=3)
     (longer,) = found("generator_warmup", 4, generator_warmup__steps=9)
     assert longer.rule == "applied"

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from electra_scale.report.material import differences, read_runs
-from electra_scale.report.summary import paragraph, stands_out, tokens
+from electra_scale.report.summary import facts, paragraph, stands_out, tokens
 from electra_scale.report.time_spent import time_spent
 from tests.unit.report.conftest import LOG, MakeRun, full_rows, row, write_scores
 
@@ -69,6 +69,25 @@ def test_a_run_that_has_not_left_the_warmup_says_so(make_run: MakeRun) -> None:
     assert "AUC" not in paragraph(run)
 
 
+def test_the_hardware_is_what_the_run_recorded_of_all_its_lives(make_run: MakeRun) -> None:
+    folder = make_run(rows=full_rows(), log=LOG)
+    [run] = read_runs([folder])
+    assert "2 ranks (cpu)" in paragraph(run)
+    lives = [
+        {"step": 0, "device": "NVIDIA A100", "ranks": 8, "hosts": 2},
+        {"step": 50, "device": "NVIDIA H100", "ranks": 1, "hosts": 1},
+    ]
+    (folder / "hardware.json").write_text(json.dumps({"version": 1, "starts": lives}))
+    [run] = read_runs([folder])
+    line = "8 ranks on 2 hosts (NVIDIA A100); from step 50 1 rank on 1 host (NVIDIA H100)"
+    assert f" on {line}." in paragraph(run)
+    assert line in facts([run])
+    (folder / "hardware.json").write_text('{"starts": [{"step": 0}]}')
+    [run] = read_runs([folder])
+    assert "2 ranks (cpu)" in paragraph(run)
+    assert ["hardware.json" in note for note in run.notes] == [True]
+
+
 def test_scores_of_other_commands_are_read_and_what_cannot_be_is_noted(make_run: MakeRun) -> None:
     folder = make_run(rows=full_rows())
     write_scores(folder)
@@ -88,7 +107,7 @@ def test_scores_of_other_commands_are_read_and_what_cannot_be_is_noted(make_run:
         ("pairs", "", True, 100),
     ]
     tuned = run.scores.tuned[0]
-    assert (tuned.task, tuned.metric, tuned.mean, tuned.deviation) == ("cola", "matthews", 0.21, 0.01)
+    assert (tuned.task, tuned.metric, tuned.main, tuned.spread) == ("cola", "matthews", 0.21, 0.01)
     assert tuned.seeds == pytest.approx((0.2, 0.21, 0.22))
     assert len(run.notes) == 2
     assert ["cannot be read" in note or "has version 2" in note for note in run.notes] == [True, True]

@@ -190,7 +190,12 @@ def test_tokens_are_coloured_by_the_discriminator_and_stay_text() -> None:
         Shown("the", "the", False, None, False),
     )
     place = Place(Choice("<script>", 0.5, 0.1, 0.2), Choice("##able", 1e-5, 2e-5, 2.0), (Choice("a", None, 0.3, None),))
-    found = example_section(Examples(7, "m", "heldout", HOSTILE, (Example(tokens, (place,), 12),)))
+    found = example_section(Examples(7, "m", "heldout", HOSTILE, (Example(tokens, (place,), 12),), (HOSTILE,)))
+    drawn = Place(Choice("a", None, None, None), Choice("b", None, None, None), ())
+    assert "p, q and hardness" in found
+    bare = example_section(Examples(7, "m", "heldout", "", (Example(tokens, (drawn,), 0),), ("No q.",)))
+    assert "p, q and hardness" not in bare
+    assert "No q." in bare
     assert not {"script", "b"} & {name for name, _ in Parsed(found).tags}
     assert "<s>&lt;script&gt;</s> ##able <small>0.90</small>" in found
     assert "rgba(var(--bad), 0.68)" in found
