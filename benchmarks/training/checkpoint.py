@@ -79,7 +79,8 @@ def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
     micro, accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
     content = read_deepspeed_json(recipe.deepspeed)
     rate = recipe.optimizer.learning_rate
-    resolved = resolve_deepspeed_json(content, recipe.optimizer, rate, micro, accumulation, world.size)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    resolved = resolve_deepspeed_json(content, recipe.optimizer, rate, micro, accumulation, world.size, parameters)
     return Engine(module.to(world.device), resolved, recipe.optimizer, world)
 
 

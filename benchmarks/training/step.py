@@ -70,6 +70,7 @@ def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
         micro,
         accumulation,
         world.size,
+        sum(parameter.numel() for parameter in module.parameters()),
     )
     return Engine(module, resolved, recipe.optimizer, world)
 

@@ -8,11 +8,9 @@ from typing import Any
 from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts
+from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, bucket_of
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.recipe import Recipe
-
-_BUCKET = 500_000_000
-"""Size of DeepSpeed's buffer for gradients, in numbers, if the JSON has no ``reduce_bucket_size``."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ def device_memory(
     running = cost.running_bytes(masked, element)
     kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element)
 
-    bucket_size = int(zero.get("reduce_bucket_size", _BUCKET))
+    bucket_size = zero.get("reduce_bucket_size", LARGEST_BUCKET)
+    bucket_size = bucket_of(parameters + head) if bucket_size == "auto" else int(bucket_size)
     contiguous = bool(zero.get("contiguous_gradients", True))
     bucket = float(bucket_size * element * (2 if zero.get("overlap_comm") else 1)) if contiguous else 0.0
     accumulates_exactly = half and deepspeed_json.get("data_types", {}).get("grad_accum_dtype") == "fp32"
@@ -74,6 +73,11 @@ def device_memory(
     if zero.get("stage") == 1:
         own = float((4 if accumulates_exactly else element) * parameters)
     copied = float(element * min(bucket_size, parameters)) if ranks > 1 else 0.0
+    # The norm takes a copy of each gradient in float64; sums in float32 are in one piece already.
+    scratch = max(8 * min(table, part), 0 if accumulates_exactly else 4 * part)
+    if not deepspeed_json.get("optimizer", {}).get("params", {}).get("fused"):
+        # The whole gradient of this rank's part, and AdamW's intermediate results.
+        scratch = 8 * part
 
     # The head is in float32 whatever the networks are.
     weights = float(parameters * element + head * 4)
@@ -90,7 +94,6 @@ def device_memory(
         # Both networks' gradients for the word embeddings exist before they are added.
         "gradient of the embeddings": always + gradients + generator + at_masked + kept + 2 * element * table,
         "reduction": always + bucket + copied + own,
-        # The whole gradient of this rank's part, and AdamW's intermediate results.
-        "update": always + own + 8 * part,
+        "update": always + own + scratch,
     }
     return Memory(weights, optimizer, gradients, activations, kept, moments)

@@ -69,6 +69,9 @@ class Key:
     auto: bool = False
 
 
+LARGEST_BUCKET = 500_000_000
+"""Numbers in DeepSpeed's buffer for gradients where the JSON has no ``reduce_bucket_size``, and at most with "auto"."""
+
 KEYS: dict[str, Key] = {
     "train_batch_size": Key(WHOLE, "free", "auto", auto=True),
     "train_micro_batch_size_per_gpu": Key(WHOLE, "free", "auto", auto=True),
@@ -87,7 +90,7 @@ KEYS: dict[str, Key] = {
     "zero_optimization.stage": Key(one_of(1, 2), "refused", 0),
     "zero_optimization.contiguous_gradients": Key(FLAG, "applied", True),
     "zero_optimization.reduce_scatter": Key(FLAG, "applied", True),
-    "zero_optimization.reduce_bucket_size": Key(WHOLE, "applied", 500_000_000),
+    "zero_optimization.reduce_bucket_size": Key(WHOLE, "applied", LARGEST_BUCKET, auto=True),
     "zero_optimization.use_multi_rank_bucket_allreduce": Key(FLAG, "applied", True),
     "zero_optimization.allgather_partitions": Key(FLAG, "applied", True),
     "zero_optimization.allgather_bucket_size": Key(WHOLE, "applied", 500_000_000),
@@ -109,7 +112,7 @@ KEYS: dict[str, Key] = {
     "optimizer.params.adam_w_mode": Key(FLAG, "refused", True),
     "optimizer.params.bias_correction": Key(FLAG, "refused", True),
     "optimizer.params.amsgrad": Key(FLAG, "refused", False),
-    "optimizer.params.fused": Key(FLAG, "refused"),
+    "optimizer.params.fused": Key(FLAG, "applied"),
     "optimizer.params.foreach": Key(FLAG, "refused"),
     # Of another optimizer that the type names, which refuses what it does not have.
     "optimizer.params.*": Key(ANY, "refused"),
@@ -314,6 +317,14 @@ def _missing(content: dict[str, Any]) -> list[str]:
     return found
 
 
+def bucket_of(parameters: int) -> int:
+    """What "auto" stands for in ``reduce_bucket_size``: room for the gradients of all parameters, and no more.
+
+    Gradients are exchanged as with DeepSpeed's default, which reserves the same memory for every model.
+    """
+    return min(parameters, LARGEST_BUCKET)
+
+
 def resolve_deepspeed_json(
     content: dict[str, Any],
     optimizer: AdamWSettings,
@@ -321,9 +332,10 @@ def resolve_deepspeed_json(
     micro_batch: int,
     accumulation: int,
     ranks: int,
+    parameters: int,
     path: str = "",
 ) -> dict[str, Any]:
-    """Fill every ``"auto"`` from the recipe; ``path`` names the file in messages.
+    """Fill every ``"auto"`` from the recipe and the number of ``parameters``; ``path`` names the file in messages.
 
     Raises UserError for an "auto" that no setting decides, and for a value that contradicts the recipe.
     """
@@ -338,6 +350,7 @@ def resolve_deepspeed_json(
         "optimizer.params.eps": optimizer.eps,
         "optimizer.params.weight_decay": optimizer.weight_decay,
     }
+    filled = values | {"zero_optimization.reduce_bucket_size": bucket_of(parameters)}
 
     def fill(value: Any, where: str) -> Any:
         if isinstance(value, dict):
@@ -346,9 +359,9 @@ def resolve_deepspeed_json(
         if value != "auto":
             key = key_of(where)
             return int(value) if key is not None and key.form is WHOLE and value is not None else value
-        if where not in values:
+        if where not in filled:
             raise UserError(f'{where_from}: {where} is "auto", but no setting of the recipe decides it; give a value')
-        return values[where]
+        return filled[where]
 
     resolved: dict[str, Any] = fill(content, "")
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):

@@ -379,6 +379,7 @@ class Run:
             self.micro,
             self.accumulation,
             self.world.size,
+            sum(parameter.numel() for parameter in module.parameters()),
             self.recipe.deepspeed,
         )
         return Engine(

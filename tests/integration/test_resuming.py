@@ -26,17 +26,19 @@ MODULE = "tests.support.programs.several_starts"
 
 
 def write(folder: Path, store: Path) -> Path:
-    """A recipe of six joint steps; DeepSpeed gets small buffers, since it fills them at each start."""
+    """A recipe of six joint steps, and variants of its DeepSpeed JSON."""
     content = json.loads(json.dumps(RECIPE))
     json_file = folder / "zero2.json"
     deepspeed = json.loads(Path(content["deepspeed"]).read_text())
-    deepspeed["zero_optimization"]["reduce_bucket_size"] = 1_000_000
     json_file.write_text(json.dumps(deepspeed))
     for name, value in (("odd", {"type": "Odd"}), ("none", None)):
         changed = {key: part for key, part in deepspeed.items() if key != "optimizer" or value is not None}
         if value is not None:
             changed["optimizer"] = deepspeed["optimizer"] | value
         (folder / f"{name}.json").write_text(json.dumps(changed))
+    earlier = json.loads(json.dumps(deepspeed))
+    del earlier["optimizer"]["params"]["fused"], earlier["zero_optimization"]["reduce_bucket_size"]
+    (folder / "earlier.json").write_text(json.dumps(earlier))
     content |= {"deepspeed": str(json_file), "checkpoint": {"every": 2, "keep": 9}}
     content["data"]["store"] = str(store)
     content["schedule"] = {"steps": STEPS, "warmup_steps": 1}
@@ -110,6 +112,11 @@ def one_rank(folder: Path, recipe: Path, store: Path) -> dict[str, dict[str, str
         **{name: resumed(folder, name, "--corruption.sampler", name) for name in SAMPLERS},
         **{name: resumed(folder, name, *arguments) for name, arguments in REFUSED.items()},
         "fewer": resumed(folder, "fewer", "--schedule.steps", "3"),
+        "earlier": [["--run_dir", str(folder / "earlier"), "--deepspeed", str(folder / "earlier.json")]],
+        "updated": [
+            {"copy": str(folder / "earlier"), "to": str(folder / "updated"), "step": RESUMED},
+            ["--run_dir", str(folder / "updated"), "--resume", "auto"],
+        ],
     }
     for name, wrong in (
         ("init_from", ("--model.init_from", "nowhere")),
@@ -160,6 +167,20 @@ def test_a_changed_setting_changes_the_losses_and_is_logged(
     assert line in (folder / name / "log.txt").read_text()
     listed = [json.loads(text) for text in (folder / name / "changes.jsonl").read_text().splitlines()]
     assert {row["step"] for row in listed} == {RESUMED}
+
+
+def test_a_run_of_an_earlier_release_resumes_with_the_shipped_deepspeed_json_and_says_what_changed(
+    one_rank: dict[str, dict[str, str]], folder: Path
+) -> None:
+    assert one_rank["updated"]["error"] == ""
+    for line in (
+        f"optimizer.params.fused changed at step {RESUMED} from unset to true",
+        f"zero_optimization.reduce_bucket_size changed at step {RESUMED} from 500000000 to auto",
+    ):
+        assert f"DeepSpeed JSON: {line}" in one_rank["updated"]["printed"]
+    earlier, updated = losses(folder / "earlier"), losses(folder / "updated")
+    assert updated[:RESUMED] == earlier[:RESUMED]
+    assert updated == pytest.approx(earlier, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -48,6 +48,9 @@ _WEIGHTS = "mp_rank_00_model_states.pt"
 _OF_STATE = {"params", "lr", "step"}
 """What a group of parameters has besides its settings."""
 
+_CHECKS_NORM = "is_invalid_grad_norm"
+"""What the step of ZeRO 1 and 2 calls, in DeepSpeed 0.19.8, to skip an update whose norm is not finite."""
+
 _OF_RANK = re.compile(r"_pp_rank_(\d+)_")
 
 # DeepSpeed has torch's compiler loaded for its Muon, which no run uses, whatever optimizer it is given: more than a
@@ -118,10 +121,12 @@ class Engine:
         if not hasattr(wrapped, "has_overflow"):
             # Stage 1 with bf16 has an optimizer of its own, which looks at the norm.
             return
-        finds = wrapped.has_overflow
+        # A norm is finite only where every gradient is. A DeepSpeed whose step does not ask that of the norm, which it
+        # computes anyway, has to scan them.
+        scans = None if _CHECKS_NORM in type(wrapped).step.__code__.co_names else wrapped.has_overflow
 
         def has_overflow(*arguments: Any, **options: Any) -> bool:
-            return self._refused or bool(finds(*arguments, **options))
+            return self._refused or (scans is not None and bool(scans(*arguments, **options)))
 
         wrapped.check_grad_overflow = True
         wrapped.has_overflow = has_overflow
@@ -218,6 +223,7 @@ class Engine:
             for key in group.keys() - _OF_STATE - settings.keys():
                 del group[key]
             group.update(settings)
+        self._place_step_counts()
         self._engine.optimizer.clip_grad = clip
         for one in self._replicated:
             if one.part.name in fresh:
@@ -230,6 +236,15 @@ class Engine:
                 )
             one.load(torch.load(file, map_location=self.world.device, weights_only=True))
         return lines
+
+    def _place_step_counts(self) -> None:
+        """Put the counts of updates where torch's AdamW looks for them: beside the weights if it is fused."""
+        base = self._engine.optimizer.optimizer
+        for group in base.param_groups:
+            for flat in group["params"]:
+                state = base.state.get(flat, {})
+                if isinstance(state.get("step"), Tensor):
+                    state["step"] = state["step"].to(flat.device if group.get("fused") else "cpu", torch.float32)
 
     def _load_checkpoint(self, folder: Path, tag: str) -> None:
         # The weights are loaded already, and by other rules.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.cluster.slurm import adopt_ranks
+from electra_scale.train.engine.freed_memory import keep_freed_memory
 from electra_scale.train.engine.lean_deepspeed import deepspeed, default_pg_timeout, get_accelerator, mpi_discovery
 from electra_scale.train.engine.rendezvous import Rendezvous, launched_rank
 
@@ -121,7 +122,9 @@ def join_world(give_way: Callable[[], None] = lambda: None) -> World:
     if by_mpi:
         _leave_mpi()
     device = torch.device("cpu")
-    if accelerator.device_name() != "cpu":
+    if accelerator.device_name() == "cpu":
+        keep_freed_memory(os.environ)
+    else:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))

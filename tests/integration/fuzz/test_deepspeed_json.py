@@ -80,7 +80,7 @@ def test_any_deepspeed_json_is_read_or_refused_in_one_line_that_names_it(tmp_pat
 
     def attempt() -> str:
         content = read_deepspeed_json(str(path))
-        resolved = resolve_deepspeed_json(content, AdamWSettings(), 5e-4, 8, 2, 1, str(path))
+        resolved = resolve_deepspeed_json(content, AdamWSettings(), 5e-4, 8, 2, 1, 1_000_000, str(path))
         return accepted_by_deepspeed(resolved, str(path))
 
     def answer(data: bytes) -> str:

@@ -29,9 +29,10 @@ def main(folder: Path, micro_batches: list[int]) -> None:
     optimizer = AdamWSettings(clip=0.0)
     content = json.loads((ROOT / "ds_configs/zero2.json").read_text())
     for micro in micro_batches:
-        resolved = resolve_deepspeed_json(content, optimizer, 1e-3, micro, share // micro, world.size)
         for name, settings in SAMPLERS.items():
             module = make_module(settings)
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            resolved = resolve_deepspeed_json(content, optimizer, 1e-3, micro, share // micro, world.size, parameters)
             engine = Engine(module, resolved, optimizer, world)
             batch = make_loader(GLOBAL_BATCH, GLOBAL_BATCH).batch(0, world.rank * share, share, 0.3)
             local = torch.tensor([len(batch.masked), int((batch.segment >= 0).sum())], dtype=torch.float64)

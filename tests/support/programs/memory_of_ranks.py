@@ -28,24 +28,30 @@ from tests.unit.plan.conftest import CLOCK, ROWS, batch_of, counts_of, module_of
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe with a DeepSpeed JSON; ``bucket`` numbers in its buffer for gradients, ``rows`` in a micro-batch."""
+    """A recipe with a DeepSpeed JSON; ``bucket`` numbers in its buffer for gradients, unless as shipped; ``rows`` in a
+    micro-batch."""
 
     recipe: str
     deepspeed: str
     accumulation: int
-    bucket: int = 500_000_000
+    bucket: int | None = None
     rows: int = ROWS
+    fused: bool = True
 
     def deepspeed_json(self) -> dict[str, Any]:
         content = read_deepspeed_json(str(ROOT / "ds_configs" / self.deepspeed))
-        content["zero_optimization"]["reduce_bucket_size"] = self.bucket
+        if self.bucket is not None:
+            content["zero_optimization"]["reduce_bucket_size"] = self.bucket
+        content["optimizer"]["params"]["fused"] = self.fused
         return content
 
 
 CASES = {
     "tiny, fp32": Case("tiny.yaml", "zero2.json", accumulation=2),
     "small, bf16": Case("small.yaml", "zero2_bf16.json", accumulation=1),
-    "small, small buckets": Case("small.yaml", "zero2_bf16.json", accumulation=2, bucket=3_000_000, rows=1),
+    "small, small buckets": Case(
+        "small.yaml", "zero2_bf16.json", accumulation=2, bucket=3_000_000, rows=1, fused=False
+    ),
 }
 
 
@@ -83,7 +89,8 @@ def main(folder: Path) -> None:
 def _measure(
     case: Case, recipe: Recipe, module: PretrainModule, world: World, live: LiveMemory, sent: dict[str, int]
 ) -> Held:
-    settings = (recipe.optimizer, 1e-3, case.rows, case.accumulation, world.size)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    settings = (recipe.optimizer, 1e-3, case.rows, case.accumulation, world.size, parameters)
     content = resolve_deepspeed_json(case.deepspeed_json(), *settings)
     batch = batch_of(recipe, case.rows)
     counts, layout = counts_of(batch), Layout.of(batch.segment)

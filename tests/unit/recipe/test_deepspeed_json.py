@@ -125,12 +125,21 @@ def test_what_is_switched_off_may_stay_and_is_not_handed_to_deepspeed(tmp_path: 
         "wandb": {"enabled": False},
         "zero_optimization__reduce_bucket_size": 5e8,
     }
-    resolved = resolve_deepspeed_json(read(tmp_path, changed(**off)), AdamWSettings(), 5e-4, 4, 2, 2)
+    resolved = resolve_deepspeed_json(read(tmp_path, changed(**off)), AdamWSettings(), 5e-4, 4, 2, 2, 1_000_000)
     assert resolved.keys() == SHIPPED.keys()
     assert "offload_optimizer" not in resolved["zero_optimization"]
     assert resolved["train_batch_size"] == 16
     bucket = resolved["zero_optimization"]["reduce_bucket_size"]
     assert (bucket, type(bucket)) == (500_000_000, int)
+
+
+@pytest.mark.parametrize(("parameters", "numbers"), [(17_000_000, 17_000_000), (900_000_000, 500_000_000)])
+def test_a_bucket_for_gradients_that_is_auto_has_room_for_all_and_at_most_deepspeeds_own(
+    tmp_path: Path, parameters: int, numbers: int
+) -> None:
+    content = read(tmp_path, changed(zero_optimization__reduce_bucket_size="auto"))
+    resolved = resolve_deepspeed_json(content, AdamWSettings(), 5e-4, 4, 2, 2, parameters)
+    assert resolved["zero_optimization"]["reduce_bucket_size"] == numbers
 
 
 @pytest.mark.parametrize(
@@ -147,7 +156,7 @@ def test_what_is_switched_off_may_stay_and_is_not_handed_to_deepspeed(tmp_path: 
 def test_a_value_that_the_recipe_overrules_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     content = read(tmp_path, changed(**changes))
     with pytest.raises(UserError, match=r'DeepSpeed JSON mine\.json: .*write "auto", or') as refusal:
-        resolve_deepspeed_json(content, AdamWSettings(), 5e-4, 4, 2, 2, "mine.json")
+        resolve_deepspeed_json(content, AdamWSettings(), 5e-4, 4, 2, 2, 1_000_000, "mine.json")
     assert words in str(refusal.value)
 
 
