@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 
 from data_pipeline.errors import UserError
 from data_pipeline.outputs import guard_outputs, refused
@@ -55,6 +56,7 @@ def run_command(program: str, command: Callable[[], int], advice: str = "run the
     return code
 
 
+@cache
 def _collect_less_garbage() -> None:
     """Imports make a million objects that stay: looking through them again and again took a tenth of a start, and the
     last time, when Python ends, is for nothing."""

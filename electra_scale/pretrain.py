@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     guard_outputs()
     threading.excepthook = _thread_has_failed
     stop = StopRequests()
-    # A million objects of modules are made until the first step, and hardly any garbage: looking for it took a tenth of
+    # A million objects of modules are made until the first step, and hardly any garbage: looking for it took a sixth of
     # the time. The run turns it on when it begins.
     gc.disable()
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
+from data_pipeline.json_lines import json_objects
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -43,17 +43,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not a whole gzip file ({error}); restore it") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start:,}); write it in UTF-8") from error
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number} is not JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number} is not a JSON object; write one object a line")
-        found.append(row)
+    found = list(json_objects(text.split("\n"), path))
     if not found:
         raise UserError(f"{path} has no row; name a file with at least one")
     return found

@@ -1,6 +1,8 @@
 """Commands in README and docs run as written: every ```sh block of a page, one after another, in a fresh folder.
 
-Blocks that need what no test machine has (many GPUs, a bucket, minutes of training) are fenced as ```console.
+The project's commands, its training and programs on Python's stdin are run by a process that has imported their
+packages (tests/support/fixtures/warm_commands.py). Blocks that need what no test machine has (many GPUs, a bucket,
+minutes of training) are fenced as ```console.
 """
 
 from __future__ import annotations
@@ -58,6 +60,26 @@ def test_commands_of_a_page_run_as_written(page: Path, warm_commands: Path, tmp_
         ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=400
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "code", "shown"),
+    [
+        ("electra-scale status nowhere", 2, "electra-scale: error: "),
+        ("echo 'import os, sys; print(os.getcwd()); sys.exit(7)' | python -", 7, "{folder}"),
+        ("echo 'import time; print(1, flush=True); time.sleep(60)' | python - & sleep 1; kill $!; wait $!", 143, "1"),
+    ],
+)
+def test_a_command_that_another_process_runs_gives_what_its_own_would(
+    script: str, code: int, shown: str, warm_commands: Path, tmp_path: Path
+) -> None:
+    variables = {**os.environ, "PATH": f"{warm_commands}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert shown.format(folder=tmp_path) in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")

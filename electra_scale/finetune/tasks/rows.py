@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_pipeline.errors import UserError, first_line
+from data_pipeline.json_lines import json_objects
 from electra_scale.finetune.tasks.task import Hub, Task
 
 SPLITS = ("train", "validation", "test")
@@ -151,7 +151,7 @@ def read_file(path: Path) -> Rows:
         return Rows(str(path), _parquet(path))
     try:
         with _opened(path) as file:
-            rows = list(_csv(file, _SEPARATORS[suffix], path) if suffix in _SEPARATORS else _json_lines(file, path))
+            rows = list(_csv(file, _SEPARATORS[suffix], path) if suffix in _SEPARATORS else json_objects(file, path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start}); write it in UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -165,19 +165,6 @@ def _opened(path: Path) -> IO[str]:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
-
-
-def _json_lines(file: IO[str], path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is not an object of column and value; write one object a line")
-        yield row
 
 
 def _csv(file: IO[str], separator: str, path: Path) -> Iterator[dict[str, Any]]:

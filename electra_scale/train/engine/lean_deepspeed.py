@@ -1,6 +1,6 @@
 """DeepSpeed without what it imports and this program never uses.
 
-Its autotuner takes mlflow with it wherever that is installed: a second and a half of every rank's start. Whoever needs
+Its autotuner takes mlflow with it wherever that is installed: more than a second of every rank's start. Whoever needs
 a name of DeepSpeed while its own module is imported takes it from here.
 """
 

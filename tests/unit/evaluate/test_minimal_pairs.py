@@ -67,8 +67,8 @@ def test_compressed_files_and_rows_without_field_are_read(tmp_path: Path) -> Non
     [
         (None, "holds no file that ends in .jsonl"),
         (b"", "has no row"),
-        (b"{\n", ":1 is not JSON"),
-        (b"[1]\n", ":1 is not a JSON object"),
+        (b"{\n", ", line 1 is not JSON"),
+        (b"[1]\n", ", line 1 is not an object"),
         (b'{"sentence_good": "a."}\n', "has no column 'sentence_bad'"),
         (b'{"sentence_good": "a.", "sentence_bad": 3}\n', "has '3' in column 'sentence_bad'"),
         (b'{"sentence_good": "a.", "sentence_bad": " "}\n', "where a text is expected"),
