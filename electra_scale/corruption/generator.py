@@ -160,7 +160,7 @@ class GeneratorCorruption(Corruptor):
         original = batch.ids.flatten()[batch.masked]
         shown = torch.where(batch.shown_as_mask, self.special.mask, original)
         ids = batch.ids.flatten().index_copy(0, batch.masked, shown).view_as(batch.ids)
-        hidden = networks.generator_hidden(ids, layout).flatten(0, 1)[batch.masked]
+        hidden = networks.generator_hidden(ids, layout, batch.masked)
         head = networks.generator_head
         assert head is not None
         return Masked(head(hidden), networks.word_embeddings, head.bias, hidden, original, batch.uniform)

@@ -46,7 +46,8 @@ def parameter_counts(config: ModelConfig, with_generator: bool = True) -> Parame
 def generator_flops(config: ModelConfig, positions: int, masked_share: float) -> float:
     """Forward operations of the generator per token: the encoder plus ``(M/S) * (2 H E + 2 E V)``.
 
-    The head and the vocabulary projection run at masked positions only, hence the share.
+    The head and the vocabulary projection run at masked positions only, hence the share; so does what the encoder's
+    last layer does after attention.
 
     Args:
         config: the model.
@@ -54,7 +55,8 @@ def generator_flops(config: ModelConfig, positions: int, masked_share: float) ->
         masked_share: M/S, masked positions per position.
     """
     head = 2 * config.generator.hidden * config.embedding + 2 * config.embedding * config.vocab_size
-    return architecture_of(config).encoder_flops(config.generator, positions) + masked_share * head
+    encoder = architecture_of(config).encoder_flops(config.generator, positions, wanted=masked_share)
+    return encoder + masked_share * head
 
 
 def discriminator_flops(config: ModelConfig, positions: int) -> float:

@@ -81,19 +81,20 @@ class Electra(nn.Module):
         """(V,E) table that the generator's scores are made with."""
         return self.sharing.output_table()
 
-    def generator_hidden(self, ids: Tensor, layout: Layout) -> Tensor:
+    def generator_hidden(self, ids: Tensor, layout: Layout, only: Tensor | None = None) -> Tensor:
         """Hidden states of the generator; its head is applied by the caller, at masked positions.
 
         Args:
             ids: (B,S) int64 masked token ids.
             layout: positions and segments of the rows.
+            only: (M,) where among the B x S positions states are wanted; unset, everywhere.
 
         Returns:
-            (B,S,H) with the generator's H.
+            (B,S,H) with the generator's H, or (M,H).
         """
         assert self.generator is not None
         encoder = cast(Encoder, self.generator)
-        return encoder(self.sharing.embed_generator(ids, layout), layout).last
+        return encoder(self.sharing.embed_generator(ids, layout), layout, only=only).last
 
     def discriminator_hidden(self, ids: Tensor, layout: Layout, depths: Sequence[int] = ()) -> Hidden:
         """Hidden states of the discriminator for token ids (B,S), also after the layers ``depths``."""

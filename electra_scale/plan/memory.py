@@ -56,7 +56,9 @@ def device_memory(
 
     generator = 0.0
     if recipe.corruption.uses_generator:
-        generator = tokens * architecture.encoder_bytes(model.generator, element, recipe.data.sequence_length)
+        generator = tokens * architecture.encoder_bytes(
+            model.generator, element, recipe.data.sequence_length, wanted=masked / tokens
+        )
     discriminator = tokens * architecture.encoder_bytes(model.discriminator, element, recipe.data.sequence_length)
     discriminator += tokens * 3 * model.discriminator.hidden * element
     at_masked = cost.masked_bytes(masked, element)

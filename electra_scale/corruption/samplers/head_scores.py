@@ -29,7 +29,7 @@ class HeadScores:
     def tile(self, tile: Tile, out: Tensor) -> None:
         """Write the scores (R, C) of a tile to ``out``."""
         rows, columns = tile.rows, tile.columns
-        torch.addmm(self.offset[rows, None], self.features[rows], self.keys[columns].T, out=out)
+        torch.mm(self.features[rows], self.keys[columns].T, out=out).add_(self.offset[rows, None])
         if self.own is not None:
             put(out, columns, self.original[rows], self.own[rows])
 

@@ -31,7 +31,8 @@ def score_tile(features: Tensor, weight: Tensor, bias: Tensor, out: Tensor | Non
         out = features.new_empty((len(features), len(weight)), dtype=exact)
     if features.dtype == weight.dtype != exact and _sums_in_float32(features.device.type, features.dtype):
         return out.copy_(torch.mm(features, weight.T, out_dtype=exact)).add_(bias)
-    return torch.addmm(bias.to(exact), features.to(exact), weight.to(exact).T, out=out)
+    # Added afterwards: addmm would first fill the tile with the bias, which takes a CPU as long as half the product.
+    return torch.mm(features.to(exact), weight.to(exact).T, out=out).add_(bias)
 
 
 @cache

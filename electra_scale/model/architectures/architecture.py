@@ -17,7 +17,8 @@ Network = Literal["discriminator", "generator"]
 
 @dataclass
 class Hidden:
-    """Hidden states of an encoder: ``last`` (B,S,H), and ``at`` (B,S,H) by the depth asked for, 0 the input."""
+    """Hidden states of an encoder: ``last`` (B,S,H), or (M,H) where only M positions were asked for, and ``at`` (B,S,H)
+    by the depth asked for, 0 the input."""
 
     last: Tensor
     at: dict[int, Tensor] = field(default_factory=dict)
@@ -28,8 +29,14 @@ class Encoder(Protocol):
 
     layers: nn.ModuleList
 
-    def __call__(self, embedded: Tensor, layout: Layout, depths: Sequence[int] = ()) -> Hidden:
-        """Encode embedded tokens (B,S,E); ``depths`` are the layers after which states are wanted besides the last."""
+    def __call__(
+        self, embedded: Tensor, layout: Layout, depths: Sequence[int] = (), only: Tensor | None = None
+    ) -> Hidden:
+        """Encode embedded tokens (B,S,E); ``depths`` are the layers after which states are wanted besides the last.
+
+        ``only`` (M,): where among the B x S positions the last states are wanted, so that the last layer need not
+        compute the others; unset, everywhere.
+        """
         ...
 
     def attend_to_neighbours(self) -> None:
@@ -65,15 +72,17 @@ class Architecture(Protocol):
         """Parameters of an encoder."""
         ...
 
-    def encoder_flops(self, size: EncoderSize, positions: float) -> float:
+    def encoder_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
         """Forward operations of an encoder per token, a multiply-add counted as 2.
 
         ``positions``: how many positions a token attends to; for packed rows under a mask the row, as it is computed.
+        ``wanted``: share of the positions whose last states are asked for.
         """
         ...
 
-    def encoder_bytes(self, size: EncoderSize, element: int, positions: int) -> float:
-        """Bytes per token that autograd keeps of the embeddings and one encoder, ``element`` bytes a number."""
+    def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
+        """Bytes per token that autograd keeps of the embeddings and one encoder, ``element`` bytes a number;
+        ``wanted`` as in :meth:`encoder_flops`."""
         ...
 
     def transformers_config(self, network: Network) -> Any:

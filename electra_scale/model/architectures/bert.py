@@ -56,8 +56,11 @@ class EncoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(hidden, eps=config.architecture.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """(B,S,H) and a (B,1,S,S) bool mask or None, to (B,S,H)."""
+    def forward(self, hidden: Tensor, mask: Tensor | None, only: Tensor | None = None) -> Tensor:
+        """(B,S,H) and a (B,1,S,S) bool mask or None, to (B,S,H); or to (M,H), at the positions ``only`` (M,).
+
+        All positions are attended to. What comes after attention looks at one position at a time.
+        """
         batch, positions, width = hidden.shape
         # Rows of the fused weight are Q, then K, then V, each of `heads` blocks.
         query, key, value = (
@@ -71,6 +74,8 @@ class EncoderLayer(nn.Module):
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
         context = context.transpose(1, 2).reshape(batch, positions, width)
+        if only is not None:
+            context, hidden = (part.flatten(0, 1).index_select(0, only) for part in (context, hidden))
         hidden = self.attention_norm(hidden + self.dropout(self.attention_output(context)))
         inner = F.gelu(self.ffn_in(hidden))
         return self.ffn_norm(hidden + self.dropout(self.ffn_out(inner)))
@@ -89,13 +94,16 @@ class BertEncoder(nn.Module):
         self.project = nn.Linear(config.embedding, size.hidden) if config.embedding != size.hidden else None
         self.layers = nn.ModuleList(EncoderLayer(size, config) for _ in range(size.layers))
 
-    def forward(self, embedded: Tensor, layout: Layout, depths: Sequence[int] = ()) -> Hidden:
+    def forward(
+        self, embedded: Tensor, layout: Layout, depths: Sequence[int] = (), only: Tensor | None = None
+    ) -> Hidden:
         """Encode embedded tokens (B,S,E); attention stays inside a segment of the layout."""
+        assert only is None or len(self.layers) not in depths, "states of the last layer at all positions are wanted"
         mask = layout.mask()
         hidden = embedded if self.project is None else self.project(embedded)
         at = {0: hidden} if 0 in depths else {}
         for depth, layer in enumerate(self.layers, 1):
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, mask, only if depth == len(self.layers) else None)
             if depth in depths:
                 at[depth] = hidden
         return Hidden(hidden, at)
@@ -146,29 +154,36 @@ class BertArchitecture:
         project = embedding * hidden + hidden if embedding != hidden else 0
         return project + size.layers * (attention + feed_forward + norms)
 
-    def encoder_flops(self, size: EncoderSize, positions: float) -> float:
-        """``2 E H [E != H] + layers * (8 H^2 + 4 H F + 4 S H)``.
+    def encoder_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
+        """``2 E H [E != H] + layers * (6 H^2 + 4 S H) + (layers - 1 + wanted) * (2 H^2 + 4 H F)``.
 
-        The input projection; then per layer Q, K, V and output (4 products H x H), the feed-forward pair (2 products
-        H x F), and scores and values over S positions. Element-wise work is not counted.
+        The input projection; then per layer Q, K and V (3 products H x H), scores and values over S positions, the
+        output (H x H) and the feed-forward pair (2 products H x F), which the last layer has only where its states are
+        wanted. Element-wise work is not counted.
         """
         hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
         project = 2 * embedding * hidden if embedding != hidden else 0
-        return float(project + size.layers * (8 * hidden * hidden + 4 * hidden * ffn + 4 * positions * hidden))
+        attention = size.layers * (6 * hidden * hidden + 4 * positions * hidden)
+        by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 4 * hidden * ffn)
+        return float(project + attention + by_position)
 
-    def encoder_bytes(self, size: EncoderSize, element: int, positions: int) -> float:
-        """``b (layers (8 H + 2 F + S) + E + E [E != H])`` with b bytes a number.
+    def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
+        """``b (layers (8 H + 2 F + S) + E + E [E != H])`` with b bytes a number, if all positions are ``wanted``.
 
         Per layer its input, Q, K, V, context, two LayerNorm inputs and one output of H each, the feed-forward's inner
         values before and after GELU, and a row of the attention mask. Besides ``4 (layers (heads + 4) + 2)``: softmax
         normalisers, means and deviations. Attention is fused: one that is not keeps heads x S probabilities as well. A
-        dropped number has a byte for its mask.
+        dropped number has a byte for its mask. Of the last layer's the LayerNorm inputs, the output and the inner
+        values are kept where its states are wanted, and there the context a second time.
         """
         hidden, embedding = size.hidden, self.config.embedding
-        kept = size.layers * (8 * hidden + 2 * size.ffn + positions)
+        left_out = 1 - wanted
+        kept: float = size.layers * (8 * hidden + 2 * size.ffn + positions)
         kept += embedding + (embedding if embedding != hidden else 0)
-        exact = 4 * (size.layers * (size.heads + 4) + 2)
-        dropped = dropped_elements(size) + embedding if self.config.dropout > 0 else 0
+        if left_out:
+            kept += wanted * hidden - left_out * (3 * hidden + 2 * size.ffn)
+        exact = 4 * (size.layers * (size.heads + 4) - 4 * left_out + 2)
+        dropped = dropped_elements(size, wanted) + embedding if self.config.dropout > 0 else 0
         return float(kept * element + exact + dropped + _SMALL_TENSORS)
 
     def transformers_config(self, network: Network) -> Any:
@@ -235,6 +250,6 @@ class BertArchitecture:
         return [f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
 
 
-def dropped_elements(size: EncoderSize) -> int:
+def dropped_elements(size: EncoderSize, wanted: float = 1.0) -> float:
     """Numbers per token that dropout keeps a mask for, behind the two blocks of each layer."""
-    return 2 * size.layers * size.hidden
+    return 2 * (size.layers - 1 + wanted) * size.hidden

@@ -71,6 +71,32 @@ def test_states_of_inner_layers_are_given_where_asked(tiny: ModelConfig) -> None
     assert torch.equal(after, hidden.last)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_states_asked_for_at_some_positions_are_those_of_a_whole_pass_with_their_gradients(layers: int) -> None:
+    """On packed rows, with padding; what comes after the last attention is not computed elsewhere."""
+    size = EncoderSize(layers, 32, 48, 4)
+    config = ModelConfig(vocab_size=VOCAB, embedding=16, discriminator=size, generator=size)
+    ids = torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(1))
+    layout = Layout.of(torch.tensor([[0, 0, 0, 1, 1, 2, -1], [3] * 7]))
+    only = torch.tensor([0, 4, 5, 7, 13])
+    seen = []
+    for positions in (None, only):
+        model = rough_model(config)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            hidden = model.generator_hidden(ids, layout, positions)
+        hidden = hidden.flatten(0, 1)[only] if positions is None else hidden
+        hidden.square().sum().backward()
+        gradients = {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+        seen.append((hidden.detach(), gradients, counter.get_total_flops()))
+    (whole, of_whole, all_flops), (some, of_some, fewer_flops) = seen
+    torch.testing.assert_close(some, whole, atol=1e-5, rtol=1e-5)
+    assert of_some.keys() == of_whole.keys()
+    for name, gradient in of_some.items():
+        torch.testing.assert_close(gradient, of_whole[name], atol=1e-4, rtol=1e-4, msg=name)
+    left_out = (ids.numel() - len(only)) * (2 * size.hidden**2 + 4 * size.hidden * size.ffn)
+    assert all_flops - fewer_flops == left_out
+
+
 def test_a_model_without_a_generator_starts_as_one_with_it(tiny: ModelConfig) -> None:
     alone, both = Electra(tiny, seed=3, with_generator=False).state_dict(), Electra(tiny, seed=3).state_dict()
     assert not any("generator" in name for name in alone)
@@ -215,7 +241,7 @@ def test_flops_are_those_torch_counts(tiny: ModelConfig) -> None:
     ids, layout = torch.randint(0, VOCAB, (2, 32)), rows(2, 32)
     # The counter does not know the CPU's fused attention, but the products of the plain one.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        hidden = model.generator_hidden(ids, layout).flatten(0, 1)[:16]
+        hidden = model.generator_hidden(ids, layout, only=torch.arange(16))
         model.generator_head(hidden) @ model.word_embeddings.T
     assert counter.get_total_flops() == 64 * generator_flops(tiny, 32, masked_share=16 / 64)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
