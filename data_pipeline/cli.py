@@ -16,6 +16,7 @@ from data_pipeline.command_line import run_command
 from data_pipeline.errors import UserError
 from data_pipeline.outputs import reader_is_gone
 from data_pipeline.progress import counted
+from data_pipeline.refused_value import refused_value
 from data_pipeline.settings import as_yaml_line, nearest, refuse_repeated_options
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _build_parser() -> jsonargparse.ArgumentParser:
         """An argument parser that reports an error in one line, like the rest of the program."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise UserError(f"{message}; see `{self.prog} --help`")
+            raise UserError(f"{refused_value(message, BuildConfig)}; see `{self.prog} --help`")
 
     parser = Parser(
         prog=f"{PROGRAM} build",

@@ -9,7 +9,7 @@ import torch
 from data_pipeline.errors import UserError
 from data_pipeline.places.new_folder import free_folder
 from electra_scale.export.card import check_licence
-from electra_scale.export.run import export_networks
+from electra_scale.export.run import export_networks, trained_networks
 from electra_scale.export.run_facts import facts_of_run
 from electra_scale.model.hf import networks_of
 from electra_scale.recipe.parse import recipe_of_run
@@ -25,7 +25,8 @@ def average_run(
     """Write the mean of the weights of a run's newest ``last`` checkpoints, as :func:`export_run` writes one's.
 
     Weights are added up in float32, with one checkpoint in memory at a time besides the sum. Returns the folder
-    (``RUN/average/step-NNNNNNNN-last-K`` if none is given), the steps, oldest first, and the names of the networks.
+    (``RUN/average/step-NNNNNNNN-last-K`` if none is given), the steps, oldest first, and the names of the networks:
+    the generator alone if the checkpoints are of its warm-up.
 
     Raises:
         UserError: there are fewer checkpoints, one is of another phase, size or tokenizer or is damaged, or ``out`` is
@@ -53,8 +54,18 @@ def average_run(
         if state.tokenizer != states[-1].tokenizer:
             raise UserError(f"checkpoints {tag} and {tags[-1]} of {run} have other tokenizers; give a smaller --last")
     target = free_folder(out or folder.path / "average" / f"{tags[-1]}-last-{last}", "average")
-    module = load_module(folder, recipe, tags[-1], networks_only=True)
-    sums = {f"electra.{name}": value for name, value in module.electra.named_parameters()}
+    module = load_module(folder, recipe, tags[-1], networks_only=True, warmup=True)
+    networks = trained_networks(module.electra, states[-1].phase)
+    # A checkpoint of the warm-up holds nothing of a network that it does not train.
+    others = tuple(
+        f"{network}{part}."
+        for network in networks_of(module.electra)
+        if network not in networks
+        for part in ("", "_head")
+    )
+    sums = {
+        f"electra.{name}": value for name, value in module.electra.named_parameters() if not name.startswith(others)
+    }
     for tag in reversed(tags[:-1]):
         checkpoint.refuse_damaged(folder.checkpoints, tag)
         weights = consolidated_weights(folder.checkpoints, tag)
@@ -71,6 +82,5 @@ def average_run(
         for value in sums.values():
             value.div_(last)
     steps = [state.step for state in states]
-    networks = networks_of(module.electra)
     export_networks(module.electra, folder, target, facts_of_run(folder, recipe, steps), licence, networks)
     return target, steps, list(networks)

@@ -53,9 +53,14 @@ def export_run(
     module = load_module(folder, recipe, tag, networks_only=True, warmup=True)
     reached = checkpoint.step_of(tag)
     facts = facts_of_run(folder, recipe, [reached])
-    networks: list[Network] = networks_of(module.electra) if facts.state.phase == "joint" else ["generator"]
+    networks = trained_networks(module.electra, facts.state.phase)
     export_networks(module.electra, folder, place.path, facts, licence, networks)
     return reached, list(networks)
+
+
+def trained_networks(electra: Electra, phase: str) -> list[Network]:
+    """The networks that a checkpoint of a phase has trained: of the generator's warm-up the generator alone."""
+    return networks_of(electra) if phase == "joint" else ["generator"]
 
 
 def export_networks(

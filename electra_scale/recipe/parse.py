@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from data_pipeline.errors import UserError
+from data_pipeline.refused_value import refused_value
 from data_pipeline.settings import as_mapping, as_yaml_line, check_keys, read_mapping, refuse_repeated_options
 from electra_scale.recipe.kinds import SEAMS, default_kind, settings_class
 from electra_scale.recipe.recipe import Recipe
@@ -100,12 +101,12 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
     kinds, given = _kinds(given)
     renamed: set[str] = set()
     parser.choose(kinds)
+    chosen = {section: settings_class(section, kind) for section, kind in kinds.items()}
     ready: list[str] = []
     for item in given:
         if isinstance(item, str):
             ready.append(item)
             continue
-        chosen = {section: settings_class(section, kind) for section, kind in kinds.items()}
         check_keys(item.content, Recipe, f"recipe {item.path}", chosen=chosen)
         ready += ["--config", as_yaml_line(_quoted(item.content, Recipe))]
         renamed |= item.renamed
@@ -113,7 +114,7 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
     try:
         options = parser.instantiate(parser.parse_args(ready))
     except (ArgumentError, ValueError) as error:
-        raise UserError(_one_line(str(error))) from error
+        raise UserError(refused_value(str(error), Recipe, chosen)) from error
     recipe = Recipe(**{part.name: options[part.name] for part in dataclasses.fields(Recipe)})
     empty = list(_empty(recipe))
     if empty:
@@ -256,10 +257,6 @@ def _empty(section: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{part.name}"
         elif dataclasses.is_dataclass(value):
             yield from _empty(value, f"{prefix}{part.name}.")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

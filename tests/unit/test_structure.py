@@ -15,7 +15,7 @@ MOST_MODULES, MOST_LINES = 16, 450
 
 FLOORS = {
     "data_pipeline": (
-        ("errors", "extras", "json_lines", "outputs", "progress", "settings", "signals"),
+        ("errors", "extras", "json_lines", "outputs", "progress", "refused_value", "settings", "signals"),
         ("places",),
         ("store",),
         ("config",),

@@ -23,7 +23,7 @@ from electra_scale.export.run import export_run
 from electra_scale.export.run_facts import facts_of_run
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint.run_folder import RunFolder
-from tests.support.fixtures.runs import ROOT
+from tests.support.fixtures.runs import ROOT, plain, run, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -284,6 +284,25 @@ def test_an_average_is_the_mean_of_the_weights_and_its_card_names_the_steps(
     assert "the average of the weights of 2 checkpoints, those of steps 2, 4" in text
     assert "the average itself was not evaluated" in text
     assert not ModelCard.load(out / "discriminator/README.md").data.eval_results
+
+
+def test_an_average_of_a_warmup_is_that_of_its_generator(store: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    changes = {"generator_warmup.steps": 2, "schedule.steps": 0, "checkpoint.every": 1, "logging.probe_every": 0}
+    path = write_recipe(tmp_path, store, **changes)
+    result = run(plain("--config", path, "--run_dir", tmp_path / "run"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    out, steps, networks = average_run(tmp_path / "run", 2)
+    assert (steps, networks, [part.name for part in out.iterdir()]) == ([1, 2], ["generator"], ["generator"])
+    for step in (1, 2):
+        export_run(tmp_path / "run", tmp_path / str(step), step)
+    old, new, mean = (
+        load_file(folder / "generator/model.safetensors") for folder in (tmp_path / "1", tmp_path / "2", out)
+    )
+    assert all((value == (old[name] + new[name]) / 2).all() for name, value in mean.items())
+    assert any((mean[name] != new[name]).any() for name in mean)
+    assert "the average of the weights of 2 checkpoints, those of steps 1, 2" in text_of(out / "generator")
 
 
 def test_an_average_of_what_cannot_be_averaged_is_refused_in_a_line(a_run: Path, tmp_path: Path) -> None:
