@@ -18,16 +18,29 @@ _VECTORIZED_FROM = 2048
 _ASCII = bytes(range(9)) + b" \n\n\n\n" + bytes(range(14, 256))
 # Control characters carry no text, and U+FEFF is handled as one of them.
 _ASCII_CONTROL = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r"})
-# What comes beyond ASCII, by the first byte: a character that is not in the text at all costs next to nothing.
+# What comes beyond ASCII, by the first byte: a character that is not in the text at all costs next to nothing. Of each
+# first byte a pattern that finds any of them, then what is replaced.
 _WIDE = (
-    (b"\xc2", re.compile(rb"\xc2[\x80-\x84\x86-\x9f]"), b""),
-    (b"\xef", re.compile(rb"\xef\xbb\xbf"), b""),
-    (b"\xc2", re.compile(rb"\xc2\x85"), b"\n"),
-    (b"\xe2", re.compile(rb"\xe2\x80[\xa8\xa9]"), b"\n"),
-    (b"\xc2", re.compile(rb"\xc2\xa0"), b" "),
-    (b"\xe1", re.compile(rb"\xe1\x9a\x80"), b" "),
-    (b"\xe2", re.compile(rb"\xe2(?:\x80[\x80-\x8a\xaf]|\x81\x9f)"), b" "),
-    (b"\xe3", re.compile(rb"\xe3\x80\x80"), b" "),
+    (
+        b"\xc2",
+        re.compile(rb"\xc2[\x80-\xa0]"),
+        (
+            (re.compile(rb"\xc2[\x80-\x84\x86-\x9f]"), b""),
+            (re.compile(rb"\xc2\x85"), b"\n"),
+            (re.compile(rb"\xc2\xa0"), b" "),
+        ),
+    ),
+    (b"\xef", re.compile(rb"\xef\xbb\xbf"), ((re.compile(rb"\xef\xbb\xbf"), b""),)),
+    (
+        b"\xe2",
+        re.compile(rb"\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)"),
+        (
+            (re.compile(rb"\xe2\x80[\xa8\xa9]"), b"\n"),
+            (re.compile(rb"\xe2(?:\x80[\x80-\x8a\xaf]|\x81\x9f)"), b" "),
+        ),
+    ),
+    (b"\xe1", re.compile(rb"\xe1\x9a\x80"), ((re.compile(rb"\xe1\x9a\x80"), b" "),)),
+    (b"\xe3", re.compile(rb"\xe3\x80\x80"), ((re.compile(rb"\xe3\x80\x80"), b" "),)),
 )
 
 
@@ -84,11 +97,12 @@ def _mark_white_space(data: bytes, ascii_only: bool) -> tuple[bytes, bool]:
     data = data.translate(_ASCII, _ASCII_CONTROL)
     removed = len(data) < size
     if not ascii_only:
-        for first, pattern, replacement in _WIDE:
-            if first in data:
-                size = len(data)
-                data = pattern.sub(replacement, data)
-                removed |= not replacement and len(data) < size
+        for first, any_of, replaced in _WIDE:
+            if first in data and any_of.search(data):
+                for pattern, replacement in replaced:
+                    size = len(data)
+                    data = pattern.sub(replacement, data)
+                    removed |= not replacement and len(data) < size
     return data, removed
 
 

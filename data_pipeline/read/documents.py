@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
+import orjson
 import pyarrow as pa
 
 from data_pipeline.config import SourceConfig, SourceKind
@@ -283,6 +284,13 @@ def _line_documents(file: BinaryIO, begin: int, end: int, counts: ReadCounts) ->
 def _json_lines(file: BinaryIO, begin: int, end: int, field: str, counts: ReadCounts) -> Iterator[str]:
     decode = json.JSONDecoder().raw_decode
     for line in _owned_lines(file, begin, end, counts):
+        # What orjson takes the other parser takes too, with the same texts, in twice the time. Whatever it does not
+        # take, half of a surrogate pair or a byte order mark, and what is wrong with a record, the other one finds out.
+        with contextlib.suppress(orjson.JSONDecodeError):
+            record = orjson.loads(line)
+            if isinstance(record, dict) and isinstance(text := record.get(field), str):
+                yield text
+                continue
         try:
             record, stop = decode(source := line.removeprefix(_BYTE_ORDER_MARK).decode("utf-8").strip(_JSON_BLANKS))
         except UnicodeDecodeError:

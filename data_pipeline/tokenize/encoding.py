@@ -7,7 +7,9 @@ Special tokens written out in a text, such as a literal ``[MASK]``, are plain ch
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ FAST = "nanotoken"
 _CACHE_ENTRIES = 1 << 18
 _CHUNK_CHARACTERS = 1 << 20
 _LOOKED_AT_CHARACTERS = 100_000
+# Up to a blank within a thousand characters, or as many where there is none.
+_PIECES = re.compile(r".{1,1000}(?=\s|$)|.{1,1000}|\s", re.DOTALL)
 
 
 class TextEncoder(Protocol):
@@ -121,13 +125,21 @@ def choose_encoder(tokenizer_json: bytes, sample: Sequence[str]) -> Choice:
 
 def unknown_word(tokenizer_json: bytes, text: str) -> str:
     """The first part of a text that the tokenizer doesn't know; empty if that comes only far behind its start."""
-    tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-    unknown = unknown_id(tokenizer)
-    found = text_encoder(tokenizer).encode(text[:_LOOKED_AT_CHARACTERS], add_special_tokens=False)
-    for index, (begin, end) in zip(found.ids, found.offsets, strict=True):
-        if index == unknown:
-            return text[begin:end]
+    encoder, unknown = _for_text(tokenizer_json)
+    # A piece at a time: the first one is often enough, and offsets come from the slower engine alone.
+    for piece in _PIECES.findall(text[:_LOOKED_AT_CHARACTERS]):
+        found = encoder.encode(piece, add_special_tokens=False)
+        for index, (begin, end) in zip(found.ids, found.offsets, strict=True):
+            if index == unknown:
+                return str(piece[begin:end])
     return ""
+
+
+@functools.lru_cache(maxsize=1)
+def _for_text(tokenizer_json: bytes) -> tuple[Tokenizer, int]:
+    """The encoder of a ``tokenizer.json`` for text alone, and its unknown token's id."""
+    tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+    return text_encoder(tokenizer), unknown_id(tokenizer)
 
 
 def _first_difference(reference: TextEncoder, other: TextEncoder, texts: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
@@ -87,6 +88,48 @@ def test_byte_ranges_split_json_lines_exactly(
     found, counts = read_all(task_bytes, SourceConfig(kind="jsonl", paths=[str(path)]))
     assert found == texts
     assert counts.bad_lines == 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+records = st.dictionaries(st.sampled_from(["text", "other"]), json_values, max_size=2)
+ODD_LINES = [
+    '{"text": "half \\ud83d"}',
+    '{"text": "whole \\ud83d\\ude00"}',
+    '{"text": "one", "text": "two"}',
+    '{"text": "a"} {"text": "b"}',
+    '{"text": "many digits", "n": 123456789012345678901234567890}',
+    '{"text": "no number", "n": NaN}',
+    '{"text": "too large", "n": 1e999}',
+    '{"text": "a\ttab"}',
+    '{"text": "nothing \\u0000"}',
+    '\ufeff{"text": "a mark"}',
+    '  {"text": "blanks"} \r',
+    "[" * 2000 + "]" * 2000,
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(line=st.builds(json.dumps, records | json_values, ensure_ascii=st.booleans()) | st.sampled_from(ODD_LINES))
+def test_the_quicker_parser_changes_no_document_and_no_count(
+    tmp_path_factory: pytest.TempPathFactory, line: str
+) -> None:
+    path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
+    path.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n")
+    source = SourceConfig(kind="jsonl", paths=[str(path)])
+    found, counts = read_all(1000, source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_pipeline.read.documents.orjson.loads", _refuse)
+        assert read_all(1000, source) == (found, counts)
+
+
+def _refuse(_: bytes) -> Any:
+    raise orjson.JSONDecodeError("not asked", "", 0)
 
 
 def test_a_file_can_be_a_document(tmp_path: Path) -> None:
