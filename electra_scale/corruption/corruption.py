@@ -183,16 +183,16 @@ class CorruptionCost:
         """Bytes that are kept from the forward pass until backward, ``element`` bytes a number."""
         return 0.0
 
-    def running_bytes(self, masked: int, element: int) -> float:
-        """Bytes besides while replacements are drawn."""
+    def running_bytes(self, masked: int, element: int, device_type: str) -> float:
+        """Bytes besides while replacements are drawn, on a device of torch's ``device_type``."""
         return 0.0
 
     def masked_bytes(self, masked: int, element: int) -> float:
         """Bytes of heads and losses at the masked positions."""
         return 0.0
 
-    def backward_bytes(self, masked: int, element: int) -> float:
-        """Bytes besides in the backward pass, while all activations are there."""
+    def backward_bytes(self, masked: int, element: int, device_type: str) -> float:
+        """Bytes besides in the backward pass, while all activations are there, on a device of ``device_type``."""
         return 0.0
 
 

@@ -40,9 +40,15 @@ class Memory:
 
 
 def device_memory(
-    recipe: Recipe, model: ModelConfig, deepspeed_json: dict[str, Any], ranks: int, micro_batch: int, accumulation: int
+    recipe: Recipe,
+    model: ModelConfig,
+    deepspeed_json: dict[str, Any],
+    ranks: int,
+    micro_batch: int,
+    accumulation: int,
+    device_type: str = "cuda",
 ) -> Memory:
-    """Memory of a device by part for a micro-batch; ZeRO divides it by ``ranks``."""
+    """Memory of a device of torch's ``device_type``, by part, for a micro-batch; ZeRO divides it by ``ranks``."""
     zero = deepspeed_json.get("zero_optimization", {})
     half = bool(deepspeed_json.get("bf16", {}).get("enabled"))
     element = 2 if half else 4
@@ -62,8 +68,8 @@ def device_memory(
     discriminator = tokens * architecture.encoder_bytes(model.discriminator, element, recipe.data.sequence_length)
     discriminator += tokens * 3 * model.discriminator.hidden * element
     at_masked = cost.masked_bytes(masked, element)
-    running = cost.running_bytes(masked, element)
-    kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element)
+    running = cost.running_bytes(masked, element, device_type)
+    kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element, device_type)
 
     bucket_size = zero.get("reduce_bucket_size", LARGEST_BUCKET)
     bucket_size = bucket_of(parameters + head) if bucket_size == "auto" else int(bucket_size)

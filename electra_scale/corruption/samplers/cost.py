@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from electra_scale.corruption.corruption import CorruptionCost
-from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS
+from electra_scale.corruption.vocabulary.tiles import tiling_of
 from electra_scale.corruption.vocabulary.vocabulary_pass import block_shape
 from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.model import ModelConfig
@@ -73,12 +73,13 @@ class GeneratorCost(CorruptionCost):
         vocabulary, embedding = self.model.vocab_size, self.model.embedding
         return 4.0 * (vocabulary * (embedding + 1) + masked * embedding)
 
-    def running_bytes(self, masked: int, element: int) -> float:
+    def running_bytes(self, masked: int, element: int, device_type: str) -> float:
         """Tiles of a block, one tile of scores relative to their maximum, and the sampling head's keys in float32."""
         settings, vocabulary = self.settings, self.model.vocab_size
         kinds = 1 if settings.sampler == "electra" else 2
-        tiles = -(-vocabulary // COLUMNS)
-        rows, width = block_shape(masked, vocabulary, tiles * kinds * 4)
+        tiling = tiling_of(device_type)
+        tiles = -(-vocabulary // tiling.columns)
+        rows, width = block_shape(masked, vocabulary, tiles * kinds * 4, tiling)
         running = 4.0 * rows * width * (tiles * kinds + 1)
         if element == 2:
             # A tile's embeddings in float32, and its probabilities in 16 bits for the gradients' products.
@@ -89,11 +90,14 @@ class GeneratorCost(CorruptionCost):
             running = max(running, copied) + 4.0 * (vocabulary + masked) * settings.head.width
         return running
 
-    def backward_bytes(self, masked: int, element: int) -> float:
+    def backward_bytes(self, masked: int, element: int, device_type: str) -> float:
         """The backward pass of hp_dist goes over the vocabulary again."""
         if self.settings.sampler != "hp_dist":
             return 0.0
         vocabulary = self.model.vocab_size
         keys = vocabulary * self.settings.head.width
         copied = 4 * vocabulary * self.model.embedding if element == 2 else 0
-        return float(copied + 12 * keys + 4 * min(masked, ROWS) * min(vocabulary, COLUMNS))
+        tiling = tiling_of(device_type)
+        columns = min(vocabulary, tiling.columns)
+        rows = min(masked, tiling.rows, max(1, tiling.memory // (4 * columns)))
+        return float(copied + 12 * keys + 4 * rows * columns)

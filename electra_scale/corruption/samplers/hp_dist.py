@@ -10,7 +10,7 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
-from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, put, ranges, score_tile, scores_of
+from electra_scale.corruption.vocabulary.tiles import exponential, put, ranges, score_tile, scores_of, tiling_of
 from electra_scale.recipe.corruption import GeneratorSettings
 
 _MEMORY = 0.99
@@ -105,9 +105,11 @@ class _LogProbability(torch.autograd.Function):
         wide, table = features.to(exact), keys.to(exact)
         to_features, to_keys, to_own = torch.zeros_like(wide), torch.zeros_like(table), torch.zeros_like(slope)
         sloped = slope[:, None] * wide
-        buffer = wide.new_empty(min(len(features), ROWS) * min(len(keys), COLUMNS))
-        for rows in ranges(len(features), ROWS):
-            for columns in ranges(len(keys), COLUMNS):
+        tiling = tiling_of(features.device.type)
+        most = min(tiling.rows, max(1, tiling.memory // (exact.itemsize * min(len(keys), tiling.columns))))
+        buffer = wide.new_empty(min(len(features), most) * min(len(keys), tiling.columns))
+        for rows in ranges(len(features), most):
+            for columns in ranges(len(keys), tiling.columns):
                 shape = rows.stop - rows.start, columns.stop - columns.start
                 q = buffer[: shape[0] * shape[1]].view(shape)
                 score_tile(masked.features[rows], masked.word_embeddings[columns], masked.bias[columns], out=q)

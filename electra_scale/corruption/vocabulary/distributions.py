@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.sampler import Distributions, Masked, Sampler, Tile
-from electra_scale.corruption.vocabulary.tiles import COLUMNS, exponential, ranges, score_tile
+from electra_scale.corruption.vocabulary.tiles import Tiling, exponential, ranges, score_tile, tiling_of
 
 _NUMBERS = 1 << 22
 """Most numbers of p in a block of positions: 32 MiB."""
@@ -18,18 +18,19 @@ def distributions(
     masked: Masked,
     sampler: Sampler,
     mixture: float | None = None,
-    columns: int = COLUMNS,
+    tiling: Tiling | None = None,
     numbers: int = _NUMBERS,
 ) -> Iterator[Distributions]:
     """What :func:`vocabulary_pass` draws from, in blocks of positions, in their order.
 
-    Scores and tilts come from the same functions, in tiles of the same ``columns``; ``mixture`` as there. A block has
-    at most ``numbers`` of p, or is one position.
+    Scores and tilts come from the same functions, in tiles of the same width; ``tiling`` and ``mixture`` as there.
+    A block has at most ``numbers`` of p, or is one position.
     """
     mixed = sampler.mixture if mixture is None else mixture
     with torch.no_grad(), torch.autocast(masked.features.device.type, enabled=False):
         tilt = sampler.tilt(masked)
-        chunks = ranges(len(masked.word_embeddings), columns)
+        tiling = tiling or tiling_of(masked.features.device.type)
+        chunks = ranges(len(masked.word_embeddings), tiling.columns)
         for rows in ranges(len(masked.features), max(1, numbers // len(masked.word_embeddings))):
             features = masked.features[rows]
             plain, tilted = _Tiles(), _Tiles()

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-COLUMNS = 2048
-"""Tokens of a tile: few enough that a tile stays in a core's cache, many enough for fast matrix products."""
 
-ROWS = 1024
-"""Most positions of a tile."""
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes of the tiles: at most ``columns`` tokens and ``rows`` positions each; the tiles that a block of positions
+    keeps may take ``memory`` bytes."""
+
+    columns: int
+    rows: int
+    memory: int
+
+
+ON_CPU = Tiling(columns=2048, rows=1024, memory=64 << 20)
+"""A tile stays near a core's cache, and is large enough for fast matrix products."""
+
+ON_DEVICE = Tiling(columns=1 << 20, rows=1 << 14, memory=1 << 30)
+"""Each operation is a launch, which takes longer than a small tile's arithmetic: all tokens at once, and as many
+positions as the memory has room for."""
+
+
+def tiling_of(device_type: str) -> Tiling:
+    """The tiling for a device of torch's ``device_type``."""
+    return ON_CPU if device_type == "cpu" else ON_DEVICE
+
 
 _LOG2_E = 1.4426950408889634
 

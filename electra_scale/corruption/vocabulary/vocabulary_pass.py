@@ -17,10 +17,15 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt, mix
 from electra_scale.corruption.vocabulary.draws import choose
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
-from electra_scale.corruption.vocabulary.tiles import COLUMNS, ROWS, exponential, pick, ranges, score_tile, scores_of
-
-MEMORY = 64 << 20
-"""Bytes that the tiles which a block keeps may take; decides how many positions a block has."""
+from electra_scale.corruption.vocabulary.tiles import (
+    Tiling,
+    exponential,
+    pick,
+    ranges,
+    score_tile,
+    scores_of,
+    tiling_of,
+)
 
 _FEWEST_ROWS = 32
 
@@ -49,11 +54,10 @@ def vocabulary_pass(
     sampler: Sampler | None = None,
     focal_gamma: float = 0.0,
     entropy: bool = False,
-    columns: int = COLUMNS,
-    memory: int = MEMORY,
+    tiling: Tiling | None = None,
     mixture: float | None = None,
 ) -> VocabularyPass:
-    """Generator loss, draw and weight at M positions, in tiles of ``columns`` tokens and blocks within ``memory``.
+    """Generator loss, draw and weight at M positions, in the device's own tiles unless ``tiling`` gives others.
 
     The loss is sum_t -(1 - p(x_t))^gamma log p(x_t); its gradient reaches features, word embeddings and bias. The draw
     inverts the distribution function of q with one uniform number a position. Scores and sums of a tile are in float32
@@ -61,7 +65,8 @@ def vocabulary_pass(
     to 1e4 and beyond, as long as each position has one that is finite. With ``entropy``, hits and entropy too.
     """
     with torch.autocast(masked.features.device.type, enabled=False):
-        return _pass(masked, sampler, focal_gamma, entropy, columns, memory, mixture)
+        tiling = tiling or tiling_of(masked.features.device.type)
+        return _pass(masked, sampler, focal_gamma, entropy, tiling, mixture)
 
 
 def _pass(
@@ -69,8 +74,7 @@ def _pass(
     sampler: Sampler | None,
     focal_gamma: float,
     entropy: bool,
-    columns: int,
-    memory: int,
+    tiling: Tiling,
     mixture: float | None,
 ) -> VocabularyPass:
     tilt = None
@@ -88,8 +92,7 @@ def _pass(
         focal_gamma=focal_gamma,
         entropy=entropy,
         gradients=torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
-        columns=columns,
-        memory=memory,
+        tiling=tiling,
     )
     loss, log_probability, hits, entropies, tokens, log_normaliser, log_tilted = _Pass.apply(*parameters, settings)
     drawn = None
@@ -100,12 +103,10 @@ def _pass(
     return VocabularyPass(loss, log_probability, hits, entropies, drawn)
 
 
-def propose(
-    sampler: Sampler, masked: Masked, columns: int = COLUMNS, memory: int = MEMORY, mixture: float | None = None
-) -> Draw:
+def propose(sampler: Sampler, masked: Masked, tiling: Tiling | None = None, mixture: float | None = None) -> Draw:
     """Draw a replacement for each masked position from q, with the weight p/q. No gradient."""
     with torch.no_grad():
-        drawn = vocabulary_pass(masked, sampler, columns=columns, memory=memory, mixture=mixture).drawn
+        drawn = vocabulary_pass(masked, sampler, tiling=tiling, mixture=mixture).drawn
     assert drawn is not None
     return drawn
 
@@ -124,16 +125,14 @@ def _weighted(
     return Draw(tokens, (1 / ratio).to(scores.dtype), ratio.to(scores.dtype), log_p, log_normaliser, log_shift)
 
 
-def block_shape(
-    positions: int, vocabulary: int, bytes_per_column: int, columns: int = COLUMNS, memory: int = MEMORY
-) -> tuple[int, int]:
-    """Rows of a block of positions, and columns of a tile: as many rows as ``memory`` has room for.
+def block_shape(positions: int, vocabulary: int, bytes_per_column: int, tiling: Tiling) -> tuple[int, int]:
+    """Rows of a block of positions, and columns of a tile: as many rows as the tiling's memory has room for.
 
     ``bytes_per_column``: what a block keeps for one row and one column of a tile, over all of its tiles.
     """
-    strip = math.gcd(columns, _STRIP)
-    width = -(-min(columns, vocabulary) // strip) * strip
-    most = max(_FEWEST_ROWS, min(ROWS, memory // (width * bytes_per_column)))
+    strip = math.gcd(tiling.columns, _STRIP)
+    width = -(-min(tiling.columns, vocabulary) // strip) * strip
+    most = max(_FEWEST_ROWS, min(tiling.rows, tiling.memory // (width * bytes_per_column)))
     # Blocks of about equal size.
     blocks = max(1, -(-positions // most))
     return max(1, -(-positions // blocks)), width
@@ -148,8 +147,7 @@ class _Settings:
     focal_gamma: float
     entropy: bool
     gradients: bool
-    columns: int
-    memory: int
+    tiling: Tiling
 
 
 class _Pass(torch.autograd.Function):
@@ -182,14 +180,12 @@ class _Work:
         self.exact = torch.promote_types(features.dtype, torch.float32)
         # Of the gradients' matrix products; under autocast features may be of 16 bits and the table is not.
         self.products = features.dtype if features.dtype == weight.dtype else self.exact
-        self.chunks = ranges(len(weight), settings.columns)
+        self.chunks = ranges(len(weight), settings.tiling.columns)
         keeps = settings.gradients or settings.uniform is not None
         kinds = 2 if settings.tilt is not None else 1
-        self.strip = math.gcd(settings.columns, _STRIP)
+        self.strip = math.gcd(settings.tiling.columns, _STRIP)
         tiles = len(self.chunks) if keeps else 1
-        self.rows, width = block_shape(
-            len(features), len(weight), tiles * kinds * self.exact.itemsize, settings.columns, settings.memory
-        )
+        self.rows, width = block_shape(len(features), len(weight), tiles * kinds * self.exact.itemsize, settings.tiling)
         self.buffers = [features.new_empty((tiles, self.rows, width), dtype=self.exact) for _ in range(kinds)]
         reads = settings.entropy or (settings.tilt is not None and settings.tilt.reads_scores)
         self.relative = torch.empty_like(self.buffers[0][0]) if reads else None
@@ -280,7 +276,9 @@ class _Work:
         ).sum(0)
         index, _ = choose(in_strip, inside)
         # Only scores that are not numbers reach the columns behind the vocabulary, and their loss says so.
-        return (tile * self.settings.columns + strip_of_tile * self.strip + index).clamp(max=len(self.weight) - 1)
+        return (tile * self.settings.tiling.columns + strip_of_tile * self.strip + index).clamp(
+            max=len(self.weight) - 1
+        )
 
     def _add_gradients(self, rows: slice, kept: Tensor, scale: Tensor, log_probability: Tensor) -> None:
         """dloss/dscore(v) = slope (1[v = x] - p(v)); ``kept`` (N, R, C) times ``scale`` (R, N) is p."""

@@ -23,7 +23,7 @@ RANKS = 2
 
 def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int, rows: int = ROWS) -> Memory:
     recipe = trained_recipe_of(name)
-    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, rows, accumulation)
+    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, rows, accumulation, "cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

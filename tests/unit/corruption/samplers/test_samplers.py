@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
+from electra_scale.corruption.vocabulary.tiles import ON_CPU
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.recipe.corruption import GeneratorSettings
 from tests.unit.corruption.conftest import (
@@ -200,7 +202,7 @@ def test_extreme_scores_give_possible_tokens_and_finite_weights(name: str) -> No
         # Whole tiles of tokens that can't come, at either width.
         masked.bias[:impossible] = -torch.inf
         for columns in (7, V):
-            drawn = propose(sampler, masked, columns=columns)
+            drawn = propose(sampler, masked, tiling=replace(ON_CPU, columns=columns))
             assert drawn.weight.isfinite().all()
             assert (drawn.weight > 0).all()
             possible = scores + masked.bias

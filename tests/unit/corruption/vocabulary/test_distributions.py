@@ -12,6 +12,7 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Distributions, Masked, Sampler
 from electra_scale.corruption.vocabulary.distributions import distributions
 from electra_scale.corruption.vocabulary.draws import choose
+from electra_scale.corruption.vocabulary.tiles import ON_CPU
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from tests.unit.corruption.conftest import Case, V, varied
 
@@ -19,7 +20,7 @@ SAMPLERS = ("electra", "temperature", "hp_loss", "hp_dist", "two_scalars")
 
 
 def whole(masked: Masked, sampler: Sampler, columns: int = V, numbers: int = 1 << 20) -> Distributions:
-    blocks = list(distributions(masked, sampler, columns=columns, numbers=numbers))
+    blocks = list(distributions(masked, sampler, tiling=replace(ON_CPU, columns=columns), numbers=numbers))
     return Distributions(torch.cat([one.p for one in blocks]), torch.cat([one.q for one in blocks]))
 
 

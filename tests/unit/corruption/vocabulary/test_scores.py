@@ -12,6 +12,7 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Masked
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.head_scores import HeadScores
+from electra_scale.corruption.vocabulary.tiles import ON_CPU
 from electra_scale.corruption.vocabulary.vocabulary_pass import VocabularyPass, propose, vocabulary_pass
 from tests.unit.corruption.conftest import MODEL, objective, random, roughened
 
@@ -45,7 +46,7 @@ def of_precision(masked: Masked, precision: str) -> Masked:
 
 def measured(masked: Masked, precision: str, columns: int = 2048, sampler: Any = None) -> VocabularyPass:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
-        return vocabulary_pass(masked, sampler, entropy=True, columns=columns)
+        return vocabulary_pass(masked, sampler, entropy=True, tiling=replace(ON_CPU, columns=columns))
 
 
 def exact_scores(masked: Masked) -> Tensor:

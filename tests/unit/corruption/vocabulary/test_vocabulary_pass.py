@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
+from electra_scale.corruption.vocabulary.tiles import ON_CPU, ON_DEVICE
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
 from tests.support.instruments.head_scores import own as own_score
 from tests.support.instruments.head_scores import scores as head_scores
@@ -98,7 +100,7 @@ def test_any_tile_width_gives_what_the_direct_computation_gives(
 ) -> None:
     masked, sampler = positions(), make_sampler(name, own_token)
     expected = direct(masked, sampler, gamma)
-    found = vocabulary_pass(masked, sampler, gamma, entropy=True, columns=columns)
+    found = vocabulary_pass(masked, sampler, gamma, entropy=True, tiling=replace(ON_CPU, columns=columns))
     drawn = found.drawn
     assert drawn is not None
     assert torch.equal(drawn.tokens, expected["tokens"])
@@ -128,8 +130,8 @@ def test_the_gradient_of_hp_dist_is_that_of_log_q(own_token: bool, monkeypatch: 
     for constant in wanted[:3]:
         constant.zero_()
     for columns in (7, V, 2 * V):
-        monkeypatch.setattr("electra_scale.corruption.samplers.hp_dist.COLUMNS", columns)
-        monkeypatch.setattr("electra_scale.corruption.samplers.hp_dist.ROWS", 10)
+        tiling = replace(ON_CPU, columns=columns, rows=10)
+        monkeypatch.setattr("electra_scale.corruption.samplers.hp_dist.tiling_of", lambda _, tiling=tiling: tiling)
         found = gradients(sampler.loss(masked, drawn, losses).sum(), masked, sampler)
         assert_close(found, wanted, 1e-9)
 
@@ -138,7 +140,8 @@ def test_the_gradient_of_hp_dist_is_that_of_log_q(own_token: bool, monkeypatch: 
 @given(seed=st.integers(0, 1000), columns=st.integers(1, 2 * V), memory=st.integers(1, 100_000))
 def test_neither_tiles_nor_blocks_change_anything(seed: int, columns: int, memory: int) -> None:
     masked, sampler = positions(seed), make_sampler("hp_loss")
-    whole, parts = vocabulary_pass(masked, sampler), vocabulary_pass(masked, sampler, columns=columns, memory=memory)
+    whole = vocabulary_pass(masked, sampler)
+    parts = vocabulary_pass(masked, sampler, tiling=replace(ON_CPU, columns=columns, memory=memory))
     assert whole.drawn is not None
     assert parts.drawn is not None
     assert torch.equal(whole.drawn.tokens, parts.drawn.tokens)
@@ -147,11 +150,23 @@ def test_neither_tiles_nor_blocks_change_anything(seed: int, columns: int, memor
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_a_devices_tiles_give_what_a_processors_give(name: str) -> None:
+    masked, sampler = positions(), make_sampler(name)
+    whole, parts = (vocabulary_pass(masked, sampler, entropy=True, tiling=one) for one in (ON_DEVICE, ON_CPU))
+    assert whole.drawn is not None
+    assert parts.drawn is not None
+    for one, other in ((whole, parts), (whole.drawn, parts.drawn)):
+        for key, value in vars(one).items():
+            if isinstance(value, Tensor):
+                torch.testing.assert_close(vars(other)[key], value)
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_many_blocks_of_positions_are_put_together_in_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     masked, sampler = positions(), make_sampler(name)
     whole = vocabulary_pass(masked, sampler, entropy=True)
     monkeypatch.setattr("electra_scale.corruption.vocabulary.vocabulary_pass._FEWEST_ROWS", 1)
-    parts = vocabulary_pass(masked, sampler, entropy=True, columns=7, memory=V * 8 * 2 * 5)
+    parts = vocabulary_pass(masked, sampler, entropy=True, tiling=replace(ON_CPU, columns=7, memory=V * 8 * 2 * 5))
     assert whole.drawn is not None
     assert parts.drawn is not None
     for one, other in ((whole, parts), (whole.drawn, parts.drawn)):
@@ -225,7 +240,7 @@ def test_scores_of_ten_thousand_and_impossible_tokens_leave_finite_losses_and_gr
         masked.bias[V // 2 + 1] = -1e4
         masked.original[:] = V // 2 + 2
     sampler = make_sampler("hp_loss").float()
-    found = vocabulary_pass(masked, sampler, 1.0, entropy=True, columns=columns)
+    found = vocabulary_pass(masked, sampler, 1.0, entropy=True, tiling=replace(ON_CPU, columns=columns))
     assert found.loss.isfinite()
     assert found.entropy is not None
     assert torch.allclose(found.entropy, torch.zeros(M), atol=1e-5)
@@ -239,7 +254,7 @@ def test_scores_that_are_not_numbers_give_a_loss_that_says_so_and_tokens_of_the_
 ) -> None:
     masked = positions()
     masked = dataclasses.replace(masked, features=torch.full_like(masked.features, torch.nan).requires_grad_())
-    found = vocabulary_pass(masked, make_sampler(name), 0.0, columns=columns)
+    found = vocabulary_pass(masked, make_sampler(name), 0.0, tiling=replace(ON_CPU, columns=columns))
     assert found.loss.isnan()
     assert found.drawn is not None
     assert ((found.drawn.tokens >= 0) & (found.drawn.tokens < V)).all()
