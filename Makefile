@@ -37,9 +37,10 @@ fuzz: $(READY)
 
 bench: $(BENCH_READY)
 	@test -n "$(CORPUS)" || { echo "bench: name the text to measure with: make bench CORPUS=folder"; exit 2; }
-	@echo "bench: build and loader against their peers, then a store of 10 GB; tables here, JSON in runs/bench"
+	@echo "bench: build, loader and training steps against their peers, and a store of 10 GB; tables here, JSON in runs/bench"
 	$(BENCH)/bin/python -m benchmarks.peers.data --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
 	$(BENCH)/bin/python -m benchmarks.streaming.stream --out runs/bench/stream.json
+	$(BENCH)/bin/python -m benchmarks.training.peers --lengths full documents sorted --out runs/bench/training.json
 
 study: $(READY)
 	@echo "study: every arm of recipes/ablation with every seed, in the background (docs/experiments.md)"
@@ -61,13 +62,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-$(BENCH_READY): pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-streaming.txt
+$(BENCH_READY): pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-no-deps.txt
 	@echo "setup: $(BENCH) with the peers (once; some minutes)"
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --upgrade pip setuptools wheel
 	$(BENCH)/bin/pip install --quiet -c constraints.txt torch numpy ninja py-cpuinfo
 	$(BENCH)/bin/pip install --quiet -c constraints.txt -r benchmarks/requirements.txt
 	$(BENCH)/bin/pip install --quiet -c constraints.txt --no-build-isolation deepspeed
-	$(BENCH)/bin/pip install --quiet -c constraints.txt -e '.[fast,s3]'
-	$(BENCH)/bin/pip install --quiet --no-deps -r benchmarks/requirements-streaming.txt
+	$(BENCH)/bin/pip install --quiet -c constraints.txt -e '.[fast,finetune,s3]'
+	$(BENCH)/bin/pip install --quiet --no-deps -r benchmarks/requirements-no-deps.txt
 	touch $(BENCH_READY)
