@@ -117,8 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         "run_folder", type=Path, metavar="run", help="run folder; the figures go to its probe/step-NNNNNNNN.json too"
     )
     probe.add_argument("--step", type=int, help="checkpoint to probe; the newest if not given")
-    probe.add_argument("--samples", type=int, default=256, help="held-out samples (default 256)")
+    probe.add_argument("--samples", type=int, help="held-out samples (default 256, with --oracle 64)")
     probe.add_argument("--draws", type=int, default=64, help="draws of each from p and from q (default 64)")
+    probe.add_argument(
+        "--oracle",
+        type=int,
+        metavar="K",
+        help="try the K likeliest tokens of each masked position, and compare draws from p and from the run's q with "
+        "draws that know their true losses: variance of the loss and of the gradient of all parameters; the figures go "
+        "to probe/oracle-NNNNNNNN.json, row by row, and the same command resumes there",
+    )
     probe.add_argument("--store", help="store to read; the one that the run was trained on if not given")
 
     add_evaluate_options(command("evaluate", _evaluate, "what models know, without fine-tuning: probes side by side"))
@@ -187,9 +195,15 @@ def _look(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
+    from electra_scale.commands.oracle import compare_with_oracle
     from electra_scale.commands.probe import probe_run
 
-    probe_run(options.run_folder, options.step, options.samples, options.draws, options.store)
+    where = options.run_folder, options.step
+    if options.oracle is None:
+        probe_run(*where, 256 if options.samples is None else options.samples, options.draws, options.store)
+    else:
+        samples = 64 if options.samples is None else options.samples
+        compare_with_oracle(*where, options.oracle, samples, options.draws, options.store)
     return 0
 
 

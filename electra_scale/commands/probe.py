@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,45 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from data_pipeline.progress import tracking
 from electra_scale.cluster.ranks import Alone
-from electra_scale.data.loader import open_loader
+from electra_scale.corruption.corruption import Clock
+from electra_scale.data.loader import Loader, open_loader
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.monitor.draw_variance import GRADIENT_PARTS, bucket_figures, draw_figures, source_figures
 from electra_scale.recipe.parse import recipe_of_run
+from electra_scale.recipe.phases import phases
+from electra_scale.recipe.recipe import Recipe
+from electra_scale.tasks.module import PretrainModule
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.heldout.probe import probe
 from electra_scale.train.networks import load_module
 
 
-def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: str | None) -> Path:
-    """Probe a run's newest checkpoint, or that of ``step``, in this process; print the figures and write them.
+@dataclass(frozen=True)
+class Probed:
+    """A checkpoint with its networks on ``device`` and the rows that it is probed with, of ``split`` of the store."""
 
-    It reads rows that are spread over the held-out text, or over the training text if the store has no other. Returns
-    the file that it writes, ``probe/step-NNNNNNNN.json``. Raises UserError if the checkpoint does not exist or has no
+    recipe: Recipe
+    tag: str
+    state: checkpoint.RunState
+    module: PretrainModule
+    store: Store
+    split: str
+    loader: Loader
+    device: torch.device
+
+    @property
+    def clock(self) -> Clock:
+        """What its schedules are functions of."""
+        return Clock.of(self.state.step, 0, phases(self.recipe)[-1])
+
+
+def open_probed(run: Path, step: int | None, store_url: str | None) -> Probed:
+    """A run's newest checkpoint, or that of ``step``, with rows that are spread over its store's held-out text.
+
+    Over the training text if the store has no other. Raises UserError if the checkpoint does not exist or has no
     trained discriminator, and for another store than that of the run.
     """
-    if samples < 1 or draws < 2:
-        raise UserError(f"--samples is {samples} and --draws {draws}; they must be at least 1 and 2")
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
     if not recipe.corruption.uses_generator:
@@ -57,16 +78,29 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
     module = load_module(folder, recipe, tag).to(device)
     split = "heldout" if store.manifest.split("heldout") else "train"
     loader = open_loader(recipe, store, split, special_tokens(store.tokenizer_dir), training=False)
+    return Probed(recipe, tag, state, module, store, split, loader, device)
+
+
+def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: str | None) -> Path:
+    """Probe a run's newest checkpoint, or that of ``step``, in this process; print the figures and write them.
+
+    Returns the file that it writes, ``probe/step-NNNNNNNN.json``. Raises UserError as :func:`open_probed` does.
+    """
+    if samples < 1 or draws < 2:
+        raise UserError(f"--samples is {samples} and --draws {draws}; they must be at least 1 and 2")
+    found = open_probed(run, step, store_url)
+    recipe, state, store, loader = found.recipe, found.state, found.store, found.loader
     samples = min(samples, loader.samples)
     with tracking(samples, 0, "probe", unit="sample") as advance:
         redrawn = probe(
-            module,
+            found.module,
             loader,
             samples,
             draws,
             recipe.data.mask_share,
             recipe.batch.most_per_device,
-            Alone(device),
+            Alone(found.device),
+            found.clock,
             advance,
         )
     figures, buckets = draw_figures(redrawn), bucket_figures(redrawn, store.token_counts())
@@ -75,21 +109,22 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         "run": str(run),
         "step": state.step,
         "store": store.url,
-        "split": split,
+        "split": found.split,
         "sampler": recipe.corruption.sampler,
-        "weighted": recipe.corruption.weighted,
+        "weight_power": recipe.corruption.power,
+        "other_objective": list(recipe.corruption.other_objective),
         "figures": _finite(figures),
         "frequency": [_finite(bucket) for bucket in buckets],
-        "sources": {source: _finite(found) for source, found in by_source.items()},
+        "sources": {source: _finite(figures) for source, figures in by_source.items()},
     }
-    path = run / "probe" / f"{tag}.json"
+    path = run / "probe" / f"{found.tag}.json"
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
     print(
-        f"{run}, step {state.step}, sampler {recipe.corruption.sampler}, "
-        f"{'weights on' if recipe.corruption.weighted else 'weights off, so not the objective of ELECTRA'}\n"
-        f"{samples} {split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
-        f"{_table(figures)}\n\n{_frequency_table(buckets)}\n{_source_table(by_source)}\nwritten: {path}"
+        f"{run}, step {state.step}, {recipe.corruption.label}\n"
+        f"{samples} {found.split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
+        f"{_table(figures, bool(recipe.corruption.other_objective))}\n\n"
+        f"{_frequency_table(buckets)}\n{_source_table(by_source)}\nwritten: {path}"
     )
     return path
 
@@ -98,7 +133,8 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _table(figures: Mapping[str, float]) -> str:
+def _table(figures: Mapping[str, float], other_objective: bool) -> str:
+    """``other_objective``: the two means are of different objectives, and their difference is no error of a weight."""
     lines = [_row("", "from p", "from q", "q / p")]
 
     def compare(name: str, p: str, q: str, ratio: str = "", error: str = "") -> None:
@@ -114,7 +150,7 @@ def _table(figures: Mapping[str, float]) -> str:
     compare("share of draws equal to the original", "identical_p", "identical_q")
     compare("mean of w l", "mean_loss_p", "mean_weighted_loss_q")
     difference = f"{figures['mean_difference']:.2g} +- {figures['mean_difference_error']:.2g}"
-    lines.append(_row("  difference", "", difference))
+    lines.append(_row("  difference" + (", two objectives" if other_objective else ""), "", difference))
     for name, key in (
         ("effective sample size / draws", "ess"),
         ("largest w", "weight_max"),
@@ -140,7 +176,7 @@ def _source_table(by_source: Mapping[str, Mapping[str, float]]) -> str:
     """Nothing where there is one source."""
     if len(by_source) < 2:
         return ""
-    rows = [_group_row(source, found) for source, found in by_source.items()]
+    rows = [_group_row(source, figures) for source, figures in by_source.items()]
     return "\n".join(["", "by source:", _head("source"), *rows, ""])
 
 

@@ -19,7 +19,7 @@ from electra_scale.model.layout import Layout
 from electra_scale.recipe.kinds import method_of
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.optimizer import PartSettings
-from electra_scale.recipe.phases import Phase
+from electra_scale.recipe.phases import Phase, PhasePlan
 
 Sums = Mapping[str, NDArray[np.floating[Any]]]
 """What terms and statistics of the global batch come to, by name: sums or maxima (1,), vectors of them, or lists."""
@@ -30,12 +30,24 @@ class Clock:
     """When a batch is worked on: what schedules are functions of.
 
     ``step`` of the run, ``epoch`` of its first sample, and ``phase_step``, the step within the phase; all from 0.
+    ``phase_steps``: of the whole phase; 0 where no schedule is asked for.
     """
 
     step: int
     epoch: int
     phase: Phase
     phase_step: int
+    phase_steps: int = 0
+
+    @classmethod
+    def of(cls, step: int, epoch: int, plan: PhasePlan) -> Clock:
+        """The clock of a step of a phase; before the phase it is that of its first step."""
+        return cls(step, epoch, plan.name, max(0, step - plan.first), plan.last - plan.first)
+
+    @property
+    def progress(self) -> float:
+        """The share of the phase that lies before this step."""
+        return min(self.phase_step / self.phase_steps, 1.0) if self.phase_steps else 0.0
 
 
 @dataclass

@@ -20,11 +20,12 @@ from electra_scale.corruption.corruption import (
     Sums,
     statistics_of,
 )
-from electra_scale.corruption.sampler import Distributions, Draw, Masked
+from electra_scale.corruption.sampler import Distributions, Draw, Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.cost import GeneratorCost
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.statistics import (
+    false_negative_statistics,
     generator_metrics,
     generator_statistics,
     hardness_statistics,
@@ -32,6 +33,7 @@ from electra_scale.corruption.statistics import (
     staleness_statistics,
 )
 from electra_scale.corruption.vocabulary.distributions import distributions
+from electra_scale.corruption.vocabulary.tiles import scores_of
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
@@ -63,6 +65,10 @@ class GeneratorCorruption(Corruptor):
         """How much of the generator's own distribution draws are mixed with; all in the first steps, if so set."""
         return 1.0 if clock.phase_step < self.settings.start_after else self.sampler.mixture
 
+    def sampler_at(self, clock: Clock) -> Sampler:
+        """The sampler as it draws at that time of the joint phase."""
+        return self.sampler.at(clock.progress)
+
     def corrupt(
         self,
         networks: Electra,
@@ -73,7 +79,7 @@ class GeneratorCorruption(Corruptor):
         ahead: Ahead | None = None,
     ) -> Corruption:
         masked = self.masked_positions(networks, batch, layout)
-        sampler = self.sampler if clock.phase == "joint" else None
+        sampler = self.sampler_at(clock) if clock.phase == "joint" else None
         found = vocabulary_pass(
             masked, sampler, self.settings.focal_gamma, entropy=detailed, mixture=self.mixture_at(clock)
         )
@@ -115,12 +121,12 @@ class GeneratorCorruption(Corruptor):
     def look_ahead(self, networks: Electra, batch: Batch, layout: Layout, clock: Clock) -> Ahead:
         with torch.no_grad():
             masked = self.masked_positions(networks, batch, layout)
-            drawn = propose(self.sampler, masked, mixture=self.mixture_at(clock))
+            drawn = propose(self.sampler_at(clock), masked, mixture=self.mixture_at(clock))
             return Ahead(drawn.tokens, drawn.log_p, drawn.log_p - drawn.weight.log(), drawn.hardness)
 
     def distributions(self, corruption: Corruption, clock: Clock) -> Iterator[Distributions]:
         masked, _ = corruption.proposal
-        return distributions(masked, self.sampler, self.mixture_at(clock))
+        return distributions(masked, self.sampler_at(clock), self.mixture_at(clock))
 
     def feedback(self, corruption: Corruption, token_loss: Tensor) -> list[LossTerm]:
         masked, drawn = corruption.proposal
@@ -131,8 +137,15 @@ class GeneratorCorruption(Corruptor):
         return [LossTerm("sampler", loss, "masked", self.settings.sampler_weight)]
 
     def feedback_statistics(self, corruption: Corruption, token_loss: Tensor) -> list[Statistic]:
-        _, drawn = corruption.proposal
-        return statistics_of(hardness_statistics(drawn.hardness, token_loss))
+        masked, drawn = corruption.proposal
+        with torch.no_grad():
+            drawn_score, original_score = (
+                scores_of(masked.features, masked.word_embeddings, masked.bias, tokens)
+                for tokens in (drawn.tokens, masked.original)
+            )
+        found = hardness_statistics(drawn.hardness, token_loss)
+        found |= false_negative_statistics(drawn_score > original_score, drawn.tokens != masked.original, token_loss)
+        return statistics_of(found)
 
     def metrics(self, sums: Sums, phase: Phase) -> dict[str, float]:
         found = generator_metrics(sums)
@@ -150,10 +163,11 @@ class GeneratorCorruption(Corruptor):
 
     def weight(self, drawn: Draw) -> Tensor:
         """The factors (M,) that the loss at drawn tokens gets: importance weights as the recipe uses them."""
-        if not self.settings.weighted:
+        power, clip = self.settings.power, self.settings.weight_clip
+        if power == 0:
             return torch.ones_like(drawn.weight)
-        clip = self.settings.weight_clip
-        return drawn.weight if clip is None else drawn.weight.clamp(max=clip)
+        weight = drawn.weight if clip is None else drawn.weight.clamp(max=clip)
+        return weight if power == 1 else weight**power
 
     def masked_positions(self, networks: Electra, batch: Batch, layout: Layout) -> Masked:
         """The generator's pass up to the vocabulary."""

@@ -35,7 +35,8 @@ class Draw:
     ``tokens`` (M,); ``weight`` (M,) importance weights p/q of the distribution really drawn from, constants for the
     gradient; ``hardness`` (M,) the sampler's relative estimate of how hard the drawn token is, q/p, 1 where it has
     none; ``log_p`` (M,) the generator's log probability of the drawn token; ``log_normaliser`` (M,) float64 log of
-    sum_v exp(score(v)); ``log_shift`` (M,) float64 log of sum_v p(v) tilt(v).
+    sum_v exp(score(v)); ``log_shift`` (M,) float64 log of sum_v p(v) tilt(v). Where the sampler does not allow
+    originals, sums are over the other tokens, and p and q are distributions over them, in all of these.
     """
 
     tokens: Tensor
@@ -50,8 +51,8 @@ class Draw:
 class Distributions:
     """What replacements are drawn from at R positions, over the whole vocabulary.
 
-    ``q`` (R, V) float64 the distribution that is really drawn from; ``p`` (R, V) that of the generator, which is the
-    same object where the two do not differ, and None where there is no generator.
+    ``q`` (R, V) float64 the distribution that is really drawn from; ``p`` (R, V) that of the generator, originals
+    included, which is the same object where the two do not differ, and None where there is no generator.
     """
 
     p: Tensor | None
@@ -104,6 +105,9 @@ class Sampler(nn.Module):
     mixture: float = 0.0
     """Draws come from (1 - mixture) q + mixture p, unless a draw is asked for another mixture."""
 
+    allow_original: bool = True
+    """Whether the original token may be drawn; if not, p and q are renormalised without it before they are mixed."""
+
     mean_loss: float = 0.0
     """What a sampler keeps of the values that :meth:`observe` got; part of a checkpoint."""
 
@@ -120,6 +124,10 @@ class Sampler(nn.Module):
     def tilt(self, masked: Masked) -> Tilt | None:
         """How q differs from p at these positions, without gradient; None where it does not."""
         return None
+
+    def at(self, progress: float) -> Sampler:
+        """The sampler as it draws once a share ``progress`` of the joint phase is over; most do not change."""
+        return self
 
     def observe(self, weighted_loss: float) -> None:
         """Take note of the mean of w l over the masked positions of a global batch, after its update."""

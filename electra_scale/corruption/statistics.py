@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,22 @@ def staleness_statistics(log_p: Tensor, log_p_at_draw: Tensor | None) -> dict[st
 def hardness_statistics(hardness: Tensor, masked_loss: Tensor) -> dict[str, Tensor]:
     """How well the sampler's estimate (M,) ranks the discriminator's losses (M,) of the drawn tokens."""
     return {"rank_correlation": rank_correlation(hardness, masked_loss) * len(masked_loss)}
+
+
+@torch.no_grad()
+def false_negative_statistics(above: Tensor, replaced: Tensor, masked_loss: Tensor) -> dict[str, Tensor]:
+    """Counts of replaced draws, and of those that the generator rates ``above`` the original, all (M,).
+
+    The latter are called wrong although they may fit as well. Hard draws, counted apart, are those that the
+    discriminator takes for the original: their loss is above log 2.
+    """
+    hard = replaced & (masked_loss > math.log(2))
+    return {
+        "replaced_draws": replaced.sum(),
+        "false_negatives": (above & replaced).sum(),
+        "hard_draws": hard.sum(),
+        "hard_false_negatives": (above & hard).sum(),
+    }
 
 
 def rank_correlation(left: Tensor, right: Tensor) -> Tensor:
@@ -66,4 +84,11 @@ def sampler_metrics(sums: Sums) -> dict[str, float]:
         "sampling/staleness": float(sums["stale"][0]) / masked,
         "sampling/staleness_drift": float(sums["drift"][0]) / masked,
         "sampling/hardness_rank_correlation": float(sums["rank_correlation"][0]) / masked,
+        "sampling/false_negative_rate": _share(sums, "false_negatives", "replaced_draws"),
+        "sampling/false_negative_rate_hard": _share(sums, "hard_false_negatives", "hard_draws"),
     }
+
+
+def _share(sums: Sums, part: str, whole: str) -> float:
+    """0 where there is nothing to be shared."""
+    return float(sums[part][0]) / max(float(sums[whole][0]), 1.0)

@@ -43,9 +43,7 @@ class OpenedRun(Opened):
         self.recipe = recipe
         self.state = state
         self.module = module.eval().requires_grad_(False)
-        joint = phases(recipe)[-1]
-        step = max(0, state.step - joint.first)
-        self.clock = Clock(state.step, int(state.loader.get("epoch", 0)), "joint", step)
+        self.clock = Clock.of(state.step, int(state.loader.get("epoch", 0)), phases(recipe)[-1])
         # Positions beyond the rows of training have embeddings that nothing has trained.
         longest = min(recipe.data.sequence_length, recipe.model.max_positions)
         self.reader = Reader(tokenizer, longest)

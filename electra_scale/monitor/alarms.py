@@ -78,6 +78,7 @@ def signatures(
     warmup_steps: int,
     joint_from: int,
     sampler_from: int,
+    other_objective: bool = False,
 ) -> list[Signature]:
     """What to watch in a run.
 
@@ -89,6 +90,8 @@ def signatures(
         warmup_steps: of the learning rate; until then neither head nor discriminator is watched.
         joint_from: the step at which the joint phase begins.
         sampler_from: the step at which the sampler's own draws begin.
+        other_objective: the expected loss is not that of draws from p, so that the two variances of a probe are of
+            different losses and neither is the noise of the other.
     """
     calmer = "Raise corruption.mixture, or lower corruption.head.learning_rate_scale"
     if not learns:
@@ -114,17 +117,20 @@ def signatures(
             "replaced. Use corruption.sampler hp_loss with corruption.head.own_token, raise corruption.focal_gamma, or "
             "make the generator narrower in a new run.",
         ),
-        Signature(
-            "disc_loss_variance/draw_ratio",
-            above=True,
-            bound=RATIO,
-            over=RATIO_OVER,
-            window=PROBES,
-            text="the sampler makes the discriminator's loss noisier: its variance over draws is {value:.2f} times "
-            f"that of the generator's own draws, since step {{since}}. {calmer}, or go back to "
-            "corruption.sampler electra.",
-        ),
     ]
+    if not other_objective:
+        found.append(
+            Signature(
+                "disc_loss_variance/draw_ratio",
+                above=True,
+                bound=RATIO,
+                over=RATIO_OVER,
+                window=PROBES,
+                text="the sampler makes the discriminator's loss noisier: its variance over draws is {value:.2f} times "
+                f"that of the generator's own draws, since step {{since}}. {calmer}, or go back to "
+                "corruption.sampler electra.",
+            )
+        )
     if weight_bound:
         found.append(
             Signature(

@@ -57,7 +57,7 @@ def draw_figures(redrawn: Redrawn) -> dict[str, float]:
     variance_p, variance_q = (_by_sample(_variance(x), redrawn.sample, samples) for x in (redrawn.loss_p, weighted))
     sums_p, sums_q = (_by_sample(x, redrawn.sample, samples) for x in (redrawn.loss_p, weighted))
     mean_p, mean_q = (float(_variance(x).sum()) / positions**2 for x in (sums_p, sums_q))
-    ratio, ratio_error = _ratio(variance_q, variance_p)
+    ratio, ratio_error = ratio_of_sums(variance_q, variance_p)
     figures = {
         "samples": float(samples),
         "positions": float(positions),
@@ -73,7 +73,7 @@ def draw_figures(redrawn: Redrawn) -> dict[str, float]:
     parts = {"": slice(None)} | {f" {name}": slice(n, n + 1) for n, name in enumerate(GRADIENT_PARTS)}
     for name, part in parts.items():
         gradient_p, gradient_q = redrawn.gradient_p[:, part].sum(1), redrawn.gradient_q[:, part].sum(1)
-        ratio, ratio_error = _ratio(gradient_q, gradient_p)
+        ratio, ratio_error = ratio_of_sums(gradient_q, gradient_p)
         figures[f"gradient_p{name}"] = float(gradient_p.sum()) / redrawn.tokens**2
         figures[f"gradient_q{name}"] = float(gradient_q.sum()) / redrawn.tokens**2
         figures[f"gradient_ratio{name}"] = ratio
@@ -179,7 +179,7 @@ def _by_sample(values: Floats, sample: NDArray[np.int64], samples: int) -> Float
     return sums
 
 
-def _ratio(above: Floats, below: Floats) -> tuple[float, float]:
+def ratio_of_sums(above: Floats, below: Floats) -> tuple[float, float]:
     """Ratio of two sums over samples, (N,) each, and its standard error."""
     total = float(below.sum())
     if total <= 0:

@@ -43,6 +43,11 @@ class CorruptionSettings:
         """The largest weight of a drawn token; 0 where draws carry no weights."""
         return 0.0
 
+    @property
+    def other_objective(self) -> tuple[str, ...]:
+        """The settings, as ``key value``, for which the discriminator's expected loss is not that of draws from p."""
+        return ()
+
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""
         return []
@@ -98,14 +103,22 @@ class GeneratorSettings(CorruptionSettings):
     temperature: float = 1.5
     """Softmax temperature of the ``temperature`` sampler; other samplers do not read it."""
 
-    importance_weights: bool | None = None
-    """Weight each drawn token's loss by p/q. Unset: on for the samplers that learn, off for temperature."""
+    temperature_end: float | None = None
+    """Temperature at the end of the joint phase, to which it goes linearly from ``temperature``. Unset: it stays."""
+
+    weight_power: float | None = None
+    """Weight each drawn token's loss by w to this power, w = p/q: 1 keeps the expectation of draws from p, 0 leaves the
+    weights out (hard negatives); below 1 it is another objective. Unset: 1 for the samplers that learn, else 0."""
+
+    allow_original: bool = True
+    """Whether the original token may be drawn; if not, p and q are renormalised without it, which is another objective
+    (docs/method.md, section 6)."""
 
     mixture: float = 0.1
     """Samplers that learn: draw from (1 - mixture) q + mixture p, so that no weight exceeds 1 / mixture."""
 
     weight_clip: float | None = None
-    """Largest importance weight; larger ones are cut to it, which makes the estimate biased. Unset: none is cut."""
+    """Largest w, before its power; larger ones are cut to it, which makes the estimate biased. Unset: none is cut."""
 
     start_after: int = 0
     """Joint steps in which replacements are drawn from the generator itself, while the head already learns."""
@@ -124,11 +137,11 @@ class GeneratorSettings(CorruptionSettings):
     """The sampling head."""
 
     @property
-    def weighted(self) -> bool:
-        """Whether the discriminator's loss at masked positions carries importance weights."""
-        if self.importance_weights is None:
-            return self.learns
-        return self.importance_weights
+    def power(self) -> float:
+        """The power b of the weights w^b that the discriminator's loss at masked positions carries."""
+        if self.weight_power is None:
+            return 1.0 if self.learns else 0.0
+        return self.weight_power
 
     @property
     def learns(self) -> bool:
@@ -136,7 +149,8 @@ class GeneratorSettings(CorruptionSettings):
 
     @property
     def label(self) -> str:
-        return f"sampler {self.sampler}"
+        changed = ", ".join(self.other_objective)
+        return f"sampler {self.sampler}" + (f" (not the objective of draws from p: {changed})" if changed else "")
 
     @property
     def looks_ahead(self) -> bool:
@@ -148,17 +162,34 @@ class GeneratorSettings(CorruptionSettings):
 
     @property
     def weight_bound(self) -> float:
-        if not self.weighted:
+        if not self.power:
             return 0.0
-        return 1 / self.mixture if self.learns and self.mixture else math.inf
+        return self.mixture**-self.power if self.learns and self.mixture else math.inf
+
+    @property
+    def other_objective(self) -> tuple[str, ...]:
+        # Plain ELECTRA's q is p, so that every w is 1 whatever its power.
+        exact = self.sampler == "electra" or self.power == 1
+        found = [] if exact else [f"corruption.weight_power {self.power:g}"]
+        return (*found, *([] if self.allow_original else ["corruption.allow_original false"]))
 
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""
         found = []
         if self.temperature <= 0:
             found.append(f"corruption.temperature is {self.temperature}; it must be above 0")
+        if self.temperature_end is not None:
+            if not self.temperature_end > 0:
+                found.append(f"corruption.temperature_end is {self.temperature_end}; it must be above 0, or unset")
+            if self.sampler != "temperature":
+                found.append(
+                    f"corruption.temperature_end is {self.temperature_end}, but corruption.sampler {self.sampler} has "
+                    "no temperature; leave it unset"
+                )
         if not 0 <= self.mixture <= 1:
             found.append(f"corruption.mixture is {self.mixture}; it must lie between 0 and 1")
+        if self.weight_power is not None and not 0 <= self.weight_power <= 1:
+            found.append(f"corruption.weight_power is {self.weight_power}; it must lie between 0 and 1, or be unset")
         if self.weight_clip is not None and not self.weight_clip > 0:
             found.append(f"corruption.weight_clip is {self.weight_clip}; it must be above 0, or unset")
         if self.start_after < 0:

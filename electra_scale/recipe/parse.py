@@ -20,8 +20,15 @@ from electra_scale.recipe.kinds import SEAMS, default_kind, settings_class
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.recipe.shipped import with_recipe_files
 
-_MOVED = {"objective.discriminator_weight": "task.discriminator_weight", "objective": "corruption"}
-"""Settings that earlier releases had under another name; the longer names first."""
+_MOVED = {
+    "objective.discriminator_weight": "task.discriminator_weight",
+    "objective": "corruption",
+    "corruption.importance_weights": "corruption.weight_power",
+}
+"""Settings that earlier releases had under another name; the longer names first, then names of names."""
+
+_REVALUED: dict[str, dict[Any, Any]] = {"corruption.importance_weights": {True: 1.0, False: 0.0, None: None}}
+"""What their values are called today, where that has changed too."""
 
 
 class RecipeParser(ArgumentParser):
@@ -110,7 +117,8 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
         check_keys(item.content, Recipe, f"recipe {item.path}", chosen=chosen)
         ready += ["--config", as_yaml_line(_quoted(item.content, Recipe))]
         renamed |= item.renamed
-    renamed |= {name for argument in arguments if (name := _renamed_option(argument)[1])}
+    for argument in arguments:
+        renamed |= _renamed_option(argument)[1]
     try:
         options = parser.instantiate(parser.parse_args(ready))
     except (ArgumentError, ValueError) as error:
@@ -124,7 +132,7 @@ def parse_recipe(parser: RecipeParser, arguments: list[str], quiet: bool = False
         raise UserError("; ".join(problems))
     # The other ranks of a launch have read the same.
     if renamed and not quiet and os.environ.get("RANK", "0") == "0":
-        changes = ", ".join(f"{old} as {_new_name(old)}" for old in sorted(renamed))
+        changes = ", ".join(f"{old} as {_MOVED[old]}" for old in sorted(renamed))
         print(f"the recipe uses names of an earlier release; they are read so: {changes}", file=sys.stderr)
     return recipe, options
 
@@ -150,7 +158,11 @@ def _given(arguments: list[str]) -> Iterator[str | _File]:
                 return
             yield _read_file(Path(path))
             continue
-        new, _ = _renamed_option(option)
+        new, old = _renamed_option(option)
+        for name in old & set(_REVALUED):
+            text = value if equals else next(rest, "")
+            new_value = _revalued(name, yaml.safe_load(text), f"--{name}")
+            equals, value = "=", "null" if new_value is None else str(new_value)
         if new.removeprefix("--") in SEAMS:
             new += ".kind"
         yield new + equals + value
@@ -167,7 +179,7 @@ def _read_file(path: Path) -> _File:
         if not isinstance(holder, dict) or leaf not in holder:
             continue
         renamed.add(old)
-        value = holder.pop(leaf)
+        value = _revalued(old, holder.pop(leaf), f"recipe {path}: {old}")
         section, *rest = new.split(".")
         value = {rest[0]: value} if rest else value
         as_mapping(value, old, f"recipe {path}")
@@ -233,19 +245,26 @@ def _choices(item: str | _File, following: list[str | _File]) -> Iterator[tuple[
         yield section, value if equals else following_text
 
 
-def _renamed_option(option: str) -> tuple[str, str]:
-    """An option under its name of today, and the old name if it has one."""
-    name = option.partition("=")[0].removeprefix("--")
-    if not option.startswith("--"):
-        return option, ""
-    for old, new in _MOVED.items():
-        if name == old or name.startswith(f"{old}."):
-            return option.replace(old, new, 1), old
-    return option, ""
+def _renamed_option(option: str) -> tuple[str, set[str]]:
+    """An option under its name of today, and the old names that it has been read by."""
+    found: set[str] = set()
+    if option.startswith("--"):
+        for old, new in _MOVED.items():
+            name = option.partition("=")[0].removeprefix("--")
+            if name == old or name.startswith(f"{old}."):
+                option = option.replace(old, new, 1)
+                found.add(old)
+    return option, found
 
 
-def _new_name(old: str) -> str:
-    return next(new for name, new in _MOVED.items() if old == name)
+def _revalued(old: str, value: Any, where: str) -> Any:
+    """The value of today for one that a setting had under its old name."""
+    known = _REVALUED.get(old)
+    if known is None:
+        return value
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{where} is {value!r}; it was true, false or null, and is {_MOVED[old]} today")
+    return known[value]
 
 
 def _empty(section: Any, prefix: str = "") -> Iterator[str]:

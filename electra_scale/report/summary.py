@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from data_pipeline.progress import counted
+from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.report.charts import short
 from electra_scale.report.figures import duration, run_heads
 from electra_scale.report.markup import table, text
@@ -131,10 +132,22 @@ def _ratio(run: Run) -> str:
     if all(value == 1 for value in found):
         return " Its draws are the generator's own: the draw ratio is 1."
     which = f"the median of the last {len(found)} probes" if len(found) > 1 else "one probe"
-    return (
+    sentence = (
         f" The sampler's draws make the discriminator's loss vary {short(statistics.median(found))} times as much as "
         f"the generator's own would ({which})."
     )
+    changed = _objective(run).other_objective
+    return sentence + (f" These are losses of two objectives: {', '.join(changed)}." if changed else "")
+
+
+def _objective(run: Run) -> GeneratorSettings:
+    """What of a run's corruption decides whether its loss is that of draws from p."""
+    names = ("sampler", "weight_power", "allow_original")
+    given = {name: run.setting(f"corruption.{name}") for name in names}
+    if run.setting("corruption.importance_weights") is not None:
+        # A run of an earlier release.
+        given["weight_power"] = float(run.setting("corruption.importance_weights"))
+    return GeneratorSettings(**{name: value for name, value in given.items() if value is not None})
 
 
 def stands_out(run: Run) -> list[str]:

@@ -139,7 +139,7 @@ class GlobalSteps:
 
     def _clock(self, step: int, plan: PhasePlan) -> Clock:
         epoch = step * self.recipe.batch.global_batch // self.loader.samples
-        return Clock(step, epoch, plan.name, step - plan.first)
+        return Clock.of(step, epoch, plan)
 
     def _gradient(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,47 @@ def test_the_command_finds_in_a_checkpoint_what_the_run_logged(
             assert figures[name] == pytest.approx(logged[step][tag], rel=1e-3), (step, tag)
         assert found["step"] == step
         assert found["sampler"] == "hp_loss"
-        assert found["weighted"]
+        assert found["weight_power"] == 1
+        assert found["other_objective"] == []
         assert found["split"] == "heldout"
         assert f"{SAMPLES} heldout samples" in shown
         assert f"{figures['draw_ratio']:.3f}" in shown
         table = shown.split("by frequency")[1].split("\n\n")[0]
         assert len(found["frequency"]) == len(table.splitlines()) - 2
     assert not [path.name for path in (folder / "probe").iterdir() if path.suffix != ".json"]
+
+
+def test_an_oracle_that_was_stopped_resumes_with_the_rows_that_it_has(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    path = folder / "probe/oracle-00000018.json"
+
+    def measured(samples: int, draws: int = 4) -> tuple[str, str]:
+        assert main(["probe", str(folder), "--oracle", "6", "--samples", str(samples), "--draws", str(draws)]) == 0
+        shown = capsys.readouterr()
+        return shown.out, shown.err
+
+    table, _ = measured(4)
+    whole = path.read_text()
+    assert {"the run's head", "true loss", "true gradient", "the best there is"} <= {
+        line[:18].rstrip() for line in table.splitlines()
+    }
+    assert "4 heldout samples" in table
+    # As it is after two rows.
+    content = json.loads(whole)
+    path.write_text(json.dumps({**content, "figures": None, "rows": content["rows"][:2]}))
+    again, progress = measured(4)
+    assert path.read_text() == whole
+    assert again == table
+    assert "oracle: 4 of 4 samples" in progress
+    # Fewer samples are the first of them; other draws are other figures.
+    assert "2 heldout samples" in measured(2)[0]
+    assert len(json.loads(path.read_text())["rows"]) == 4
+    assert "of other settings (draws 4 there, 5 now)" in measured(2, 5)[1]
+    path.write_text("{")
+    assert "cannot be read" in measured(1)[1]
 
 
 def test_the_command_refuses_what_it_cannot_do(
@@ -77,6 +112,8 @@ def test_the_command_refuses_what_it_cannot_do(
         ([str(folder), "--step", "7"], "no checkpoint step-00000007"),
         ([str(folder), "--step", "4"], "generator warm-up"),
         ([str(folder), "--draws", "1"], "--draws"),
+        ([str(folder), "--oracle", "0"], "--oracle"),
+        ([str(folder), "--oracle", "5", "--draws", "3"], "--draws"),
         ([str(folder), "--store", str(tmp_path)], str(tmp_path)),
         ([str(tmp_path)], "not a run folder"),
     ):

@@ -225,12 +225,19 @@ def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> Non
     assert rows(tmp_path / "run") == found
 
 
-def test_dropout_is_keyed_so_that_resume_stays_exact(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    path = recipe_file(**{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+def test_dropout_and_what_changes_over_a_run_are_keyed_so_that_resume_stays_exact(
+    recipe_file: RecipeFile, tmp_path: Path
+) -> None:
+    """With partial weights of a falling temperature, and without originals."""
+    falling = {"sampler": "temperature", "temperature": 2.0, "temperature_end": 1.0}
+    partial = {"weight_power": 0.5, "allow_original": False}
+    settings = {f"corruption.{name}": value for name, value in (falling | partial).items()}
+    path = recipe_file(**{"model.dropout": 0.1, "model.attention_dropout": 0.1}, **settings)
     folder = tmp_path / "run"
     result = run(plain("--config", path, "--run_dir", folder), tmp_path)
     assert result.returncode == 0, result.stderr
     found = rows(folder)
+    assert all(row["sampling/identical_rate"] == 0 for row in found if row["phase"] == "joint")
     tags = checkpoint.complete_tags(folder / "checkpoints")
     (folder / "checkpoints" / tags[-1] / "run_state.json").unlink()
     result = run(plain("--config", path, "--run_dir", folder, "--resume", "auto"), tmp_path)

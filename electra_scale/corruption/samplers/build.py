@@ -16,10 +16,16 @@ from electra_scale.recipe.model import ModelConfig
 
 def build_sampler(objective: GeneratorSettings, model: ModelConfig, seed: int) -> Sampler:
     """The sampler that the recipe names; a head that the sampler does not use is not created."""
+    sampler = _named(objective, model, seed)
+    sampler.allow_original = objective.allow_original
+    return sampler
+
+
+def _named(objective: GeneratorSettings, model: ModelConfig, seed: int) -> Sampler:
     if objective.sampler == "electra":
         return ElectraSampler()
     if objective.sampler == "temperature":
-        return TemperatureSampler(objective.temperature)
+        return TemperatureSampler(objective.temperature, objective.temperature_end)
     if objective.sampler == "two_scalars":
         return TwoScalarSampler(objective)
     head = SamplingHead(

@@ -14,11 +14,20 @@ class ElectraSampler(Sampler):
 
 
 class TemperatureSampler(Sampler):
-    """q = softmax(scores / temperature): the control for whatever merely flattens the generator."""
+    """q = softmax(scores / temperature): the control for whatever merely flattens the generator.
 
-    def __init__(self, temperature: float) -> None:
+    With an ``end`` the temperature goes there from its start, linearly over the joint phase.
+    """
+
+    def __init__(self, temperature: float, end: float | None = None) -> None:
         super().__init__()
         self.temperature = temperature
+        self.end = temperature if end is None else end
+
+    def at(self, progress: float) -> Sampler:
+        found = TemperatureSampler(self.temperature + (self.end - self.temperature) * progress)
+        found.allow_original = self.allow_original
+        return found
 
     def tilt(self, masked: Masked) -> Tilt:
         return _Softened(self.temperature)

@@ -46,7 +46,13 @@ class HardnessDistributionSampler(Sampler):
         features = head.features(hidden)
         own = features.new_zeros(len(features)) if head.own_token is None else head.own_token(features)[:, 0]
         log_q = _LogProbability.apply(
-            features, head.keys(masked.word_embeddings), own, head.own_token is not None, masked, drawn
+            features,
+            head.keys(masked.word_embeddings),
+            own,
+            head.own_token is not None and self.allow_original,
+            self.allow_original,
+            masked,
+            drawn,
         )
         factor = (drawn.weight * discriminator_loss).detach()
         # Of the global batch before this one: known on every rank, and the same for any split into micro-batches.
@@ -80,15 +86,22 @@ class _LogProbability(torch.autograd.Function):
     """log q(drawn token), with the gradient of the normaliser over the vocabulary.
 
     dlog q(y)/dr(v) = 1[v = y] - q(v). The tiles of q are formed again in the backward pass, since the factor of each
-    position, w l, is known only after the discriminator.
+    position, w l, is known only after the discriminator. Without originals q is 0 at them.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, keys: Tensor, own: Tensor, has_own: bool, masked: Masked, drawn: Draw
+        ctx: Any,
+        features: Tensor,
+        keys: Tensor,
+        own: Tensor,
+        has_own: bool,
+        allow_original: bool,
+        masked: Masked,
+        drawn: Draw,
     ) -> Tensor:
         ctx.save_for_backward(features, keys, own)
-        ctx.has_own, ctx.masked, ctx.drawn = has_own, masked, drawn
+        ctx.has_own, ctx.allow_original, ctx.masked, ctx.drawn = has_own, allow_original, masked, drawn
         chosen = torch.nn.functional.embedding(drawn.tokens, keys)
         residual = (features * chosen).sum(-1, dtype=drawn.log_p.dtype)
         if has_own:
@@ -114,7 +127,7 @@ class _LogProbability(torch.autograd.Function):
                 q = buffer[: shape[0] * shape[1]].view(shape)
                 score_tile(masked.features[rows], masked.word_embeddings[columns], masked.bias[columns], out=q)
                 exponential(q.addmm_(wide[rows], table[columns].T).sub_(log_normaliser[rows, None]))
-                if ctx.has_own:
+                if ctx.has_own or not ctx.allow_original:
                     put(q, columns, masked.original[rows], to_own[rows])
                 to_features[rows].addmm_(q, table[columns])
                 to_keys[columns].addmm_(q.T, sloped[rows], alpha=-1)
@@ -127,4 +140,4 @@ class _LogProbability(torch.autograd.Function):
             score = scores_of(masked.features, masked.word_embeddings, masked.bias, masked.original)
             own_q = (score + own.to(exact) - log_normaliser).exp()
             to_own = slope * (kept.to(exact) - own_q)
-        return to_features.to(features.dtype), to_keys.to(keys.dtype), to_own.to(own.dtype), None, None, None
+        return to_features.to(features.dtype), to_keys.to(keys.dtype), to_own.to(own.dtype), None, None, None, None

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.sampler import Distributions, Masked, Sampler, Tile
-from electra_scale.corruption.vocabulary.tiles import Tiling, exponential, ranges, score_tile, tiling_of
+from electra_scale.corruption.vocabulary.tiles import (
+    Tiling,
+    exponential,
+    put,
+    ranges,
+    score_tile,
+    scores_of,
+    tiling_of,
+)
 
 _NUMBERS = 1 << 22
 """Most numbers of p in a block of positions: 32 MiB."""
@@ -32,10 +40,12 @@ def distributions(
         tiling = tiling or tiling_of(masked.features.device.type)
         chunks = ranges(len(masked.word_embeddings), tiling.columns)
         for rows in ranges(len(masked.features), max(1, numbers // len(masked.word_embeddings))):
-            features = masked.features[rows]
+            features, original = masked.features[rows], masked.original[rows]
             plain, tilted = _Tiles(), _Tiles()
             for chunk in chunks:
                 relative = score_tile(features, masked.word_embeddings[chunk], masked.bias[chunk])
+                if not sampler.allow_original:
+                    put(relative, chunk, original, relative.new_full((len(relative),), -torch.inf))
                 # A tile of nothing but -inf must give zeros, not the NaN of -inf - -inf.
                 top = relative.amax(-1).clamp_(min=torch.finfo(relative.dtype).min)
                 relative.sub_(top[:, None])
@@ -45,11 +55,14 @@ def distributions(
                     out = torch.empty_like(exponentials)
                     scale = tilt.tile(Tile(rows, chunk, top, exponentials, relative), out)
                     tilted.add(out, scale)
-            p = plain.normalised()
-            if tilt is None:
-                yield Distributions(p, p)
-            else:
-                yield Distributions(p, (1 - mixed) * tilted.normalised() + mixed * p)
+            drawable = plain.normalised()
+            q = drawable if tilt is None else (1 - mixed) * tilted.normalised() + mixed * drawable
+            if sampler.allow_original:
+                yield Distributions(drawable, q)
+                continue
+            own = scores_of(features, masked.word_embeddings, masked.bias, original).double()
+            kept = (own - plain.log_sum()).sigmoid()[:, None]
+            yield Distributions((drawable * (1 - kept)).scatter_(1, original[:, None], kept), q)
 
 
 class _Tiles:
@@ -62,6 +75,11 @@ class _Tiles:
     def add(self, part: Tensor, scale: Tensor) -> None:
         self.parts.append(part.double())
         self.scales.append(scale)
+
+    def log_sum(self) -> Tensor:
+        """Logarithms (R,) of the rows' sums."""
+        sums = torch.stack([part.sum(-1) for part in self.parts], -1)
+        return torch.logsumexp(torch.stack(self.scales, -1) + sums.log(), -1)
 
     def normalised(self) -> Tensor:
         """The rows (R, V) in float64, each with the sum 1."""

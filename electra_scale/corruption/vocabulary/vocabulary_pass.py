@@ -21,6 +21,7 @@ from electra_scale.corruption.vocabulary.tiles import (
     Tiling,
     exponential,
     pick,
+    put,
     ranges,
     score_tile,
     scores_of,
@@ -62,7 +63,12 @@ def vocabulary_pass(
     The loss is sum_t -(1 - p(x_t))^gamma log p(x_t); its gradient reaches features, word embeddings and bias. The draw
     inverts the distribution function of q with one uniform number a position. Scores and sums of a tile are in float32
     whatever the run's precision (float64 for float64 input), normalisers in float64; scores may be anything from -inf
-    to 1e4 and beyond, as long as each position has one that is finite. With ``entropy``, hits and entropy too.
+    to 1e4 and beyond, as long as each position has one that is finite (without originals, one of another token). With
+    ``entropy``, hits and entropy too.
+
+    Where the sampler does not allow originals, p and q of the draw are both renormalised without them before they are
+    mixed. The original's score then stands beside the tiles and not in them, so that no sum of the others is what is
+    left of a difference, and none underflows however likely the original is.
     """
     with torch.autocast(masked.features.device.type, enabled=False):
         tiling = tiling or tiling_of(masked.features.device.type)
@@ -89,15 +95,16 @@ def _pass(
         uniform=None if sampler is None else masked.uniform,
         tilt=tilt,
         mixture=mixed,
+        without_original=sampler is not None and not sampler.allow_original,
         focal_gamma=focal_gamma,
         entropy=entropy,
         gradients=torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters),
         tiling=tiling,
     )
-    loss, log_probability, hits, entropies, tokens, log_normaliser, log_tilted = _Pass.apply(*parameters, settings)
+    loss, log_probability, hits, entropies, tokens, log_drawable, log_tilted = _Pass.apply(*parameters, settings)
     drawn = None
     if sampler is not None:
-        drawn = _weighted(masked, tokens, tilt, log_normaliser, log_tilted - log_normaliser, mixed)
+        drawn = _weighted(masked, tokens, tilt, log_drawable, log_tilted - log_drawable, mixed)
     if not entropy:
         return VocabularyPass(loss, log_probability, None, None, drawn)
     return VocabularyPass(loss, log_probability, hits, entropies, drawn)
@@ -113,16 +120,16 @@ def propose(sampler: Sampler, masked: Masked, tiling: Tiling | None = None, mixt
 
 @torch.no_grad()
 def _weighted(
-    masked: Masked, tokens: Tensor, tilt: Tilt | None, log_normaliser: Tensor, log_shift: Tensor, mixture: float
+    masked: Masked, tokens: Tensor, tilt: Tilt | None, log_drawable: Tensor, log_shift: Tensor, mixture: float
 ) -> Draw:
     scores = scores_of(masked.features, masked.word_embeddings, masked.bias, tokens)
-    log_p = (scores - log_normaliser).to(scores.dtype)
+    log_p = (scores - log_drawable).to(scores.dtype)
     if tilt is None:
         ones = torch.ones_like(scores)
-        return Draw(tokens, ones, ones, log_p, log_normaliser, log_shift)
+        return Draw(tokens, ones, ones, log_p, log_drawable, log_shift)
     # Closed form: q/p = tilt / sum_v p(v) tilt(v). No ratio of two small probabilities is formed.
     ratio = mix((tilt.log_tilt(tokens, scores) - log_shift).exp(), mixture)
-    return Draw(tokens, (1 / ratio).to(scores.dtype), ratio.to(scores.dtype), log_p, log_normaliser, log_shift)
+    return Draw(tokens, (1 / ratio).to(scores.dtype), ratio.to(scores.dtype), log_p, log_drawable, log_shift)
 
 
 def block_shape(positions: int, vocabulary: int, bytes_per_column: int, tiling: Tiling) -> tuple[int, int]:
@@ -144,6 +151,7 @@ class _Settings:
     uniform: Tensor | None
     tilt: Tilt | None
     mixture: float
+    without_original: bool
     focal_gamma: float
     entropy: bool
     gradients: bool
@@ -209,10 +217,12 @@ class _Work:
             size = columns.stop - columns.start
             whole = kept[number if len(kept) > 1 else 0]
             scores = score_tile(features, self.weight[columns], self.bias[columns], out=whole[:, :size])
-            # A tile of nothing but -inf must give zeros, not the NaN of -inf - -inf.
-            top = scores.amax(-1).clamp_(min=torch.finfo(self.exact).min)
             if settings.entropy:
                 in_tile = pick(scores, columns, settings.original[rows], in_tile)
+            if settings.without_original:
+                put(scores, columns, settings.original[rows], torch.full_like(own, -torch.inf))
+            # A tile of nothing but -inf must give zeros, not the NaN of -inf - -inf.
+            top = scores.amax(-1).clamp_(min=torch.finfo(self.exact).min)
             scores.sub_(top[:, None])
             relative = None
             if self.relative is not None:
@@ -231,27 +241,33 @@ class _Work:
         strip_sums = torch.stack(sums, 1)
         sum_ = strip_sums.sum(-1, dtype=torch.float64)
         highest = top.amax(-1, keepdim=True)
-        log_normaliser = (sum_ * (top - highest).exp()).sum(-1).log() + highest[:, 0]
-        scale = (top - log_normaliser[:, None]).exp()
+        # Of what can be drawn, and of all tokens.
+        log_drawable = log_normaliser = (sum_ * (top - highest).exp()).sum(-1).log() + highest[:, 0]
+        drawable_scale = scale = (top - log_drawable[:, None]).exp()
+        if settings.without_original:
+            log_normaliser = torch.logaddexp(log_drawable, own.double())
+            scale = (top - log_normaliser[:, None]).exp()
         log_probability = (own - log_normaliser).clamp(max=0.0).to(self.exact)
         hits, entropy = in_tile >= highest[:, 0], log_probability
         if settings.entropy:
             spread = torch.stack(spreads, -1).double() + sum_ * (top - log_normaliser[:, None])
             entropy = -(spread * scale).sum(-1).to(self.exact)
-        tokens, log_tilted = settings.original[rows], log_normaliser
+            if settings.without_original:
+                entropy = entropy - log_probability.exp() * log_probability
+        tokens, log_tilted = settings.original[rows], log_drawable
         if settings.uniform is not None:
-            parts = [(kept, strip_sums, scale)]
+            parts = [(kept, strip_sums, drawable_scale)]
             if settings.tilt is not None:
                 tilted_strip_sums, tilted_top = torch.stack(tilted_sums, 1), torch.stack(scales, -1)
                 log_tilted = torch.logsumexp(tilted_strip_sums.sum(-1, dtype=torch.float64).log() + tilted_top, -1)
                 tilted_scale = (tilted_top - log_tilted[:, None]).exp()
                 parts = [(tilted, tilted_strip_sums, (1 - settings.mixture) * tilted_scale)]
                 if settings.mixture:
-                    parts.append((kept, strip_sums, settings.mixture * scale))
+                    parts.append((kept, strip_sums, settings.mixture * drawable_scale))
             tokens = self._draw(parts, settings.uniform[rows])
         if settings.gradients:
             self._add_gradients(rows, kept, scale, log_probability)
-        return log_probability, hits, entropy, tokens, log_normaliser, log_tilted
+        return log_probability, hits, entropy, tokens, log_drawable, log_tilted
 
     def _strip_sums(self, tile: Tensor, size: int) -> Tensor:
         """Sums (R, C / strip) over the strips of a tile of which the first ``size`` columns are in use."""
@@ -281,7 +297,10 @@ class _Work:
         )
 
     def _add_gradients(self, rows: slice, kept: Tensor, scale: Tensor, log_probability: Tensor) -> None:
-        """dloss/dscore(v) = slope (1[v = x] - p(v)); ``kept`` (N, R, C) times ``scale`` (R, N) is p."""
+        """dloss/dscore(v) = slope (1[v = x] - p(v)); ``kept`` (N, R, C) times ``scale`` (R, N) is p.
+
+        Of an x that stands beside the tiles ``kept`` has 0.
+        """
         features, original = self.features[rows], self.settings.original[rows]
         slope = focal_slope(log_probability, self.settings.focal_gamma)
         factor = (-slope[:, None] * scale).to(self.exact)
@@ -296,6 +315,8 @@ class _Work:
             else:
                 to_weight[columns].add_(tile.T @ scaled)
             to_bias[columns].add_(tile.T @ column.to(tile.dtype))
+        if self.settings.without_original:
+            slope = slope * -torch.expm1(log_probability)
         to_features.addcmul_(torch.nn.functional.embedding(original, self.weight).to(self.exact), slope[:, None])
         to_weight.index_add_(0, original, features.to(self.exact) * slope[:, None])
         to_bias.index_add_(0, original, slope)

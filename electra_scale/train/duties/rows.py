@@ -48,6 +48,7 @@ def alarms_of(recipe: Recipe, heldout: bool) -> Alarms:
             warmup_steps=recipe.schedule.warmup_steps,
             joint_from=recipe.generator_warmup.steps,
             sampler_from=recipe.generator_warmup.steps + corruption.sampled_from,
+            other_objective=bool(corruption.other_objective),
         )
     )
 

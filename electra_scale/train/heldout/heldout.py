@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from electra_scale.corruption.corruption import Clock
 from electra_scale.data.loader import Loader
 from electra_scale.monitor.draw_variance import probe_metrics
 from electra_scale.recipe.phases import PhasePlan
@@ -75,6 +76,7 @@ class Heldout(Duty):
                 share,
                 self.micro_batch,
                 self.world,
+                Clock.of(step.done, 0, step.plan),
                 poll=self.poll,
             )
             metrics |= probe_metrics(redrawn)

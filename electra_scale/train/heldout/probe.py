@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
 from electra_scale.cluster.ranks import Ranks
+from electra_scale.corruption.corruption import Clock
 from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
-from electra_scale.data.noise import uniforms_at
 from electra_scale.model.layout import Layout
 from electra_scale.monitor.draw_variance import GRADIENT_PARTS, Redrawn
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens
+from electra_scale.train.heldout.gradient_spread import GradientSpread, graph_from, parts_of, recorded, slopes_of
+from electra_scale.train.heldout.redrawing import copies_of, masked_copies, uniforms_of
 
 
 def probe(
@@ -35,10 +34,11 @@ def probe(
     mask_share: float,
     micro_batch: int,
     ranks: Ranks,
+    clock: Clock,
     advance: Callable[[], object] = lambda: None,
     poll: Callable[[], None] = lambda: None,
 ) -> Redrawn:
-    """Redraw the replacements of ``samples`` rows of the loader ``draws`` times from p and from q.
+    """Redraw the replacements of ``samples`` rows of the loader ``draws`` times from p, and from q at ``clock``.
 
     Both use the same uniform numbers, keyed by (the loader's seed, draw, sample, position). Every rank must call it and
     takes its share of the samples; all get the same result, whatever their number. Weights, gradients, mode and random
@@ -63,9 +63,9 @@ def probe(
                 continue
             position = np.array([row], dtype=np.int64)
             batch = loader.rows(position, mask_share)
-            uniform = _uniforms(loader.seed, int(loader.order.places(position).sample[0]), draws, batch)
+            uniform = uniforms_of(loader.seed, int(loader.order.places(position).sample[0]), draws, batch)
             layout = Layout.of(batch.segment)
-            found = _measure(module, batch.to(ranks.device), layout, uniform.to(ranks.device), micro_batch)
+            found = _measure(module, batch.to(ranks.device), layout, uniform.to(ranks.device), micro_batch, clock)
             for name, value in found.items():
                 table[name][row][: len(value)] = value
             advance()
@@ -102,28 +102,20 @@ def _redrawn(table: dict[str, NDArray[np.float64]]) -> Redrawn:
     )
 
 
-def _uniforms(seed: int, sample: int, draws: int, batch: Batch) -> Tensor:
-    """Numbers (K, M) for the masked positions of a batch of one row."""
-    width, masked = batch.ids.shape[1], batch.masked.numpy()
-    flat = (np.arange(draws)[:, None] * width + masked).reshape(-1)
-    numbers = uniforms_at(seed, np.arange(draws), np.full(draws, sample, dtype=np.int64), width, "probe", flat)
-    return torch.from_numpy(numbers.reshape(draws, len(masked)))
-
-
 def _measure(
-    module: PretrainModule, batch: Batch, layout: Layout, uniform: Tensor, micro_batch: int
+    module: PretrainModule, batch: Batch, layout: Layout, uniform: Tensor, micro_batch: int, clock: Clock
 ) -> dict[str, Tensor]:
     """What :func:`_shapes` lists, of a batch of one row, given ``uniform`` (K, M); the layout is on the host."""
     corruptor = module.corruptor
     assert isinstance(corruptor, GeneratorCorruption)
     with torch.no_grad():
         masked = corruptor.masked_positions(module.electra, batch, layout.to(batch.ids.device))
-    plain = ElectraSampler()
+    plain, sampler = ElectraSampler(), corruptor.sampler_at(clock)
     row = _Row(batch, layout, masked)
     from_p = _redraw(module, corruptor, plain, row, uniform, micro_batch)
     from_q = from_p
-    if not isinstance(corruptor.sampler, ElectraSampler):
-        from_q = _redraw(module, corruptor, corruptor.sampler, row, uniform, micro_batch)
+    if not isinstance(sampler, ElectraSampler) or not sampler.allow_original:
+        from_q = _redraw(module, corruptor, sampler, row, uniform, micro_batch)
     return {
         "loss_p": from_p.loss,
         "loss_q": from_q.loss,
@@ -172,34 +164,21 @@ def _redraw(
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     layers = module.electra.discriminator.layers
     assert isinstance(layers, nn.ModuleList)
-    parts = (module.electra.discriminator_head, layers[-1])
-    spreads = [_GradientSpread(part) for part in parts]
+    spreads = [GradientSpread(parts_of(part)) for part in (module.electra.discriminator_head, layers[-1])]
     for numbers in uniform.split(micro_batch):
         copies = len(numbers)
-        many = _copies(batch, numbers)
-        drawn = propose(
-            sampler,
-            replace(
-                masked,
-                features=masked.features.repeat(copies, 1),
-                hidden=masked.hidden.repeat(copies, 1),
-                original=masked.original.repeat(copies),
-                uniform=many.uniform,
-            ),
-        )
+        many = copies_of(batch, numbers)
+        drawn = propose(sampler, masked_copies(masked, copies, many.uniform))
         corruption = corruptor.replaced(many, masked, drawn)
         layout = Layout.of(row.layout.segment.repeat(copies, 1)).to(many.ids.device)
         weight = corruption.token_weight.flatten()[many.masked]
-        with torch.enable_grad(), _recorded([part for spread in spreads for part in spread.parts]) as calls:
+        with recorded(part for spread in spreads for part in spread.parts) as calls, graph_from(layers[-1]):
             _, loss = task.detect(
                 module.electra, module.electra.discriminator_hidden(corruption.ids, layout), corruption
             )
-            # Up to the outputs of the last parts only, so no parameter's gradient is formed or touched.
-            slopes = torch.autograd.grad(
-                (loss * corruption.token_weight).sum(), [call.output for call in calls.values()]
-            )
+            slopes = slopes_of(calls, [(loss * corruption.token_weight).sum()])
         for spread in spreads:
-            spread.add(calls, dict(zip(calls, slopes, strict=True)))
+            spread.add(calls, slopes)
         kept = drawn.tokens == masked.original.repeat(copies)
         columns.append((loss.detach().flatten()[many.masked], kept, weight, drawn.hardness))
     by_draw = [torch.cat(column).view(len(uniform), -1).T for column in zip(*columns, strict=True)]
@@ -208,75 +187,5 @@ def _redraw(
         kept=by_draw[1],
         weight=by_draw[2],
         hardness=by_draw[3],
-        gradient=torch.stack([spread.variance() for spread in spreads]),
+        gradient=torch.cat([spread.variance() for spread in spreads]),
     )
-
-
-def _copies(batch: Batch, uniform: Tensor) -> Batch:
-    """The one row of a batch once for each row of ``uniform`` (C, M)."""
-    copies, width = len(uniform), batch.ids.shape[1]
-    begins = torch.arange(copies, device=batch.masked.device)[:, None] * width
-    return Batch(
-        batch.ids.repeat(copies, 1),
-        batch.segment.repeat(copies, 1),
-        (begins + batch.masked).flatten(),
-        batch.shown_as_mask.repeat(copies),
-        uniform.flatten(),
-    )
-
-
-@dataclass
-class _Call:
-    given: Tensor
-    output: Tensor
-
-
-@contextmanager
-def _recorded(parts: list[nn.Module]) -> Iterator[dict[nn.Module, _Call]]:
-    """Input and output of each part's one call inside the block."""
-    calls: dict[nn.Module, _Call] = {}
-
-    def record(part: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        calls[part] = _Call(given[0].detach(), output)
-
-    handles = [part.register_forward_hook(record) for part in parts]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _GradientSpread:
-    """Variance over rows of the gradient of the rows' losses by a module's parameters: trace of the covariance."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.parts = [part for part in module.modules() if next(part.parameters(recurse=False), None) is not None]
-        self._rows = 0
-        self._squares: Tensor | float = 0.0
-        self._sums: list[Tensor] | None = None
-
-    def add(self, calls: dict[nn.Module, _Call], slopes: dict[nn.Module, Tensor]) -> None:
-        """Rows of which ``slopes`` (C, S, ...) are the gradients by the parts' outputs."""
-        gradients = [
-            gradient for part in self.parts for gradient in _row_gradients(part, calls[part].given, slopes[part])
-        ]
-        self._rows += len(gradients[0])
-        self._squares = self._squares + sum(gradient.square().sum(dtype=torch.float64) for gradient in gradients)
-        sums = [gradient.sum(0) for gradient in gradients]
-        self._sums = sums if self._sums is None else [a + b for a, b in zip(self._sums, sums, strict=True)]
-
-    def variance(self) -> Tensor:
-        assert self._sums is not None
-        of_mean = sum(total.square().sum(dtype=torch.float64) for total in self._sums) / self._rows
-        # Rounding may leave less than nothing where all rows are the same.
-        return torch.clamp(torch.as_tensor(self._squares - of_mean), min=0.0) / (self._rows - 1)
-
-
-def _row_gradients(part: nn.Module, given: Tensor, slope: Tensor) -> list[Tensor]:
-    """Gradient (C, ...) of each row's loss by a part's own parameters, from its input and the slope at its output."""
-    given, slope = given.float(), slope.float()
-    if isinstance(part, nn.LayerNorm):
-        return [(slope * layer_norm(given, part.normalized_shape, eps=part.eps)).sum(1), slope.sum(1)]
-    assert isinstance(part, nn.Linear)
-    return [slope.transpose(1, 2) @ given, slope.sum(1)]

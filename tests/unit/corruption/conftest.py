@@ -79,6 +79,7 @@ class Case:
         exact: bool = True,
         spread: float = 1.2,
         seed: int = 0,
+        allow_original: bool = True,
     ) -> None:
         random = np.random.default_rng(seed)
         self.scores = random.normal(0, spread, V).astype(np.float32).astype(np.float64)
@@ -91,14 +92,19 @@ class Case:
         head = SamplingHeadSettings(own_token=own_token, form=form, floor=floor)
         self.objective = GeneratorSettings(mixture=mixture, temperature=temperature, head=head)
         self.sampler = self.make_sampler(name)
+        self.sampler.allow_original = allow_original
+        allowed = np.ones(V)
+        allowed[ORIGINAL] = allow_original
+        # The generator's distribution over what may be drawn.
+        self.drawable = normalised(self.p * allowed)
         hard = {
-            "electra": self.p,
-            "temperature": softmax(self.scores / temperature),
-            "hp_loss": normalised(self.p * self.believed),
-            "hp_dist": normalised(self.p * self.believed),
-            "two_scalars": normalised(self.p * self.believed),
+            "electra": self.drawable,
+            "temperature": normalised(softmax(self.scores / temperature) * allowed),
+            "hp_loss": normalised(self.drawable * self.believed),
+            "hp_dist": normalised(self.drawable * self.believed),
+            "two_scalars": normalised(self.drawable * self.believed),
         }[name]
-        self.q = hard if name in ("electra", "temperature") else (1 - mixture) * hard + mixture * self.p
+        self.q = hard if name in ("electra", "temperature") else (1 - mixture) * hard + mixture * self.drawable
         self.q_unmixed = hard
 
     def make_sampler(self, name: str) -> Sampler:
@@ -133,11 +139,11 @@ class Case:
         return masked_rows(torch.tensor(self.scores, dtype=torch.float32).expand(len(uniform), V), uniform)
 
     def draw_each_token(self) -> tuple[Masked, Draw]:
-        """Draws of 0, 1, ..., V - 1, each from the middle of its cell of the distribution function."""
+        """Draws of the tokens that q has, in order, each from the middle of its cell of the distribution function."""
         middle = np.cumsum(self.q) - self.q / 2
-        masked = self.masked(torch.from_numpy(middle))
+        masked = self.masked(torch.from_numpy(middle[self.q > 0]))
         drawn = propose(self.sampler, masked)
-        assert drawn.tokens.tolist() == list(range(V))
+        assert drawn.tokens.tolist() == np.nonzero(self.q)[0].tolist()
         return masked, drawn
 
 

@@ -56,7 +56,7 @@ def test_p_q_and_draws_are_those_that_a_step_of_training_has_at_these_positions(
             drawn = propose(corruptor.sampler, replace(found, uniform=middle), mixture=corruptor.mixture_at(run.clock))
             assert int(drawn.tokens[row]) == position.drawn.id
             assert position.drawn.p / position.drawn.q == pytest.approx(float(drawn.weight[row]), rel=1e-3)
-            expected = float(drawn.weight[row]) if run.recipe.corruption.weighted else 1.0
+            expected = float(drawn.weight[row]) if run.recipe.corruption.power else 1.0
             assert position.weight == pytest.approx(expected, rel=1e-3)
             if name == "electra":
                 assert position.drawn.hardness is None

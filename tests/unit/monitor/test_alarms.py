@@ -31,9 +31,11 @@ def make_alarms(
     warmup_steps: int = 50,
     joint_from: int = 100,
     start_after: int = 0,
+    other_objective: bool = False,
 ) -> Alarms:
+    sampler_from = joint_from + start_after
     return Alarms(
-        signatures(learns, weight_bound, evaluates, probes, warmup_steps, joint_from, joint_from + start_after)
+        signatures(learns, weight_bound, evaluates, probes, warmup_steps, joint_from, sampler_from, other_objective)
     )
 
 
@@ -119,6 +121,11 @@ def test_only_what_a_run_has_is_watched() -> None:
     (sentence,) = sentences(make_alarms(learns=False), 5000, 9, **{"disc_loss_variance/draw_ratio": 8.0})
     assert "temperature" in sentence
     assert "head" not in sentence
+
+
+def test_the_noise_of_two_objectives_is_not_compared() -> None:
+    alarms = make_alarms(other_objective=True)
+    assert sentences(alarms, 5000, 2 * LONG, **{"disc_loss_variance/draw_ratio": 8.0}) == []
 
 
 def test_without_probes_and_held_out_text_the_training_batches_are_watched() -> None:

@@ -100,6 +100,24 @@ def test_names_of_an_earlier_release_are_read_and_reported_in_one_line(
     assert "objective.discriminator_weight as task.discriminator_weight" in line
 
 
+@pytest.mark.parametrize(("old", "new"), [("false", 0.0), ("true", 1.0), ("null", None)])
+def test_weights_that_were_on_or_off_are_read_as_their_power(
+    old: str, new: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, f"corruption: {{importance_weights: {old}}}")
+    for given in (
+        ("--config", file),
+        ("--config", write(tmp_path, f"objective: {{importance_weights: {old}}}")),
+        ("--corruption.importance_weights", old),
+        (f"--objective.importance_weights={old}",),
+    ):
+        assert parse(*given).corruption.weight_power == new
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "corruption.importance_weights as corruption.weight_power" in line
+    with pytest.raises(UserError, match=r"importance_weights is 0\.5; .* corruption\.weight_power today"):
+        parse("--corruption.importance_weights", "0.5")
+
+
 def test_an_old_name_beside_the_new_one_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "objective: {mixture: 0.2}\ncorruption: {mixture: 0.3}")
     with pytest.raises(UserError, match=r"corruption\.mixture is there twice"):

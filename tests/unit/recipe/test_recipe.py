@@ -52,7 +52,7 @@ def test_values_of_a_file_are_read_and_the_others_keep_their_default(write: Writ
     content = {
         "seed": 5,
         "model": {"generator": {"layers": 3, "hidden": 32, "ffn": 64, "heads": 2}, "dropout": 0},
-        "corruption": {"sampler": "hp_dist", "importance_weights": False, "head": {"own_token": False}},
+        "corruption": {"sampler": "hp_dist", "weight_power": 0.5, "head": {"own_token": False}},
         "optimizer": {"betas": [0.9, 0.98], "learning_rate": "1e-3"},
     }
     recipe = parse("--config", write(content))
@@ -60,7 +60,7 @@ def test_values_of_a_file_are_read_and_the_others_keep_their_default(write: Writ
     expected.model.generator = EncoderSize(3, 32, 64, 2)
     expected.model.dropout = 0.0
     expected.corruption.sampler = "hp_dist"
-    expected.corruption.importance_weights = False
+    expected.corruption.weight_power = 0.5
     expected.corruption.head.own_token = False
     expected.optimizer.betas = (0.9, 0.98)
     expected.optimizer.learning_rate = 1e-3
@@ -71,13 +71,13 @@ def test_options_override_the_file(write: Write) -> None:
     path = write({"data": {"sequence_length": 64, "mask_share": 0.2}, "corruption": {"focal_gamma": 2.0}})
     recipe = parse(
         *("--config", path, "--data.sequence_length", 32, "--corruption.head.own_token", "false"),
-        *("--model.discriminator.layers", 3, "--run_dir=elsewhere", "--corruption.importance_weights", "null"),
+        *("--model.discriminator.layers", 3, "--run_dir=elsewhere", "--corruption.weight_power", "null"),
     )
     assert recipe.data.sequence_length == 32
     assert recipe.data.mask_share == 0.2
     assert recipe.corruption.focal_gamma == 2.0
     assert recipe.corruption.head.own_token is False
-    assert recipe.corruption.importance_weights is None
+    assert recipe.corruption.weight_power is None
     assert recipe.model.discriminator == dataclasses.replace(Recipe().model.discriminator, layers=3)
     assert recipe.run_dir == "elsewhere"
 
@@ -352,7 +352,7 @@ def test_there_are_shipped_recipes() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_recipe_of_a_run_is_the_one_it_began_with(path: Path, tmp_path: Path) -> None:
-    recipe = parse("--config", path, "--optimizer.betas", "[0.8, 0.97]", "--corruption.importance_weights", "false")
+    recipe = parse("--config", path, "--optimizer.betas", "[0.8, 0.97]", "--corruption.weight_power", "0.25")
     written = tmp_path / "recipe.yaml"
     written.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
     assert recipe_of_run(written) == recipe
@@ -360,7 +360,7 @@ def test_the_recipe_of_a_run_is_the_one_it_began_with(path: Path, tmp_path: Path
 
 def test_unset_values_survive_the_round_trip(tmp_path: Path) -> None:
     recipe = Recipe()
-    assert recipe.corruption.importance_weights is None
+    assert recipe.corruption.weight_power is None
     assert recipe.model.init_from is None
     assert recipe.logging.peak_tflops is None
     written = tmp_path / "recipe.yaml"

@@ -63,6 +63,21 @@ def test_the_summary_says_how_a_run_stands(make_run: MakeRun, status: dict[str, 
     assert "vary 0.5 times as much" in paragraph(run)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("weight_power", 0.5, "corruption.weight_power 0.5"),
+        ("importance_weights", False, "weight_power 0"),
+        ("mixture", 0.1, ""),
+    ],
+)
+def test_a_ratio_of_two_objectives_is_called_one(make_run: MakeRun, key: str, value: object, shown: str) -> None:
+    changes = {"corruption.sampler": "hp_loss", f"corruption.{key}": value}
+    [run] = read_runs([make_run(rows=full_rows(), **changes)])
+    assert ("These are losses of two objectives" in paragraph(run)) == bool(shown)
+    assert shown in paragraph(run)
+
+
 def test_a_run_that_has_not_left_the_warmup_says_so(make_run: MakeRun) -> None:
     [run] = read_runs([make_run(rows=[row(step, joint=False) for step in (1, 2)])])
     assert "The first 6 steps train the generator alone, and it has not got further." in paragraph(run)

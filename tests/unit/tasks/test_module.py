@@ -85,7 +85,7 @@ def test_weights_switched_off_leave_the_draws_and_drop_the_weights() -> None:
     """Hard-negative mining: another objective, never to be mistaken for the weighted one."""
     batch = make_batch()
     weighted = make_module(SAMPLERS["hp_loss rms own"])
-    mining = make_module(SAMPLERS["hp_loss rms own"], importance_weights=False)
+    mining = make_module(SAMPLERS["hp_loss rms own"], weight_power=0.0)
     weighted_sums, mining_sums = (contribution(module, batch, counts_of(batch))[1] for module in (weighted, mining))
     assert torch.equal(corrupted(weighted, batch)[0], corrupted(mining, batch)[0])
     assert float(mining_sums["weight"]) == float(mining_sums["weight_squared"]) == len(batch.masked)
@@ -112,7 +112,7 @@ def test_the_total_is_the_formula(name: str) -> None:
         at_masked = losses.flatten()[batch.masked]
         sampler = module.sampler.loss(masked, drawn, at_masked).sum() if module.sampler.learns else torch.zeros(())
     factor = torch.ones_like(losses).flatten()
-    factor[batch.masked] = weight.double() if generator_of(module).settings.weighted else 1.0
+    factor[batch.masked] = weight.double() ** generator_of(module).settings.power
     real = (batch.segment >= 0).flatten()
     discriminator = (losses.flatten() * factor * real).sum()
     assert float(sums["loss/generator"]) == pytest.approx(float(generator), rel=1e-5)
@@ -299,6 +299,17 @@ def test_a_step_drawn_ahead_is_the_step_itself_while_nothing_has_moved(name: str
     assert float(other["stale"]) == len(batch.masked)
     assert float(sums["stale"]) == 0
     assert float(other["drift"]) < 1e-4
+
+
+def test_false_negatives_are_replaced_draws_that_the_generator_rates_above_the_original() -> None:
+    batch, module = make_batch(), make_module(SAMPLERS["hp_loss rms own"])
+    _, masked, tokens, _ = corrupted(module, batch)
+    scores = masked.features @ masked.word_embeddings.T + masked.bias
+    above = (scores.gather(1, tokens[:, None]) > scores.gather(1, masked.original[:, None]))[:, 0]
+    _, sums = contribution(module, batch, counts_of(batch))
+    assert int(sums["false_negatives"]) == int((above & (tokens != masked.original)).sum()) > 0
+    assert int(sums["replaced_draws"]) + int(sums["identical"]) == len(tokens)
+    assert int(sums["hard_false_negatives"]) <= int(sums["hard_draws"]) < int(sums["replaced_draws"])
 
 
 def test_a_step_drawn_ahead_uses_the_old_tokens_with_the_weights_of_now() -> None:

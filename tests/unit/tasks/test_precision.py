@@ -68,7 +68,7 @@ def test_a_module_of_float64_without_a_generator_can_take_a_step() -> None:
 @every_sampler
 def test_gradients_in_float64_are_those_of_finite_differences(name: str) -> None:
     # Weights and what the sampler learns from are constants of the gradient; a difference would move them too.
-    module = built(replace(SAMPLERS[name], importance_weights=False, sampler_weight=0.0)).double()
+    module = built(replace(SAMPLERS[name], weight_power=0.0, sampler_weight=0.0)).double()
     batch = make_batch()
     step(module, batch)[0].backward()
     for key in ("electra.generator_head.bias", "electra.discriminator_head.output.bias"):

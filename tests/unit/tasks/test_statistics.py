@@ -14,6 +14,7 @@ from torch import Tensor
 
 from electra_scale.corruption.corruption import Statistic, statistics_of
 from electra_scale.corruption.statistics import (
+    false_negative_statistics,
     generator_metrics,
     generator_statistics,
     hardness_statistics,
@@ -58,6 +59,7 @@ def joint_statistics(
         | draw_statistics(masked_loss, weight, identical)
         | detection_statistics(logits, replaced, counted)
         | hardness_statistics(hardness, masked_loss)
+        | false_negative_statistics(hardness > 1, ~identical, masked_loss)
     )
 
 
@@ -216,6 +218,9 @@ def test_joint_metrics_by_hand() -> None:
     assert metrics["sampling/weight_max"] == 2
     assert metrics["sampling/ess"] == pytest.approx(4.5**2 / 6.25 / 4)
     assert metrics["sampling/hardness_rank_correlation"] == pytest.approx(1)
+    # Of three replaced draws, of which two have a loss above log 2.
+    assert metrics["sampling/false_negative_rate"] == pytest.approx(1 / 3)
+    assert metrics["sampling/false_negative_rate_hard"] == pytest.approx(1 / 2)
     assert metrics["disc/precision"] == 1
     assert metrics["disc/recall"] == pytest.approx(2 / 3)
     assert metrics["disc/auc"] == pytest.approx((3 + 3 + 2.5) / 9)

@@ -40,7 +40,7 @@ MODEL = ModelConfig(
 )
 SAMPLERS: dict[str, GeneratorSettings] = {
     "electra": GeneratorSettings(sampler="electra"),
-    "temperature": GeneratorSettings(sampler="temperature", importance_weights=True),
+    "temperature": GeneratorSettings(sampler="temperature", weight_power=1.0),
     **{
         f"{name} {form} {'own' if own else 'context'}": GeneratorSettings(
             sampler=name,
@@ -59,6 +59,9 @@ SAMPLERS: dict[str, GeneratorSettings] = {
 SAMPLERS["two_scalars"] = GeneratorSettings(sampler="two_scalars")
 SAMPLERS["hp_loss gradient shuffled"] = GeneratorSettings(
     sampler="hp_loss", head=SamplingHeadSettings(width=6, target="gradient", shuffled=True)
+)
+SAMPLERS["partial hp_dist"] = GeneratorSettings(
+    sampler="hp_dist", weight_power=0.5, allow_original=False, head=SamplingHeadSettings(width=6, own_token=False)
 )
 LEARNING = [name for name in SAMPLERS if name.startswith("hp")]
 

@@ -24,7 +24,7 @@ DIFFERS: dict[str, dict[str, Any]] = {
     "hp_loss_context_start_100": {"sampler": "hp_loss", "head.own_token": False, "start_after": 100},
     "hp_loss_own": {"sampler": "hp_loss"},
     "two_scalars": {"sampler": "two_scalars"},
-    "hp_loss_own_unweighted": {"sampler": "hp_loss", "importance_weights": False},
+    "hp_loss_own_unweighted": {"sampler": "hp_loss", "weight_power": 0.0},
     "hp_dist": {"sampler": "hp_dist"},
     "hp_loss_own_focal": {"sampler": "hp_loss", "focal_gamma": 1.0},
     "hp_loss_shuffled": {"sampler": "hp_loss", "head.shuffled": True},

@@ -117,6 +117,54 @@ def test_weights_average_to_one_and_keep_the_expected_loss(settings: dict[str, A
     assert case.q @ (weight * case.losses) == pytest.approx(case.p @ case.losses, rel=1e-6)
 
 
+EVERY: list[dict[str, Any]] = [
+    {"name": "electra"},
+    {"name": "temperature", "temperature": 1.5},
+    *({"name": name, "mixture": mixture} for name in ("hp_loss", "hp_dist") for mixture in (0.0, 0.3)),
+    {"name": "hp_loss", "mixture": 0.3, "own_token": False},
+    {"name": "hp_dist", "mixture": 0.3, "own_token": False},
+    {"name": "two_scalars", "mixture": 0.1},
+]
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=label)
+def test_without_originals_q_and_weights_are_those_of_the_other_tokens(settings: dict[str, Any]) -> None:
+    """Draws' frequencies by inverting, w = p'/q', and E_q'[w l] = E_p[l | not the original], exactly."""
+    case = Case(**settings, exact=False, allow_original=False)
+    uniform = (torch.arange(50_000, dtype=torch.float64) + 0.5) / 50_000
+    frequency = propose(case.sampler, case.masked(uniform)).tokens.bincount(minlength=V) / len(uniform)
+    np.testing.assert_allclose(frequency.numpy(), case.q, atol=3e-5)
+    assert frequency[ORIGINAL] == case.q[ORIGINAL] == 0
+    others = np.delete(np.arange(V), ORIGINAL)
+    weight = np.zeros(V)
+    weight[others] = case.draw_each_token()[1].weight.numpy()
+    np.testing.assert_allclose(weight[others], (case.drawable / np.where(case.q > 0, case.q, 1))[others], rtol=1e-5)
+    assert case.q @ weight == pytest.approx(1, rel=1e-6)
+    kept = case.p[ORIGINAL] * case.losses[ORIGINAL]
+    expected = (case.p @ case.losses - kept) / (1 - case.p[ORIGINAL])
+    assert case.q @ (weight * case.losses) == pytest.approx(expected, rel=1e-6)
+    if case.sampler.mixture:
+        assert weight.max() <= 1 / case.sampler.mixture
+
+
+@pytest.mark.parametrize("gap", [30.0, 300.0, 1e4])
+@pytest.mark.parametrize("settings", EVERY, ids=label)
+def test_the_other_tokens_keep_their_proportions_however_likely_the_original_is(
+    settings: dict[str, Any], gap: float
+) -> None:
+    case = Case(**settings, exact=False, allow_original=False)
+    sure = torch.tensor(case.scores, dtype=torch.float32)
+    sure[ORIGINAL] = sure.max() + gap
+    middle = torch.from_numpy((np.cumsum(case.q) - case.q / 2)[case.q > 0])
+    for columns in (7, V):
+        drawn = propose(
+            case.sampler, masked_rows(sure.expand(len(middle), V), middle), tiling=replace(ON_CPU, columns=columns)
+        )
+        assert drawn.tokens.tolist() == np.nonzero(case.q)[0].tolist()
+        expected = (case.drawable / np.where(case.q > 0, case.q, 1))[case.q > 0]
+        np.testing.assert_allclose(drawn.weight.numpy(), expected, rtol=1e-4)
+
+
 @perfect
 def test_true_hardness_leaves_no_variance(settings: dict[str, Any]) -> None:
     case = Case(**settings)

@@ -40,6 +40,16 @@ def test_they_are_those_of_an_enumeration(name: str, mixture: float) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_without_originals_q_has_none_and_p_is_the_generators_all_the_same(name: str) -> None:
+    case = Case(name, mixture=0.3, allow_original=False)
+    for columns in (7, V):
+        found = whole(case.masked(ones(2)), case.sampler, columns)
+        assert found.p is not None
+        assert np.allclose(found.p, case.p, rtol=2e-5)
+        assert np.allclose(found.q, case.q, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_any_tiles_and_blocks_give_the_same(name: str) -> None:
     sampler, masked = Case(name, mixture=0.1).sampler, varied(11)
     expected = whole(masked, sampler)

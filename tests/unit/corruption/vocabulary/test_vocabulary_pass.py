@@ -54,6 +54,10 @@ def direct(masked: Masked, sampler: Sampler, gamma: float) -> dict[str, Tensor]:
     log_p = torch.log_softmax(scores, -1)
     row = torch.arange(len(scores))
     loss = focal_loss(log_p[row, masked.original], gamma).sum()
+    drawable = scores.detach()
+    if not sampler.allow_original:
+        drawable = drawable.scatter(1, masked.original[:, None], -torch.inf)
+    log_drawable = torch.log_softmax(drawable, -1)
     tilt = torch.zeros_like(scores)
     head: Any = getattr(sampler, "head", None)
     if head is not None:
@@ -65,15 +69,15 @@ def direct(masked: Masked, sampler: Sampler, gamma: float) -> dict[str, Tensor]:
         hardness = torch.nn.functional.softplus(tilt)
         tilt = ((hardness.sqrt() if sampler.rms else hardness) + sampler.floor).log()
     temperature = getattr(sampler, "temperature", 1.0)
-    log_q = torch.log_softmax(scores.detach() / temperature + tilt, -1)
-    q = (1 - sampler.mixture) * log_q.exp() + sampler.mixture * log_p.exp()
+    log_q = torch.log_softmax(drawable / temperature + tilt, -1)
+    q = (1 - sampler.mixture) * log_q.exp() + sampler.mixture * log_drawable.exp()
     cumulative = q.cumsum(-1)
     tokens = torch.searchsorted(cumulative, masked.uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return {
         "loss": loss,
         "q": q,
         "tokens": tokens,
-        "weight": (log_p.exp() / q)[row, tokens],
+        "weight": (log_drawable.exp() / q)[row, tokens],
         "log_q": log_q[row, tokens],
         "entropy": -(log_p.exp() * log_p).sum(-1),
         "hits": scores.argmax(-1) == masked.original,
@@ -113,8 +117,48 @@ def test_any_tile_width_gives_what_the_direct_computation_gives(
     assert_close(gradients(scale * found.loss, masked, sampler), wanted, 1e-9)
 
 
+@pytest.mark.parametrize("columns", [7, 2 * V])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("name", EVERY)
+def test_without_originals_the_draw_is_another_and_the_generators_loss_the_same(
+    name: str, gamma: float, columns: int
+) -> None:
+    masked, sampler = positions(), make_sampler(name)
+    # Some originals that the generator is nearly sure of.
+    with torch.no_grad():
+        masked.bias[3] = 12.0
+    masked.original[:8] = 3
+    plain = vocabulary_pass(masked, sampler, gamma, entropy=True, tiling=replace(ON_CPU, columns=columns))
+    sampler.allow_original = False
+    expected = direct(masked, sampler, gamma)
+    found = vocabulary_pass(masked, sampler, gamma, entropy=True, tiling=replace(ON_CPU, columns=columns))
+    assert found.drawn is not None
+    assert torch.equal(found.drawn.tokens, expected["tokens"])
+    assert not (found.drawn.tokens == masked.original).any()
+    torch.testing.assert_close(found.drawn.weight, expected["weight"].detach())
+    for key in ("loss", "log_probability", "hits", "entropy"):
+        torch.testing.assert_close(vars(found)[key], vars(plain)[key])
+    assert_close(gradients(found.loss, masked, sampler), gradients(plain.loss, masked, sampler), 1e-9)
+
+
+def test_a_generator_that_is_sure_of_the_originals_has_finite_gradients_without_them() -> None:
+    masked, sampler = positions(dtype=torch.float32), make_sampler("hp_loss").float()
+    sampler.allow_original = False
+    with torch.no_grad():
+        masked.bias[3] = 300.0
+    masked.original[:] = 3
+    found = vocabulary_pass(masked, sampler, 1.0, entropy=True)
+    assert found.drawn is not None
+    assert found.drawn.weight.isfinite().all()
+    assert float(found.loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert all(gradient.isfinite().all() for gradient in gradients(found.loss, masked, sampler))
+
+
+@pytest.mark.parametrize("allow_original", [True, False])
 @pytest.mark.parametrize("own_token", [True, False])
-def test_the_gradient_of_hp_dist_is_that_of_log_q(own_token: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_of_hp_dist_is_that_of_log_q(
+    own_token: bool, allow_original: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masked = positions()
     # A head that says little, and one likely token: then some draws equal the original and some do not.
     sampler: Any = make_sampler("hp_dist", own_token, roughness=0.1)
@@ -124,6 +168,8 @@ def test_the_gradient_of_hp_dist_is_that_of_log_q(own_token: bool, monkeypatch: 
         masked.bias[3] = 10.0
     drawn = propose(sampler, masked)
     assert 3 <= int((drawn.tokens == masked.original).sum()) <= M - 3
+    sampler.allow_original = allow_original
+    drawn = propose(sampler, masked)
     log_q = direct(masked, sampler, 0.0)["log_q"]
     wanted = gradients(-(drawn.weight * losses * log_q).sum(), masked, sampler)
     # The generator's scores and the word embeddings are constants to the head.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.cluster.ranks import Alone
+from electra_scale.corruption.corruption import Clock
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Loader
@@ -27,12 +28,13 @@ from tests.unit.train.conftest import (
 )
 
 CPU = torch.device("cpu")
+CLOCK = Clock(7, 0, "joint", 7, 10)
 
 
 def probed(
     module: PretrainModule, samples: int = 5, draws: int = 6, share: float = 0.3, micro: int = 4, rows: int = 20
 ) -> Redrawn:
-    return probe(module, make_loader(rows), samples, draws, share, micro, Alone(CPU))
+    return probe(module, make_loader(rows), samples, draws, share, micro, Alone(CPU), CLOCK)
 
 
 def one_draw(module: PretrainModule, loader: Loader, row: int, draw: int, from_p: bool) -> dict[str, Tensor]:
@@ -45,7 +47,7 @@ def one_draw(module: PretrainModule, loader: Loader, row: int, draw: int, from_p
     ids = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens).view_as(batch.ids)
     _, loss = discriminate(module, ids, batch)
     weight = (batch.segment >= 0).float().flatten()
-    weight[batch.masked] = drawn.weight if generator_of(module).settings.weighted else 1.0
+    weight[batch.masked] = drawn.weight ** generator_of(module).settings.power
     module.zero_grad()
     (loss.flatten() * weight).sum().backward()
     found = {
@@ -93,7 +95,7 @@ def test_the_figures_are_those_of_a_plain_loop_over_rows_and_draws(name: str) ->
     assert figures["positions"] == positions
 
 
-@pytest.mark.parametrize("name", [name for name, settings in SAMPLERS.items() if settings.weighted])
+@pytest.mark.parametrize("name", [name for name, settings in SAMPLERS.items() if settings.power == 1])
 def test_the_mean_of_the_weighted_loss_is_that_of_an_enumeration_over_the_vocabulary(name: str) -> None:
     """One masked position a row, since only given the other replacements are the two means equal."""
     module = make_module(SAMPLERS[name]).eval()
@@ -155,7 +157,7 @@ def test_any_number_of_ranks_and_any_micro_batch_give_the_same_figures(size: int
     ranks = TwoPasses(size)
     for second in (False, True):
         for number in range(size):
-            found = probe(module, make_loader(20), 5, 6, 0.3, micro, ranks.rank(number, second))
+            found = probe(module, make_loader(20), 5, 6, 0.3, micro, ranks.rank(number, second), CLOCK)
             if second:
                 assert draw_figures(found) == pytest.approx(alone, rel=1e-4, abs=1e-9)
 
@@ -196,7 +198,7 @@ def test_a_probe_leaves_no_trace(training: bool) -> None:
 def test_the_mode_comes_back_after_a_failure() -> None:
     module = make_module(SAMPLERS["electra"]).train()
     with pytest.raises(RuntimeError, match="enough"):
-        probe(module, make_loader(20), 5, 6, 0.3, 4, Alone(CPU), advance=_fail)
+        probe(module, make_loader(20), 5, 6, 0.3, 4, Alone(CPU), CLOCK, advance=_fail)
     assert module.training
 
 
