@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.panics import panics_as_errors
-from electra_scale.export.transformers_folder import quiet
+from electra_scale.export.transformers_folder import detection, quiet
 from electra_scale.inside.networks import open_network
 
 EXAMPLE_MASKED = "The government of the [MASK] has the power to make laws."
@@ -58,7 +57,7 @@ def fill(generator: Path, sentence: str, best: int = 5) -> list[tuple[str, float
 
     Raises UserError for a sentence that is too long or has not exactly one [MASK], and for a folder without generator.
     """
-    tokenizer, model = open_network(generator, ElectraForMaskedLM, "generator")
+    tokenizer, model = open_network(generator, "generator")
     encoded = _encoded(tokenizer, model, sentence)
     places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()
     if len(places) != 1:
@@ -78,9 +77,9 @@ def detect(discriminator: Path, sentence: str) -> list[tuple[str, float]]:
 
     Raises UserError for a sentence that is too long or has no word, and for a folder without discriminator.
     """
-    tokenizer, model = open_network(discriminator, ElectraForPreTraining, "discriminator")
+    tokenizer, model = open_network(discriminator, "discriminator")
     encoded = _encoded(tokenizer, model, sentence)
-    probabilities = model(**encoded).logits[0].sigmoid()
+    probabilities = detection(model(**encoded))[0].sigmoid()
     names = tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())
     found = list(zip(names, probabilities.tolist(), strict=True))[1:-1]
     if not found:

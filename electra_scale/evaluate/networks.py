@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from data_pipeline.errors import UserError
 from electra_scale.export.transformers_folder import (
+    class_of,
     drawn_anew,
     quiet,
     read_config,
@@ -41,13 +42,15 @@ def open_discriminator(name: str, folder: Path) -> Network:
 
     Raises UserError if it can't be opened, or has no trained head that tells original tokens from replaced ones.
     """
-    kind = read_config(folder, name).model_type
-    if kind != "electra":
+    config = read_config(folder, name)
+    kind = class_of(config, "discriminator")
+    if kind is None:
         raise UserError(
-            f"{name} is a model of type {kind}, which has no head that tells original tokens from replaced ones; "
-            "evaluate it by its masked-token predictions (--pairs-by generator, --by generator), or with --linear"
+            f"{name} is a model of type {config.model_type}, which has no head that tells original tokens from "
+            "replaced ones; evaluate it by its masked-token predictions (--pairs-by generator, --by generator), or "
+            "with --linear"
         )
-    return _open(name, folder, ElectraForPreTraining, "has no head that tells original tokens from replaced ones")
+    return _open(name, folder, kind, "has no head that tells original tokens from replaced ones")
 
 
 def open_masked_lm(name: str, folder: Path) -> Network:
@@ -96,8 +99,5 @@ def _open(name: str, folder: Path, kind: Any, without: str, **settings: Any) -> 
 
 
 def _words(kind: Any) -> str:
-    return {
-        "ElectraForPreTraining": "a discriminator",
-        "AutoModelForMaskedLM": "a masked language model",
-        "AutoModel": "an encoder",
-    }[kind.__name__]
+    found = {"AutoModelForMaskedLM": "a masked language model", "AutoModel": "an encoder"}
+    return found.get(kind.__name__, "a discriminator")

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from data_pipeline.errors import UserError
 from data_pipeline.progress import tracking
 from electra_scale.evaluate.networks import Network
+from electra_scale.export.transformers_folder import detection
 
 _POSITIONS = 16_384
 """Of a batch: enough to keep a processor busy, few enough for any memory."""
@@ -51,7 +52,7 @@ def discriminator_scores(network: Network, sentences: Sequence[Sentence]) -> lis
     with tracking(len(sentences), 0, f"{network.name}: sentences", unit="sentence") as advance:
         for chosen in batches([len(one.ids) for one in sentences], _POSITIONS):
             ids, attended = padded(network, [sentences[index].ids for index in chosen])
-            logits = network.model(input_ids=ids, attention_mask=attended).logits.double()
+            logits = detection(network.model(input_ids=ids, attention_mask=attended)).double()
             for row, index in enumerate(chosen):
                 scores[index] = float(logsigmoid(-logits[row, sentences[index].own]).sum())
                 advance()

@@ -18,6 +18,7 @@ from electra_scale.evaluate.passages import Masking, Passage, describe, make_pas
 from electra_scale.evaluate.scores import Evaluation, Score, file_name
 from electra_scale.evaluate.sentences import batches, padded, scores_at
 from electra_scale.export.named_model import NamedModel
+from electra_scale.export.transformers_folder import detection
 from electra_scale.tasks.detection import auc
 
 _POSITIONS = 8192
@@ -141,7 +142,7 @@ def detect(network: Network, rows: Sequence[list[int]]) -> list[NDArray[np.float
     with tracking(len(rows), 0, f"{network.name}: replaced tokens", unit="passage") as advance:
         for chosen in batches([len(row) for row in rows], _POSITIONS):
             ids, attended = padded(network, [rows[index] for index in chosen])
-            logits = network.model(input_ids=ids, attention_mask=attended).logits.double().cpu().numpy()
+            logits = detection(network.model(input_ids=ids, attention_mask=attended)).double().cpu().numpy()
             for row, index in enumerate(chosen):
                 found[index] = logits[row, : len(rows[index])]
                 advance()

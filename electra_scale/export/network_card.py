@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard
 from electra_scale.export.card import metric_id, metric_value, model_card, number, sentences, table, with_error
 from electra_scale.export.run_facts import RunFacts
 from electra_scale.model.architectures.architecture import Network
+from electra_scale.recipe.kinds import method_of
 
 _HELD_OUT = {
     "discriminator": ("eval/auc", "eval/discriminator_loss", "eval/pairs_swapped", "eval/pairs_replaced"),
@@ -65,13 +66,13 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {kind}.from_pretrained(folder).eval()
 batch = tokenizer("The ship left the banana at noon.", return_tensors="pt", truncation=True, max_length={length})
 with torch.no_grad():
-    replaced = model(**batch).logits[0].sigmoid()
+    replaced = model(**batch).logits[0].flatten().sigmoid()
 for token, probability in zip(batch.tokens(), replaced.tolist()):
     print(f"{{token:15}} {{probability:.3f}}")
 ```
 
 To fine-tune it, open it with the class of the task, such as
-`ElectraForSequenceClassification.from_pretrained(folder)`.""",
+`{for_task}`.""",
     "generator": """```python
 from transformers import pipeline
 
@@ -94,6 +95,11 @@ class NetworkCard:
     parameters: int
     licence: str | None = None
 
+    def _for_task(self) -> str:
+        """How a classifier of texts is opened."""
+        kind, settings = method_of("architecture", self.facts.recipe.architecture.kind).for_tasks
+        return f"{kind}.from_pretrained(folder{settings})"
+
     @property
     def alone(self) -> bool:
         """It is the generator of a checkpoint of its warm-up, which trains nothing else."""
@@ -112,7 +118,7 @@ class NetworkCard:
         about += f", and is {self._which()}."
         length = facts.recipe.data.sequence_length
         sections = {
-            "Use": _USE[self.network].format(kind=self.kind, length=length),
+            "Use": _USE[self.network].format(kind=self.kind, length=length, for_task=self._for_task()),
             "Text": self._text(),
             "Training": self._training(),
             "Figures": self._figures(),

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from data_pipeline.errors import UserError, first_line
 from data_pipeline.tokenize.panics import panics_as_errors
+from electra_scale.model.architectures.architecture import Network, architecture_of_type
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,6 +39,26 @@ def read_config(folder: Path, name: str) -> Any:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged file gives whatever its content leads to
         raise UserError(f"{name} holds no model of transformers that can be opened ({first_line(error)})") from error
+
+
+def class_of(config: Any, network: Network) -> Any:
+    """The class of transformers that opens a folder with this configuration as a network of an export.
+
+    None for an architecture that is none of ours, and for a discriminator whose head tells more than one thing.
+    """
+    found = architecture_of_type(config.model_type)
+    if found is None:
+        return None
+    name = found.hugging_face[network]
+    if name.endswith("ForTokenClassification") and config.num_labels != 1:
+        return None
+    return getattr(transformers, name)
+
+
+def detection(output: Any) -> Tensor:
+    """Logits (B,S) that tokens were replaced, from what a model of a discriminator's class gives."""
+    logits: Tensor = output.logits
+    return logits.flatten(1)
 
 
 def has_tokenizer(folder: Path) -> bool:

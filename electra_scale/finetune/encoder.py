@@ -70,6 +70,7 @@ def build_model(
         UserError: the model has no such head, lacks weights of its encoder, or cannot be loaded.
     """
     config = read_config(folder, name)
+    made_for = (config.architectures or [""])[0]
     _set_labels(config, task)
     _set_dropout(config, None if recipe is None else recipe.dropout)
     kind = _CLASSES[task.kind]
@@ -90,11 +91,20 @@ def build_model(
             f"{name} lacks {len(lacking)} weights of its encoder, or has them in another size (first: {lacking[0]}); "
             "give the folder of a whole checkpoint"
         )
+    own = {name for name, part in model.named_children() if below.get(f"{name}.weight", 1) == 0}
+    if made_for != type(model).__name__ and own and not own.intersection(key.split(".")[0] for key in wrong):
+        # The output layer of another task that has as many outputs.
+        set_seed(seed)
+        fresh = dict(kind.from_config(config, trust_remote_code=False).named_children())
+        for name in own:
+            model.get_submodule(name).load_state_dict(fresh[name].state_dict())
     return model.float()
 
 
 def _set_labels(config: Any, task: Task) -> None:
     if task.kind == "question-answering":
+        # Of start and end, whatever the checkpoint's own head told.
+        config.num_labels = 2
         return
     if task.kind == "regression":
         config.num_labels, config.problem_type = 1, "regression"

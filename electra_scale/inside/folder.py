@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.tokenizer import parse_tokenizer
@@ -18,7 +17,7 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.distributions import distributions
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
-from electra_scale.export.transformers_folder import quiet
+from electra_scale.export.transformers_folder import detection, quiet
 from electra_scale.inside.looked import About
 from electra_scale.inside.networks import open_network
 from electra_scale.inside.opened import Opened
@@ -46,10 +45,10 @@ class OpenedFolder(Opened):
         self.generator: Any = None
         tokenizers = []
         if discriminator is not None:
-            tokenizer, self.discriminator = open_network(discriminator, ElectraForPreTraining, "discriminator")
+            tokenizer, self.discriminator = open_network(discriminator, "discriminator")
             tokenizers.append(tokenizer)
         if generator is not None:
-            tokenizer, self.generator = open_network(generator, ElectraForMaskedLM, "generator")
+            tokenizer, self.generator = open_network(generator, "generator")
             tokenizers.append(tokenizer)
         if any(tokenizer.get_vocab() != tokenizers[0].get_vocab() for tokenizer in tokenizers):
             raise UserError(f"{discriminator} and {generator} have different tokenizers; export both from one run")
@@ -96,5 +95,4 @@ class OpenedFolder(Opened):
         return distributions(masked, self.sampler)
 
     def scores(self, ids: Tensor, layout: Layout) -> Tensor:
-        logits: Tensor = self.discriminator(ids).logits
-        return logits.sigmoid()
+        return detection(self.discriminator(ids)).sigmoid()

@@ -20,7 +20,7 @@ def open_run(run: Path | str, step: int | None = None) -> Inside:
 def open_named(name: str, step: int | None = None) -> Inside:
     """A run with its sampler, or the networks of whatever else a user names (electra_scale/export/named_model.py).
 
-    Raises UserError if there is no such model, or none with a head of ELECTRA's generator or discriminator.
+    Raises UserError if there is no such model, or none with a head of a generator or a discriminator.
     """
     folder = RunFolder(Path(name))
     if folder.recipe.is_file() and folder.checkpoints.is_dir():

@@ -31,22 +31,20 @@ class ParameterCounts:
 
 def parameter_counts(config: ModelConfig, with_generator: bool = True) -> ParameterCounts:
     """Parameters of each part of :class:`electra_scale.model.electra.Electra`, from the sizes alone."""
-    architecture, embedding = architecture_of(config), config.embedding
-    generator, discriminator = config.generator, config.discriminator
-    head = generator.hidden * embedding + embedding + 2 * embedding + config.vocab_size
+    architecture = architecture_of(config)
     return ParameterCounts(
         embeddings=architecture.embedding_parameters(),
-        generator=architecture.encoder_parameters(generator) if with_generator else 0,
-        generator_head=head if with_generator else 0,
-        discriminator=architecture.encoder_parameters(discriminator),
-        discriminator_head=discriminator.hidden * discriminator.hidden + 2 * discriminator.hidden + 1,
+        generator=architecture.encoder_parameters(config.generator) if with_generator else 0,
+        generator_head=architecture.head_parameters("generator") if with_generator else 0,
+        discriminator=architecture.encoder_parameters(config.discriminator),
+        discriminator_head=architecture.head_parameters("discriminator"),
     )
 
 
 def generator_flops(config: ModelConfig, positions: int, masked_share: float) -> float:
-    """Forward operations of the generator per token: the encoder plus ``(M/S) * (2 H E + 2 E V)``.
+    """Forward operations of the generator per token: the encoder plus ``(M/S) * (head + 2 E V)``.
 
-    The head and the vocabulary projection run at masked positions only, hence the share; so does what the encoder's
+    The head and the scores of the vocabulary run at masked positions only, hence the share; so does what the encoder's
     last layer does after attention.
 
     Args:
@@ -54,21 +52,21 @@ def generator_flops(config: ModelConfig, positions: int, masked_share: float) ->
         positions: row length S.
         masked_share: M/S, masked positions per position.
     """
-    head = 2 * config.generator.hidden * config.embedding + 2 * config.embedding * config.vocab_size
-    encoder = architecture_of(config).encoder_flops(config.generator, positions, wanted=masked_share)
+    architecture = architecture_of(config)
+    head = architecture.head_flops("generator") + 2 * config.embedding * config.vocab_size
+    encoder = architecture.encoder_flops(config.generator, positions, wanted=masked_share)
     return encoder + masked_share * head
 
 
 def discriminator_flops(config: ModelConfig, positions: int) -> float:
-    """Forward operations of the discriminator per token: the encoder plus ``2 H^2 + 2 H`` for its head.
+    """Forward operations of the discriminator per token: the encoder and its head.
 
     Args:
         config: the model.
         positions: row length S.
     """
-    hidden = config.discriminator.hidden
-    head = 2 * hidden * hidden + 2 * hidden
-    return architecture_of(config).encoder_flops(config.discriminator, positions) + head
+    architecture = architecture_of(config)
+    return architecture.encoder_flops(config.discriminator, positions) + architecture.head_flops("discriminator")
 
 
 def training_flops(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from electra_scale.model.architectures.architecture import Encoder, Hidden, architecture_of
-from electra_scale.model.heads import DiscriminatorHead, GeneratorHead
+from electra_scale.model.embeddings import WordEmbeddings
+from electra_scale.model.heads import GeneratorHead
 from electra_scale.model.initialisation import initialise, sinusoids
 from electra_scale.model.layout import Layout
 from electra_scale.model.sharing.sharing import sharing_of
@@ -42,11 +43,9 @@ class Electra(nn.Module):
             self.generator, self.generator_head = None, None
             if with_generator:
                 self.generator = self.architecture.encoder(config.generator)
-                self.generator_head = GeneratorHead(
-                    config.generator.hidden, config.embedding, config.vocab_size, config.architecture.layer_norm_eps
-                )
+                self.generator_head = self.architecture.generator_head()
             self.discriminator = self.architecture.encoder(config.discriminator)
-            self.discriminator_head = DiscriminatorHead(config.discriminator.hidden)
+            self.discriminator_head = self.architecture.discriminator_head()
         self.initialise(seed)
 
     def initialise(self, seed: int) -> None:
@@ -66,6 +65,13 @@ class Electra(nn.Module):
             for encoder in (self.generator, self.discriminator):
                 if encoder is not None:
                     cast(Encoder, encoder).attend_to_neighbours()
+        self.hold_constant()
+
+    def hold_constant(self) -> None:
+        """Where heads start by attending to neighbours and words have no positions, give all words a number in common,
+        which these heads read; once more wherever the table is set to something else."""
+        if self.config.position_init == "neighbours" and isinstance(self.embeddings, WordEmbeddings):
+            self.embeddings.hold_constant(self.config.init_std)
 
     def start_discriminator_from_generator(self) -> None:
         """Give the discriminator's encoder the generator's weights, in place; its head stays as it is.

@@ -37,18 +37,27 @@ TOKENIZER_FILES = (
 )
 
 
-def _transformers_model(model: Electra, network: Network, pad_token_id: int | None) -> Any:
+_WORDS = "word.weight"
+"""The table of words in an embedding layer of any architecture."""
+
+_LOST = 1e-4
+"""Share of a folded matrix beyond which what is lost of it is more than rounding."""
+
+
+def _transformers_model(model: Electra, network: Network, tokenizer: Any) -> Any:
     """The network as a transformers model in fp32 on the CPU."""
     ours = model.state_dict()
     ours |= {f"embeddings.{name}": value for name, value in model.sharing.exported(network).items()}
+    ours = model.architecture.folded(network, {name: value.detach().float().cpu() for name, value in ours.items()})
     theirs: dict[str, Tensor] = {}
     for name, parts in model.architecture.transformers_names(network).items():
-        pieces = ours[name].detach().float().cpu().chunk(len(parts))
+        pieces = ours[name].chunk(len(parts))
         theirs.update(zip(parts, pieces, strict=True))
     # transformers fills new models from the global random state; leave that as it was.
     with torch.random.fork_rng(devices=[]):
         config = model.architecture.transformers_config(network)
-        config.pad_token_id = pad_token_id
+        for setting, token in model.architecture.token_settings.items():
+            setattr(config, setting, getattr(tokenizer, token))
         result: Any = _class_of(model, network)(config)
     for name, same in model.architecture.tied[network].items():
         theirs[name] = theirs[same]
@@ -61,7 +70,7 @@ def _class_of(model: Electra, network: Network) -> Any:
     return getattr(transformers, model.architecture.hugging_face[network])
 
 
-def _copy_tokenizer(tokenizer_dir: Path, folder: Path, max_positions: int) -> None:
+def _copy_tokenizer(tokenizer_dir: Path, folder: Path, max_positions: int, inputs: list[str] | None) -> None:
     """The tokenizer's files, with what transformers must know to cut texts and to build it from its parts."""
     found = [name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
     if not {"tokenizer.json", "vocab.txt"}.intersection(found):
@@ -79,6 +88,8 @@ def _copy_tokenizer(tokenizer_dir: Path, folder: Path, max_positions: int) -> No
         settings["strip_accents"] = normalizer["strip_accents"]
         settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
     settings["model_max_length"] = max_positions
+    if inputs is not None:
+        settings["model_input_names"] = inputs
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
 
@@ -125,7 +136,7 @@ def export(
         for network in networks_of(model) if networks is None else networks:
             folder = partial / network
             folder.mkdir()
-            _copy_tokenizer(tokenizer_dir, folder, model.config.max_positions)
+            _copy_tokenizer(tokenizer_dir, folder, model.config.max_positions, model.architecture.inputs)
             # AutoTokenizer may need the model type, so a config has to stand there before it is asked.
             model.architecture.transformers_config(network).save_pretrained(folder)
             try:
@@ -140,7 +151,7 @@ def export(
                     f"the tokenizer in {tokenizer_dir} has {len(tokenizer)} tokens, the model's vocabulary "
                     f"has {model.config.vocab_size}; give the tokenizer that the model was trained with"
                 )
-            _transformers_model(model, network, tokenizer.pad_token_id).save_pretrained(folder)
+            _transformers_model(model, network, tokenizer).save_pretrained(folder)
             describe(folder, network)
 
 
@@ -180,8 +191,8 @@ def _require_fit(source: str, theirs: Any, model: Electra, network: Network) -> 
         )
 
 
-def _read_weights(source: str, model: Electra, network: Network) -> dict[str, Tensor]:
-    """One network's weights under our names, in fp32."""
+def _read_weights(source: str, model: Electra, network: Network, table: Tensor | None = None) -> dict[str, Tensor]:
+    """One network's weights under our names, in fp32; ``table`` is what the other's embeddings are."""
     _require_fit(source, _read_config(source), model, network)
     kind = _class_of(model, network)
     try:
@@ -196,7 +207,18 @@ def _read_weights(source: str, model: Electra, network: Network) -> dict[str, Te
         )
     theirs: dict[str, Tensor] = loaded.state_dict()
     names = model.architecture.transformers_names(network)
-    return {ours: torch.cat([theirs[part] for part in parts]).float() for ours, parts in names.items()}
+    found = {ours: torch.cat([theirs[part] for part in parts]).float() for ours, parts in names.items()}
+    found, lost = model.architecture.unfolded(network, found, table)
+    if lost > _LOST:
+        logger.warning(
+            "the embeddings of %s %s are no projection of a table of width %d that both networks share: the nearest "
+            "one is used, which differs by %.2g of their norm",
+            network,
+            source,
+            model.config.embedding,
+            lost,
+        )
+    return found
 
 
 def tokenizer_differs(source: str | Path, vocabulary: Mapping[str, int], where: str) -> str | None:
@@ -248,9 +270,9 @@ def import_checkpoint(discriminator: str | Path, generator: str | Path | None, m
     """Load transformers checkpoints into ``model``, in place.
 
     Args:
-        discriminator: folder or hub id of an ``ElectraForPreTraining``. A folder that ``export`` wrote stands
-            for both parts.
-        generator: folder or hub id of an ``ElectraForMaskedLM``; None leaves the generator's encoder and head
+        discriminator: folder or hub id of what the architecture's discriminator is exported as. A folder that
+            ``export`` wrote stands for both parts.
+        generator: folder or hub id of what its generator is exported as; None leaves the generator's encoder and head
             as they are. The shared embeddings come from the discriminator; if the generator's differ, a
             warning says by how much.
         model: its sizes must be those of the checkpoints.
@@ -261,7 +283,8 @@ def import_checkpoint(discriminator: str | Path, generator: str | Path | None, m
     sources = _sources(discriminator, generator)
     weights = _read_weights(sources.discriminator, model, "discriminator")
     if sources.generator is not None and model.generator is not None:
-        for name, value in _read_weights(sources.generator, model, "generator").items():
+        table = weights[f"embeddings.{_WORDS}"]
+        for name, value in _read_weights(sources.generator, model, "generator", table).items():
             if name not in weights:
                 weights[name] = value
             elif not torch.equal(weights[name], value):

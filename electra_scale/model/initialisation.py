@@ -32,13 +32,26 @@ def truncated_normal(tensor: Tensor, std: float, seed: int, name: str) -> None:
     nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator_for(seed, name))
 
 
+class Dense(nn.Linear):
+    """A dense layer without bias that starts in its own way.
+
+    :func:`initialise` gives it ``scale`` times the usual deviation, which with ``fan_in`` is 1/sqrt(inputs) whatever
+    that of other dense layers is.
+    """
+
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0, fan_in: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.scale = scale
+        self.fan_in = fan_in
+
+
 @torch.no_grad()
 def initialise(module: nn.Module, std: float, seed: int, init: Init = "bert") -> None:
     """Matrices from a truncated normal, biases 0, LayerNorm 1 and 0.
 
     ``bert`` gives every matrix the deviation ``std``. ``fan_in`` gives dense layers 1/sqrt(inputs) instead, which
     keeps the signal's size through narrow layers: at 0.02 a width of 64 shrinks it sixfold a layer, and a small
-    network then spends its first minutes growing its weights.
+    network then spends its first minutes growing its weights. A :class:`Dense` has its own.
 
     Args:
         module: everything below it is initialised, by its parameters' names relative to ``module``.
@@ -51,8 +64,14 @@ def initialise(module: nn.Module, std: float, seed: int, init: Init = "bert") ->
     for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
         if parameter.dim() > 1:
-            wide = init == "fan_in" and owner in dense
-            truncated_normal(parameter, dense[owner].in_features ** -0.5 if wide else std, seed, name)
+            deviation = std
+            if owner in dense:
+                part = dense[owner]
+                own = part if isinstance(part, Dense) else None
+                if init == "fan_in" or (own is not None and own.fan_in):
+                    deviation = part.in_features**-0.5
+                deviation *= 1.0 if own is None else own.scale
+            truncated_normal(parameter, deviation, seed, name)
         elif owner in norms and leaf == "weight":
             parameter.fill_(1.0)
         else:
@@ -90,6 +109,27 @@ def neighbour_attention(width: int, heads: int) -> list[tuple[Tensor, Tensor]]:
             query[row, sine] = query[row + 1, cosine] = size * math.cos(rate * offset)
             query[row, cosine] = size * math.sin(rate * offset)
             query[row + 1, sine] = -size * math.sin(rate * offset)
+        found.append((query, key))
+    return found
+
+
+def rotary_neighbour_attention(width: int, heads: int, theta: float) -> list[tuple[Tensor, Tensor]]:
+    """Query and key matrices (D,H) of heads that attend to the same positions under rotary positions of base ``theta``.
+
+    They read the last input alone, a constant beside the words: a key is the same vector everywhere, a query that
+    vector turned by the offset, so that the two, turned by their positions, meet where those differ by the offset. A
+    pair counts as its rate: fast ones tell neighbours apart, slower ones tell turns of the fast ones apart. Ours.
+    """
+    wide = width // heads
+    rates = theta ** (-torch.arange(0, wide, 2) / wide)
+    # Half of a normalised input's squares are the constant's, H / 2, in queries and keys alike.
+    size = (_PEAK * math.sqrt(wide) * 2 / width * rates / rates.sum()).sqrt()
+    found = []
+    for offset in _OFFSETS[:heads]:
+        query, key = torch.zeros(wide, width), torch.zeros(wide, width)
+        key[: wide // 2, -1] = size
+        query[: wide // 2, -1] = size * torch.cos(offset * rates)
+        query[wide // 2 :, -1] = size * torch.sin(offset * rates)
         found.append((query, key))
     return found
 

@@ -24,16 +24,21 @@ def positions_from_segments(segment: Tensor) -> Tensor:
     return index - latest_start
 
 
-def attention_mask(segment: Tensor) -> Tensor:
-    """(B,1,S,S) bool, True where one position may attend to another: within a segment.
+def attention_mask(segment: Tensor, window: int | None = None) -> Tensor:
+    """(B,1,S,S) bool, True where one position may attend to another: within a segment, and within a window.
 
     Padding (-1) attends to padding, so that no row of the mask is empty and no softmax gives NaN. Segment ids must be
     unique in their row: two separate stretches with one id would see each other.
 
     Args:
         segment: (B,S) integers.
+        window: positions may be half of it apart, rounded down; any distance if not given.
     """
-    return (segment[:, :, None] == segment[:, None, :]).unsqueeze(1)
+    mask = (segment[:, :, None] == segment[:, None, :]).unsqueeze(1)
+    if window is not None:
+        index = torch.arange(segment.shape[1], device=segment.device)
+        mask &= (index[:, None] - index).abs() <= window // 2
+    return mask
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Layout:
     boundaries: Tensor
     longest: int
     whole: bool
-    _mask: Tensor | None = field(default=None, repr=False)
+    _masks: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, segment: Tensor) -> Layout:
@@ -78,11 +83,13 @@ class Layout:
             self.whole,
         )
 
-    def mask(self) -> Tensor | None:
+    def mask(self, window: int | None = None) -> Tensor | None:
         """(B,1,S,S) bool from :func:`attention_mask`, made when first asked for; None where no mask is needed, which
-        lets attention take its faster path."""
-        if self.whole:
+        lets attention take its faster path. A window that no segment is longer than is none."""
+        if window is not None and self.longest - 1 <= window // 2:
+            window = None
+        if self.whole and window is None:
             return None
-        if self._mask is None:
-            self._mask = attention_mask(self.segment)
-        return self._mask
+        if window not in self._masks:
+            self._masks[window] = attention_mask(self.segment, window)
+        return self._masks[window]

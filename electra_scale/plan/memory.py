@@ -66,7 +66,7 @@ def device_memory(
             model.generator, element, recipe.data.sequence_length, wanted=masked / tokens
         )
     discriminator = tokens * architecture.encoder_bytes(model.discriminator, element, recipe.data.sequence_length)
-    discriminator += tokens * 3 * model.discriminator.hidden * element
+    discriminator += tokens * architecture.head_bytes("discriminator", element)
     at_masked = cost.masked_bytes(masked, element)
     running = cost.running_bytes(masked, element, device_type)
     kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element, device_type)

@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from electra_scale.corruption.corruption import cost_of
+from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts, training_flops
 from electra_scale.monitor.hardware import DEVICES, DeviceSheet
 from electra_scale.plan.memory import device_memory
@@ -122,6 +123,7 @@ def plan(
         "parameters": asdict(counts)
         | {"total": counts.total, "sampling_head": cost_of(recipe.corruption, model).parameters},
         "flops_per_token": flops,
+        "flops_formulas": list(architecture_of(model).flops_formulas),
         "tokens": {"step": step_tokens, "run": run_tokens, "epoch": tokens.epoch},
         "batch": {"ranks": cluster.ranks, "micro": micro, "accumulation": accumulation},
         "memory": _memory(recipe, model, deepspeed_json, cluster, micro, accumulation),

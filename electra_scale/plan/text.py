@@ -49,12 +49,7 @@ def _row(name: str, value: str, note: str = "") -> str:
 
 def _flops(found: dict[str, Any]) -> list[str]:
     flops = found["flops_per_token"]
-    lines = [
-        "FLOPs per token of training = 3 x forward",
-        "  forward of an encoder: 2 E H [E != H] + layers (8 H^2 + 4 H F + 4 S H)",
-        "  (the last layer of the generator has all but 6 H^2 + 4 S H of it at masked positions only)",
-        "  of the heads: generator (M/S) (2 H E + 2 E V), discriminator 2 H^2 + 2 H",
-    ]
+    lines = ["FLOPs per token of training = 3 x forward", *(f"  {line}" for line in found["flops_formulas"])]
     lines += [_row(name, f"{flops[name]:.4g}") for name in ("generator", "discriminator", "total")]
     lines.append(
         _row("sampling_head", f"{flops['sampling_head']:.4g}", "not in the total; neither speed/mfu nor time counts it")

@@ -30,6 +30,9 @@ _SETTINGS, _PACKAGE = "electra_scale.recipe", "electra_scale"
 SEAMS: dict[str, dict[str, Kind]] = {
     "architecture": {
         "bert": Kind(f"{_SETTINGS}.model:BertSettings", f"{_PACKAGE}.model.architectures.bert:BertArchitecture"),
+        "modern": Kind(
+            f"{_SETTINGS}.model:ModernSettings", f"{_PACKAGE}.model.architectures.modern:ModernArchitecture"
+        ),
     },
     "sharing": {
         "tied": Kind(f"{_SETTINGS}.model:TiedSettings", f"{_PACKAGE}.model.sharing.tied:TiedEmbeddings"),

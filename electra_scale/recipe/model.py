@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -69,6 +70,62 @@ class BertSettings:
             found.append(f"architecture.layer_norm_eps is {self.layer_norm_eps}; it must be above 0")
         return found
 
+    def misfits(self, model: NetworkSettings) -> list[str]:
+        """Sizes and starts of the networks that this encoder cannot have, one sentence each."""
+        return []
+
+
+@dataclass
+class ModernSettings:
+    """The transformer of ModernBERT (Warner et al. 2024): LayerNorm before each block, no biases, rotary positions,
+    gated GELU; some layers attend to the whole text, the others to a window."""
+
+    kind: Literal["modern"] = "modern"
+    """Which encoder this is."""
+
+    layer_norm_eps: float = 1e-5
+    """Epsilon of every LayerNorm."""
+
+    global_every: int = 3
+    """Each so many layers, from the first on, one attends to the whole text; the others to the window."""
+
+    window: int = 128
+    """Positions that a layer with a window attends to, half of them on each side, besides the token's own."""
+
+    global_theta: float = 160000.0
+    """Base of the rotary positions' wavelengths in layers that attend to the whole text."""
+
+    local_theta: float = 10000.0
+    """The same in layers with a window."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        found = []
+        if self.global_every < 1:
+            found.append(f"architecture.global_every is {self.global_every}; it must be at least 1")
+        if self.window < 2 or self.window % 2:
+            found.append(f"architecture.window is {self.window}; it must be even, and at least 2")
+        for name in ("layer_norm_eps", "global_theta", "local_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                found.append(f"architecture.{name} is {getattr(self, name)}; it must be above 0")
+        return found
+
+    def misfits(self, model: NetworkSettings) -> list[str]:
+        """Sizes and starts of the networks that this encoder cannot have, one sentence each."""
+        found = []
+        for name, size in (("discriminator", model.discriminator), ("generator", model.generator)):
+            if size.hidden // size.heads % 2:
+                found.append(
+                    f"model.{name} has heads of width {size.hidden // size.heads}, and rotary positions need an even "
+                    "one; change hidden or heads"
+                )
+        if model.position_init == "sinusoidal":
+            found.append(
+                "model.position_init is sinusoidal, but architecture.kind modern has no table of positions that could "
+                "start so; set it to normal or neighbours"
+            )
+        return found
+
 
 @dataclass
 class TiedSettings:
@@ -96,7 +153,7 @@ class NetworkSettings:
     """The encoder that proposes replacements."""
 
     max_positions: int = 512
-    """Longest sequence that the position embeddings allow."""
+    """Longest sequence: rows of the table of positions, where there is one, and where an export cuts texts."""
 
     dropout: float = 0.1
     """Dropout of hidden states in both networks; 0 makes training exact across world sizes."""
@@ -115,8 +172,9 @@ class NetworkSettings:
     """``bert``: every matrix has that deviation; ``fan_in``: dense layers have 1/sqrt(inputs), better when narrow."""
 
     position_init: Literal["normal", "sinusoidal", "neighbours"] = "normal"
-    """What the learned position embeddings start from; with ``neighbours`` they are sines and cosines, and the heads of
-    each encoder's first layer start by attending to the tokens next to their own, for budgets of minutes."""
+    """What positions start from. ``sinusoidal``: learned position embeddings are sines and cosines. ``neighbours``: so
+    they are, and the heads of each encoder's first layer start by attending to the tokens next to their own, for
+    budgets of minutes; with rotary positions these heads read a number that all words have in common."""
 
     def problems(self) -> list[str]:
         """Settings that make no sense, one sentence each."""
@@ -161,6 +219,7 @@ class ModelConfig(NetworkSettings):
 
     def __post_init__(self) -> None:
         found = [*self.problems(), *self.architecture.problems(), *self.sharing.problems()]
+        found += self.architecture.misfits(self)
         if self.vocab_size < 1:
             found.append(f"model.vocab_size is {self.vocab_size}; it must be at least 1")
         if found:

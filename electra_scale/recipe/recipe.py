@@ -62,6 +62,7 @@ class Recipe:
         sections = ("data", "model", *SEAMS, "batch", "schedule", "generator_warmup", "logging")
         for name in sections:
             found += getattr(self, name).problems()
+        found += self.architecture.misfits(self.model)
         found += self.checkpoint.problems(self.run_dir)
         if self.data.sequence_length > self.model.max_positions:
             found.append(
@@ -101,8 +102,8 @@ class Recipe:
     def _problems_of_neighbours(self) -> list[str]:
         """Encoders whose first layer does not read the embeddings as they are."""
         return [
-            f"model.position_init is neighbours, which reads positions in the embeddings, but model.{name}.hidden is "
-            f"{size.hidden} and model.embedding {self.model.embedding}; make them equal, or set it to sinusoidal"
+            f"model.position_init is neighbours, whose heads read the embeddings as they are, but model.{name}.hidden "
+            f"is {size.hidden} and model.embedding {self.model.embedding}; make them equal, or choose another start"
             for name, size in (("discriminator", self.model.discriminator), ("generator", self.model.generator))
             if size.hidden != self.model.embedding and (name == "discriminator" or self.corruption.uses_generator)
         ]

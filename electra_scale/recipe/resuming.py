@@ -16,6 +16,7 @@ from electra_scale.recipe.recipe import Recipe
 
 _ORDER = "the order of the data follows from it"
 _SHAPE = "the weights were made for it"
+_TRAINED = "the weights were trained with it"
 _START = "only the start of a run reads it"
 _OVER = "the generator's warm-up is over"
 
@@ -59,7 +60,11 @@ RULES: dict[str, tuple[Rule, str]] = {
     "model.unigram_bias": ("free", _START),
     "architecture.kind": ("refused", _SHAPE),
     "architecture.token_types": ("refused", _SHAPE),
-    "architecture.layer_norm_eps": ("refused", "the weights were trained with it"),
+    "architecture.layer_norm_eps": ("refused", _TRAINED),
+    "architecture.global_every": ("refused", _TRAINED),
+    "architecture.window": ("refused", _TRAINED),
+    "architecture.global_theta": ("refused", _TRAINED),
+    "architecture.local_theta": ("refused", _TRAINED),
     "sharing.kind": ("refused", _SHAPE),
     "corruption.kind": ("refused", "the checkpoint has the networks of its kind"),
     "corruption.sampler": ("applied", "a head of another sampler starts fresh, one without a use is left out"),

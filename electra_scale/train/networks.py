@@ -55,6 +55,7 @@ def set_first_weights(
         )
         with torch.no_grad():
             electra.word_embeddings.copy_(torch.from_numpy(vectors))
+        electra.hold_constant()
     if model.unigram_bias:
         counts = torch.from_numpy(store.token_counts()).double() + 1.0
         assert electra.generator_head is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from electra_scale.corruption.corruption import CorruptionCost
 from electra_scale.corruption.vocabulary.tiles import tiling_of
 from electra_scale.corruption.vocabulary.vocabulary_pass import block_shape
+from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.model import ModelConfig
 
@@ -59,7 +60,7 @@ class GeneratorCost(CorruptionCost):
     def masked_bytes(self, masked: int, element: int) -> float:
         """Of the generator's head, of the loss of the sampling head and of what they read."""
         settings, model = self.settings, self.model
-        kept = (model.generator.hidden + 3 * model.embedding) * element
+        kept = architecture_of(model).head_bytes("generator", element)
         if settings.sampler in ("hp_loss", "hp_dist"):
             kept += 3 * settings.head.width * 4
             # In float32, which is a copy where the networks are of 16 bits.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
+from electra_scale.model.heads import GeneratorHead
 from electra_scale.model.layout import Layout
-from electra_scale.recipe.kinds import method_of
+from electra_scale.recipe.kinds import SEAMS, method_of
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 Network = Literal["discriminator", "generator"]
@@ -41,18 +42,36 @@ class Encoder(Protocol):
 
     def attend_to_neighbours(self) -> None:
         """Set weights such that the first layer's heads attend to neighbouring positions; E = H, and E's last columns
-        hold the sines and cosines of :func:`initialisation.sinusoids`, reversed."""
+        hold the sines and cosines of :func:`initialisation.sinusoids`, reversed, or with rotary positions a constant.
+        """
         ...
 
 
 class Architecture(Protocol):
     """One kind of encoder, for a configuration of the networks."""
 
-    hugging_face: dict[Network, str]
+    model_type: ClassVar[str]
+    """What transformers calls its configurations."""
+
+    hugging_face: ClassVar[dict[Network, str]]
     """Classes of transformers that open an export."""
 
-    tied: dict[Network, dict[str, str]]
-    """Weights of transformers that are another one, by the other one's name."""
+    token_settings: ClassVar[dict[str, str]]
+    """Settings of a configuration of transformers that the tokenizer decides, by the tokenizer's attribute."""
+
+    inputs: ClassVar[list[str] | None]
+    """What a tokenizer gives to the model, where that is not what tokenizers usually give."""
+
+    for_tasks: ClassVar[tuple[str, str]]
+    """The class of transformers that a classifier of texts is fine-tuned with, and what it is to be told."""
+
+    flops_formulas: ClassVar[tuple[str, ...]]
+    """Of :meth:`encoder_flops` and :meth:`head_flops`, in words and letters, a line each."""
+
+    @property
+    def tied(self) -> dict[Network, dict[str, str]]:
+        """Weights of transformers that are another one, by the other one's name."""
+        ...
 
     def __init__(self, config: ModelConfig) -> None: ...
 
@@ -64,12 +83,24 @@ class Architecture(Protocol):
         """An :class:`Encoder` of a size."""
         ...
 
+    def generator_head(self) -> GeneratorHead:
+        """From hidden states (M,H) of the generator to features (M,E), and a bias per token."""
+        ...
+
+    def discriminator_head(self) -> nn.Module:
+        """From hidden states (...,H) of the discriminator to logits (...), positive for replaced."""
+        ...
+
     def embedding_parameters(self) -> int:
         """Parameters of the embedding layer."""
         ...
 
     def encoder_parameters(self, size: EncoderSize) -> int:
         """Parameters of an encoder."""
+        ...
+
+    def head_parameters(self, network: Network) -> int:
+        """Parameters of a network's head."""
         ...
 
     def encoder_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
@@ -80,9 +111,21 @@ class Architecture(Protocol):
         """
         ...
 
+    def head_flops(self, network: Network) -> float:
+        """Forward operations of a head per position that it is applied at, without the scores of the vocabulary."""
+        ...
+
     def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
         """Bytes per token that autograd keeps of the embeddings and one encoder, ``element`` bytes a number;
         ``wanted`` as in :meth:`encoder_flops`."""
+        ...
+
+    def dropped_elements(self, size: EncoderSize, wanted: float = 1.0) -> float:
+        """Numbers per token that dropout keeps a mask for, in the embeddings and an encoder."""
+        ...
+
+    def head_bytes(self, network: Network, element: int) -> float:
+        """Bytes that autograd keeps of a head per position that it is applied at, its input and output included."""
         ...
 
     def transformers_config(self, network: Network) -> Any:
@@ -90,12 +133,31 @@ class Architecture(Protocol):
         ...
 
     def transformers_names(self, network: Network) -> dict[str, tuple[str, ...]]:
-        """Our parameter names to transformers'; several names are parts of ours, stacked along the first axis."""
+        """Names of ours in :meth:`folded` to transformers'; several are parts of ours, stacked along the first axis."""
+        ...
+
+    def folded(self, network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's weights, fp32 under our names, as an export of a network holds them."""
+        ...
+
+    def unfolded(
+        self, network: Network, weights: dict[str, Tensor], table: Tensor | None
+    ) -> tuple[dict[str, Tensor], float]:
+        """What :meth:`folded` gave, as weights of the model, and which share of a matrix is lost by it, 0 for none.
+
+        ``table`` (V,E): word embeddings that are to be shared, from the other network; unset, this one's are.
+        """
         ...
 
     def differences(self, network: Network, config: Any) -> list[str]:
         """What differs between a configuration of transformers and ours: ``NAME THERE there, HERE here``, each."""
         ...
+
+
+def architecture_of_type(model_type: str) -> type[Architecture] | None:
+    """The architecture whose exports have this type of configuration, None if there is none."""
+    found: list[type[Architecture]] = [method_of("architecture", kind) for kind in SEAMS["architecture"]]
+    return next((one for one in found if one.model_type == model_type), None)
 
 
 def architecture_of(config: ModelConfig) -> Architecture:

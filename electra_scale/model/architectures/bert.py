@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from electra_scale.model.architectures.architecture import Hidden, Network
 from electra_scale.model.embeddings import Embeddings
+from electra_scale.model.heads import BertDiscriminatorHead, BertGeneratorHead
 from electra_scale.model.initialisation import neighbour_attention
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
@@ -122,24 +123,49 @@ class BertEncoder(nn.Module):
 class BertArchitecture:
     """Encoders of this kind, for a configuration of the networks."""
 
+    model_type: ClassVar[str] = "electra"
+
     hugging_face: ClassVar[dict[Network, str]] = {
         "discriminator": "ElectraForPreTraining",
         "generator": "ElectraForMaskedLM",
     }
 
-    tied: ClassVar[dict[Network, dict[str, str]]] = {
-        "discriminator": {},
-        "generator": {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
-    }
+    token_settings: ClassVar[dict[str, str]] = {"pad_token_id": "pad_token_id"}
+
+    inputs: ClassVar[list[str] | None] = None
+
+    for_tasks: ClassVar[tuple[str, str]] = ("ElectraForSequenceClassification", "")
+
+    flops_formulas: ClassVar[tuple[str, ...]] = (
+        "forward of an encoder: 2 E H [E != H] + layers (8 H^2 + 4 H F + 4 S H)",
+        "(the last layer of the generator has all but 6 H^2 + 4 S H of it at masked positions only)",
+        "of the heads: generator (M/S) (2 H E + 2 E V), discriminator 2 H^2 + 2 H",
+    )
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+
+    @property
+    def tied(self) -> dict[Network, dict[str, str]]:
+        return {
+            "discriminator": {},
+            "generator": {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+        }
 
     def embeddings(self) -> Embeddings:
         return Embeddings(self.config)
 
     def encoder(self, size: EncoderSize) -> BertEncoder:
         return BertEncoder(size, self.config)
+
+    def generator_head(self) -> BertGeneratorHead:
+        config = self.config
+        return BertGeneratorHead(
+            config.generator.hidden, config.embedding, config.vocab_size, config.architecture.layer_norm_eps
+        )
+
+    def discriminator_head(self) -> BertDiscriminatorHead:
+        return BertDiscriminatorHead(self.config.discriminator.hidden)
 
     def embedding_parameters(self) -> int:
         config = self.config
@@ -154,6 +180,13 @@ class BertArchitecture:
         project = embedding * hidden + hidden if embedding != hidden else 0
         return project + size.layers * (attention + feed_forward + norms)
 
+    def head_parameters(self, network: Network) -> int:
+        if network == "generator":
+            embedding = self.config.embedding
+            return self.config.generator.hidden * embedding + embedding + 2 * embedding + self.config.vocab_size
+        hidden = self.config.discriminator.hidden
+        return hidden * hidden + 2 * hidden + 1
+
     def encoder_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
         """``2 E H [E != H] + layers * (6 H^2 + 4 S H) + (layers - 1 + wanted) * (2 H^2 + 4 H F)``.
 
@@ -166,6 +199,13 @@ class BertArchitecture:
         attention = size.layers * (6 * hidden * hidden + 4 * positions * hidden)
         by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 4 * hidden * ffn)
         return float(project + attention + by_position)
+
+    def head_flops(self, network: Network) -> float:
+        """``2 H E`` for the generator's, ``2 H^2 + 2 H`` for the discriminator's."""
+        if network == "generator":
+            return float(2 * self.config.generator.hidden * self.config.embedding)
+        hidden = self.config.discriminator.hidden
+        return float(2 * hidden * hidden + 2 * hidden)
 
     def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
         """``b (layers (8 H + 2 F + S) + E + E [E != H])`` with b bytes a number, if all positions are ``wanted``.
@@ -183,8 +223,17 @@ class BertArchitecture:
         if left_out:
             kept += wanted * hidden - left_out * (3 * hidden + 2 * size.ffn)
         exact = 4 * (size.layers * (size.heads + 4) - 4 * left_out + 2)
-        dropped = dropped_elements(size, wanted) + embedding if self.config.dropout > 0 else 0
+        dropped = self.dropped_elements(size, wanted) if self.config.dropout > 0 else 0
         return float(kept * element + exact + dropped + _SMALL_TENSORS)
+
+    def dropped_elements(self, size: EncoderSize, wanted: float = 1.0) -> float:
+        return self.config.embedding + 2 * (size.layers - 1 + wanted) * size.hidden
+
+    def head_bytes(self, network: Network, element: int) -> float:
+        """``b (H + 3 E)`` of the generator's, ``3 b H`` of the discriminator's: input, dense, GELU, and features."""
+        if network == "generator":
+            return float((self.config.generator.hidden + 3 * self.config.embedding) * element)
+        return float(3 * self.config.discriminator.hidden * element)
 
     def transformers_config(self, network: Network) -> Any:
         from transformers import ElectraConfig
@@ -231,6 +280,14 @@ class BertArchitecture:
             names["generator_head.bias"] = ("generator_lm_head.bias",)
         return names
 
+    def folded(self, network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return weights
+
+    def unfolded(
+        self, network: Network, weights: dict[str, Tensor], table: Tensor | None
+    ) -> tuple[dict[str, Tensor], float]:
+        return weights, 0.0
+
     def differences(self, network: Network, config: Any) -> list[str]:
         ours, size = self.config, getattr(self.config, network)
         if config.model_type != "electra":
@@ -248,8 +305,3 @@ class BertArchitecture:
             f"{network}.heads": (config.num_attention_heads, size.heads),
         }
         return [f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
-
-
-def dropped_elements(size: EncoderSize, wanted: float = 1.0) -> float:
-    """Numbers per token that dropout keeps a mask for, behind the two blocks of each layer."""
-    return 2 * (size.layers - 1 + wanted) * size.hidden

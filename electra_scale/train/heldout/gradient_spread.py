@@ -51,14 +51,18 @@ class Part:
     rule: Rule
 
 
-def _linear(_: nn.Module, given: Tensor, slope: Tensor) -> list[RowGradient]:
-    return [RowGradient(slope.transpose(1, 2) @ given.float()), RowGradient(slope.sum(1))]
+def _linear(module: nn.Module, given: Tensor, slope: Tensor) -> list[RowGradient]:
+    return [RowGradient(slope.transpose(1, 2) @ given.float()), *_bias(module, slope)]
 
 
 def _layer_norm(module: nn.Module, given: Tensor, slope: Tensor) -> list[RowGradient]:
     assert isinstance(module, nn.LayerNorm)
     normal = layer_norm(given.float(), module.normalized_shape, eps=module.eps)
-    return [RowGradient((slope * normal).sum(1)), RowGradient(slope.sum(1))]
+    return [RowGradient((slope * normal).sum(1)), *_bias(module, slope)]
+
+
+def _bias(module: nn.Module, slope: Tensor) -> list[RowGradient]:
+    return [] if module.bias is None else [RowGradient(slope.sum(1))]
 
 
 def _embedding(module: nn.Module, given: Tensor, slope: Tensor) -> list[RowGradient]:
@@ -77,6 +81,10 @@ def _token_type(_: nn.Module, given: Tensor, slope: Tensor) -> list[RowGradient]
 _RULES: dict[type[nn.Module], Rule] = {nn.Linear: _linear, nn.LayerNorm: _layer_norm, nn.Embedding: _embedding}
 
 
+def _rule_of(module: nn.Module) -> Rule | None:
+    return next((rule for kind, rule in _RULES.items() if isinstance(module, kind)), None)
+
+
 def parts_of(module: nn.Module) -> list[Part]:
     """All of a module's own parameters; raises UserError for parameters whose gradients are not known here."""
     parts = []
@@ -85,12 +93,13 @@ def parts_of(module: nn.Module) -> list[Part]:
             parts.append(Part(one.word, _token_type))
         if next(one.parameters(recurse=False), None) is None or _is_token_type(one, module):
             continue
-        if type(one) not in _RULES:
+        rule = _rule_of(one)
+        if rule is None:
             raise UserError(
                 f"the probe does not know the gradient of a {type(one).__name__} row by row; it knows those of "
                 f"{', '.join(kind.__name__ for kind in _RULES)}"
             )
-        parts.append(Part(one, _RULES[type(one)]))
+        parts.append(Part(one, rule))
     return parts
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
 from electra_scale.cli import main
 from electra_scale.model.electra import Electra
 from electra_scale.model.hf import export
-from electra_scale.recipe.model import EncoderSize, ModelConfig
+from electra_scale.recipe.model import EncoderSize, ModelConfig, ModernSettings
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "."]
 MODEL = ModelConfig(
@@ -29,10 +30,20 @@ MODEL = ModelConfig(
 
 
 @pytest.fixture(scope="module")
+def modern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the other architecture."""
+    return written(tmp_path_factory.mktemp("modern"), replace(MODEL, architecture=ModernSettings()))
+
+
+@pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
+    return written(tmp_path_factory.mktemp("exported"), MODEL)
+
+
+def written(folder: Path, model: ModelConfig) -> Path:
+    """An export with its tokenizer."""
     save_tokenizer(folder / "store", wordpiece_tokenizer({word: index for index, word in enumerate(WORDS)}, True))
-    export(Electra(MODEL), folder / "store/tokenizer", folder / "out")
+    export(Electra(model), folder / "store/tokenizer", folder / "out")
     return folder / "out"
 
 
@@ -61,8 +72,13 @@ def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
-def test_a_good_export_fills_the_mask_and_scores_the_words(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["try", str(exported), "--masked", "the [MASK] sat.", "--wrong", "the mat sat"]) == 0
+@pytest.mark.parametrize("kind", ["exported", "modern"])
+def test_a_good_export_fills_the_mask_and_scores_the_words(
+    kind: str, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["try", str(request.getfixturevalue(kind)), "--masked", "the [MASK] sat.", "--wrong", "the mat sat"]) == 0
+    )
     shown = capfd.readouterr().out.splitlines()
     assert len(shown) == 1 + 5 + 1 + 3
     assert [line.split()[0] for line in shown[-3:]] == ["the", "mat", "sat"]

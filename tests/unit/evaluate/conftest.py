@@ -15,6 +15,7 @@ from transformers import (
     ElectraForPreTraining,
     ModernBertConfig,
     ModernBertForMaskedLM,
+    ModernBertForTokenClassification,
 )
 
 from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, save_tokenizer, wordpiece_tokenizer
@@ -58,12 +59,22 @@ def electra() -> ElectraConfig:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     modern = ModernBertConfig(max_position_embeddings=LONGEST, pad_token_id=0, cls_token_id=2, sep_token_id=3, **SIZES)
+    detecting = ModernBertConfig(**{**modern.to_dict(), "num_labels": 1})
     return {
+        "modern discriminator": write(root / "modern" / "d", ModernBertForTokenClassification(detecting)),
+        "modern generator": write(root / "modern" / "g", ModernBertForMaskedLM(modern)),
         "discriminator": write(root / "electra" / "discriminator", ElectraForPreTraining(electra())),
         "generator": write(root / "electra" / "generator", ElectraForMaskedLM(electra())),
         "bert": write(root / "bert", BertForMaskedLM(BertConfig(max_position_embeddings=LONGEST, **SIZES))),
         "modernbert": write(root / "modernbert", ModernBertForMaskedLM(modern)),
     }
+
+
+@pytest.fixture(scope="module", params=["electra", "modern"])
+def pair_model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> NamedModel:
+    """A discriminator and a generator of each architecture."""
+    prefix = "" if request.param == "electra" else "modern "
+    return NamedModel("pair", folders[f"{prefix}discriminator"], folders[f"{prefix}generator"])
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from tests.unit.evaluate.conftest import LONGEST, SIZES, WORDS, electra, write
         (open_discriminator, "bert", "a model of type bert, which has no head that tells"),
         (open_discriminator, "modernbert", "a model of type modernbert, which has no head that tells"),
         (open_masked_lm, "discriminator", "has no head that predicts masked tokens"),
+        (open_masked_lm, "modern discriminator", "has no head that predicts masked tokens"),
     ],
 )
 def test_a_model_without_the_trained_head_is_refused(

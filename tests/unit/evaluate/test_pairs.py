@@ -23,9 +23,9 @@ PAIRS = [
 ]
 
 
-def test_shares_are_those_of_the_scores(electra_model: NamedModel) -> None:
-    found = evaluate_pairs(electra_model, "discriminator", PAIRS, "store", 0)
-    network = open_discriminator("m", electra_model.folder)
+def test_shares_are_those_of_the_scores(pair_model: NamedModel) -> None:
+    found = evaluate_pairs(pair_model, "discriminator", PAIRS, "store", 0)
+    network = open_discriminator("m", pair_model.folder)
     points: dict[str, list[float]] = {"pairs_swapped": [], "pairs_replaced": []}
     for pair in PAIRS:
         one, other = discriminator_scores(network, encode(network, [pair.original, pair.changed]))  # type: ignore[arg-type]

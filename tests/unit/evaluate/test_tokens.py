@@ -64,13 +64,13 @@ def test_draws_and_probabilities_are_those_of_one_passage_after_the_other(folder
         assert (below - p[np.arange(len(p)), found.drawn] < passage.uniform + 1e-6).all()
 
 
-def test_the_figures_are_those_of_the_passages(electra_model: NamedModel) -> None:
-    assert electra_model.generator is not None
-    source = open_masked_lm("g", electra_model.generator)
-    network = open_discriminator("d", electra_model.folder)
+def test_the_figures_are_those_of_the_passages(pair_model: NamedModel) -> None:
+    assert pair_model.generator is not None
+    source = open_masked_lm("g", pair_model.generator)
+    network = open_discriminator("d", pair_model.folder)
     passages = make_passages(source, DOCUMENTS, MASKING)
     predicted = predict(source, passages)
-    masked = evaluate_masked_tokens(electra_model, DOCUMENTS, "text", MASKING)
+    masked = evaluate_masked_tokens(pair_model, DOCUMENTS, "text", MASKING)
     values = {score.name: score.value for score in masked.scores}
     assert values["masked_cross_entropy"] == pytest.approx(
         -np.concatenate([p.log_probability for p in predicted]).mean()
@@ -83,10 +83,10 @@ def test_the_figures_are_those_of_the_passages(electra_model: NamedModel) -> Non
         ids = torch.tensor([passage.ids])
         ids[0, passage.masked] = torch.from_numpy(found.drawn)
         with torch.no_grad():
-            logits += network.model(input_ids=ids).logits[0, passage.own].tolist()
+            logits += network.model(input_ids=ids).logits[0, passage.own].flatten().tolist()
         labels += [int(ids[0, place]) != passage.ids[place] for place in passage.own]
     flat, replaced = np.array(logits, dtype=np.float64), np.array(labels)
-    detected = evaluate_replaced_tokens(electra_model, electra_model, DOCUMENTS, "text", MASKING)
+    detected = evaluate_replaced_tokens(pair_model, pair_model, DOCUMENTS, "text", MASKING)
     scores = {score.name: score for score in detected.scores}
     assert scores["replaced_auc"].value == pytest.approx(auc(flat[replaced], flat[~replaced]))
     assert scores["replaced_accuracy"].value == pytest.approx(((flat > 0) == replaced).mean())
@@ -95,7 +95,7 @@ def test_the_figures_are_those_of_the_passages(electra_model: NamedModel) -> Non
     share = replaced.mean()
     assert scores["replaced_accuracy"].chance == pytest.approx(max(share, 1 - share))
     assert scores["replaced_loss"].chance == pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share))
-    assert detected.settings["generator"] == "electra"
+    assert detected.settings["generator"] == "pair"
 
 
 def test_the_errors_are_the_spread_of_the_figures_over_new_texts() -> None:

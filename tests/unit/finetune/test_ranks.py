@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import ModernBertForTokenClassification
 
 from electra_scale.finetune.encoder import build_model
 from electra_scale.finetune.tasks.known import TASKS
@@ -22,7 +23,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["electra", "bert", "modernbert"])
+@pytest.mark.parametrize("kind", ["electra", "bert", "modernbert", "modern discriminator"])
 def test_the_loss_of_every_kind_of_task_depends_on_all_weights(tmp_path: Path, kind: str) -> None:
     folder = write_encoder(tmp_path / kind, kind)
     for name, labels in LABELS.items():
@@ -36,3 +37,15 @@ def test_weights_that_the_loss_does_not_depend_on_are_named(tmp_path: Path) -> N
     batch = {"input_ids": IDS, **LABELS["cola"]}
     assert without_gradient(model, batch) == ["electra.unneeded.weight", "electra.unneeded.bias"]
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_head_for_another_task_with_as_many_outputs_is_drawn_anew(tmp_path: Path) -> None:
+    """Detection has one output, as a task of numbers has; the layer before it is kept."""
+    folder = write_encoder(tmp_path / "d", "modern discriminator")
+    detecting = ModernBertForTokenClassification.from_pretrained(folder)
+    models = [build_model(folder, "d", TASKS["stsb"], None, seed) for seed in (1, 1, 2)]
+    first, again, other = (model.classifier.weight for model in models)
+    assert torch.equal(first, again)
+    for weight in (other, detecting.classifier.weight):
+        assert not torch.equal(first, weight)
+    assert torch.equal(models[0].head.dense.weight, detecting.head.dense.weight)

@@ -15,7 +15,7 @@ from electra_scale.inside.inside import Inside
 from electra_scale.inside.run import OpenedRun
 from electra_scale.recipe.corruption import CorruptionSettings, GeneratorSettings, SamplingHeadSettings
 from electra_scale.recipe.data import DataConfig
-from electra_scale.recipe.model import EncoderSize, ModelConfig, ModelSection
+from electra_scale.recipe.model import BertSettings, EncoderSize, ModelSection
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint.state import RunState
@@ -39,16 +39,17 @@ SAMPLERS: dict[str, GeneratorSettings] = {
 }
 
 
-def open_inside(corruption: CorruptionSettings, step: int = 40, rough: float = 0.25) -> Inside:
+def open_inside(
+    corruption: CorruptionSettings, step: int = 40, rough: float = 0.25, architecture: Any = None
+) -> Inside:
     """A run of ``step`` steps with this corruption, whose weights are far from their start."""
     recipe = Recipe(
         data=DataConfig(sequence_length=LONGEST, mask_share=0.25),
         model=ModelSection(**SIZES),
+        architecture=architecture or BertSettings(),
         corruption=corruption,
     )
-    module = build_module(
-        recipe, ModelConfig(vocab_size=len(WORDS), **SIZES), SpecialTokens(pad=0, cls=2, sep=3, mask=4), "joint"
-    )
+    module = build_module(recipe, recipe.networks(len(WORDS)), SpecialTokens(pad=0, cls=2, sep=3, mask=4), "joint")
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import ElectraForMaskedLM, ElectraForPreTraining
+from transformers import AutoModelForMaskedLM, ElectraForPreTraining, ModernBertForTokenClassification
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
 from electra_scale.inside.examples import examples
+from electra_scale.inside.inside import Inside
 from electra_scale.inside.opening import open_named
 from electra_scale.inside.run import OpenedRun
 from electra_scale.model.hf import export
+from electra_scale.recipe.model import BertSettings, ModernSettings
 from tests.unit.inside.conftest import LONGEST, SAMPLERS, SIZES, VOCABULARY, WORDS, open_inside
 
 TEXT = "the cat sat on the mat."
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
+ARCHITECTURES: dict[str, Any] = {"bert": BertSettings(), "modern": ModernSettings(window=4)}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run of each architecture, which its folder's name tells."""
+    folder = tmp_path_factory.mktemp(request.param)
     save_tokenizer(folder / "store", wordpiece_tokenizer(VOCABULARY, True))
-    opened = open_inside(SAMPLERS["electra"]).opened
+    opened = run_of(folder / "out").opened
     assert isinstance(opened, OpenedRun)
     export(opened.module.electra, folder / "store/tokenizer", folder / "out")
     return folder / "out"
 
 
+def run_of(exported: Path) -> Inside:
+    """The run that an export is of."""
+    name = exported.parent.name.rstrip("0123456789")
+    return open_inside(SAMPLERS["electra"], architecture=ARCHITECTURES[name])
+
+
 def test_an_export_shows_the_p_of_its_run_and_draws_from_it(exported: Path) -> None:
     found = open_named(str(exported)).look(TEXT, [2, 5], key=4)
-    expected = open_inside(SAMPLERS["electra"]).look(TEXT, [2, 5], key=4)
+    expected = run_of(exported).look(TEXT, [2, 5], key=4)
     assert [token.drawn for token in found.tokens] == [token.drawn for token in expected.tokens]
     assert [token.score for token in found.tokens] == pytest.approx(
         [token.score for token in expected.tokens], abs=1e-5
@@ -51,9 +64,10 @@ def test_p_and_scores_are_those_that_transformers_gives(exported: Path) -> None:
     ids = torch.tensor([[token.id for token in looked.tokens]])
     masked = ids.index_fill(1, torch.tensor([2]), VOCABULARY["[MASK]"])
     with torch.no_grad():
-        p = ElectraForMaskedLM.from_pretrained(exported / "generator")(masked).logits[0, 2].softmax(-1)
+        p = AutoModelForMaskedLM.from_pretrained(exported / "generator")(masked).logits[0, 2].softmax(-1)
         shown = ids.index_fill(1, torch.tensor([2]), looked.positions[0].drawn.id)
-        scores = ElectraForPreTraining.from_pretrained(exported / "discriminator")(shown).logits[0].sigmoid()
+        kind = ModernBertForTokenClassification if "modern" in str(exported) else ElectraForPreTraining
+        scores = kind.from_pretrained(exported / "discriminator")(shown).logits[0].flatten().sigmoid()
     by_id = {one.id: one.p for one in looked.positions[0].candidates}
     assert [by_id[v] for v in range(len(WORDS))] == pytest.approx(p.tolist(), rel=1e-4)
     assert [token.score for token in looked.tokens] == pytest.approx(scores.tolist(), abs=1e-6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from electra_scale.model.electra import Electra
-from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.model import EncoderSize, ModelConfig, ModernSettings
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 
 VOCAB = 97
@@ -38,6 +38,32 @@ def preset(request: pytest.FixtureRequest) -> ModelConfig:
 @pytest.fixture
 def tiny() -> ModelConfig:
     return PRESETS["tiny"]
+
+
+@pytest.fixture(params=["bert", "modern"])
+def either(request: pytest.FixtureRequest) -> ModelConfig:
+    """Small networks of each architecture; the modern one's generator is narrower than the table, its window small."""
+    if request.param == "bert":
+        return PRESETS["tiny"]
+    return modern()
+
+
+def modern(
+    embedding: int = 32,
+    discriminator: EncoderSize | None = None,
+    generator: EncoderSize | None = None,
+    positions: int = 256,
+    window: int = 8,
+) -> ModelConfig:
+    """Small networks of the modern architecture."""
+    return ModelConfig(
+        vocab_size=VOCAB,
+        embedding=embedding,
+        discriminator=discriminator or EncoderSize(4, 32, 48, 4),
+        generator=generator or EncoderSize(3, 16, 24, 2),
+        max_positions=positions,
+        architecture=ModernSettings(window=window),
+    )
 
 
 def roughen(module: torch.nn.Module, seed: int) -> None:

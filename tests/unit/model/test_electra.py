@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from data_pipeline.errors import UserError
 from electra_scale.model.cost import discriminator_flops, generator_flops, parameter_counts
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout, attention_mask, positions_from_segments
-from electra_scale.recipe.model import EncoderSize, ModelConfig
+from electra_scale.recipe.model import BertSettings, EncoderSize, ModelConfig, ModernSettings
 from tests.support.instruments.logits import discriminator_logits
 
-from .conftest import VOCAB, rough_model
+from .conftest import VOCAB, modern, rough_model
 
 
 def rows(count: int, positions: int) -> Layout:
@@ -71,11 +72,14 @@ def test_states_of_inner_layers_are_given_where_asked(tiny: ModelConfig) -> None
     assert torch.equal(after, hidden.last)
 
 
+@pytest.mark.parametrize("architecture", [BertSettings(), ModernSettings(window=4)])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_states_asked_for_at_some_positions_are_those_of_a_whole_pass_with_their_gradients(layers: int) -> None:
+def test_states_asked_for_at_some_positions_are_those_of_a_whole_pass_with_their_gradients(
+    layers: int, architecture: Any
+) -> None:
     """On packed rows, with padding; what comes after the last attention is not computed elsewhere."""
     size = EncoderSize(layers, 32, 48, 4)
-    config = ModelConfig(vocab_size=VOCAB, embedding=16, discriminator=size, generator=size)
+    config = ModelConfig(vocab_size=VOCAB, embedding=16, discriminator=size, generator=size, architecture=architecture)
     ids = torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(1))
     layout = Layout.of(torch.tensor([[0, 0, 0, 1, 1, 2, -1], [3] * 7]))
     only = torch.tensor([0, 4, 5, 7, 13])
@@ -93,18 +97,19 @@ def test_states_asked_for_at_some_positions_are_those_of_a_whole_pass_with_their
     assert of_some.keys() == of_whole.keys()
     for name, gradient in of_some.items():
         torch.testing.assert_close(gradient, of_whole[name], atol=1e-4, rtol=1e-4, msg=name)
-    left_out = (ids.numel() - len(only)) * (2 * size.hidden**2 + 4 * size.hidden * size.ffn)
+    products = 4 if architecture.kind == "bert" else 6
+    left_out = (ids.numel() - len(only)) * (2 * size.hidden**2 + products * size.hidden * size.ffn)
     assert all_flops - fewer_flops == left_out
 
 
-def test_a_model_without_a_generator_starts_as_one_with_it(tiny: ModelConfig) -> None:
-    alone, both = Electra(tiny, seed=3, with_generator=False).state_dict(), Electra(tiny, seed=3).state_dict()
+def test_a_model_without_a_generator_starts_as_one_with_it(either: ModelConfig) -> None:
+    alone, both = Electra(either, seed=3, with_generator=False).state_dict(), Electra(either, seed=3).state_dict()
     assert not any("generator" in name for name in alone)
     assert all(torch.equal(value, both[name]) for name, value in alone.items())
 
 
-def test_packed_row_equals_its_segments_alone(tiny: ModelConfig) -> None:
-    model = rough_model(tiny)
+def test_packed_row_equals_its_segments_alone(either: ModelConfig) -> None:
+    model = rough_model(either)
     first, second = torch.randint(0, VOCAB, (1, 11)), torch.randint(0, VOCAB, (1, 7))
     ids = torch.cat([first, second, torch.zeros(1, 6, dtype=torch.int64)], dim=1)
     segment = torch.tensor([[0] * 11 + [1] * 7 + [-1] * 6])
@@ -146,8 +151,8 @@ def test_a_discriminator_that_starts_from_the_generator_computes_what_it_compute
     assert torch.equal(model.generator_hidden(ids, layout), after)
 
 
-def test_dropout_acts_in_training_only(tiny: ModelConfig) -> None:
-    model = rough_model(tiny)
+def test_dropout_acts_in_training_only(either: ModelConfig) -> None:
+    model = rough_model(either)
     ids, layout = torch.randint(0, VOCAB, (2, 9)), rows(2, 9)
     with torch.no_grad():
         assert torch.equal(*(discriminator_logits(model, ids, layout) for _ in range(2)))
@@ -155,22 +160,22 @@ def test_dropout_acts_in_training_only(tiny: ModelConfig) -> None:
         assert not torch.equal(*(discriminator_logits(model, ids, layout) for _ in range(2)))
 
 
-def test_initial_weights_follow_from_the_seed_alone(tiny: ModelConfig) -> None:
+def test_initial_weights_follow_from_the_seed_alone(either: ModelConfig) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = Electra(tiny, seed=5).state_dict()
+    first = Electra(either, seed=5).state_dict()
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(2)
-    again = Electra(tiny)
+    again = Electra(either)
     assert not torch.equal(first["embeddings.word.weight"], again.state_dict()["embeddings.word.weight"])
     again.initialise(5)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.items())
 
 
-def test_initial_weights_of_one_part_ignore_the_others(tiny: ModelConfig) -> None:
-    other = replace(tiny, generator=EncoderSize(1, 32, 64, 1))
+def test_initial_weights_of_one_part_ignore_the_others(either: ModelConfig) -> None:
+    other = replace(either, generator=EncoderSize(1, 32, 64, 1))
     state = Electra(other).state_dict()
-    for name, value in Electra(tiny).state_dict().items():
+    for name, value in Electra(either).state_dict().items():
         if name.split(".")[0] in {"embeddings", "discriminator", "discriminator_head"}:
             assert torch.equal(value, state[name])
 
@@ -217,8 +222,8 @@ def test_initial_values_are_berts(tiny: ModelConfig) -> None:
             assert parameter.eq(1.0 if is_norm_weight else 0.0).all(), name
 
 
-def test_both_networks_train_the_shared_embeddings_and_nothing_else_in_common(tiny: ModelConfig) -> None:
-    model = rough_model(tiny)
+def test_both_networks_train_the_shared_embeddings_and_nothing_else_in_common(either: ModelConfig) -> None:
+    model = rough_model(either)
     ids, layout = torch.randint(0, VOCAB, (2, 9)), rows(2, 9)
     model.generator_hidden(ids, layout).square().sum().backward()
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
@@ -236,17 +241,36 @@ def test_parameter_counts_are_those_of_the_model(preset: ModelConfig) -> None:
     assert counts.total == sum(p.numel() for p in model.parameters())
 
 
-def test_flops_are_those_torch_counts(tiny: ModelConfig) -> None:
-    model = rough_model(tiny)
+def test_parameter_counts_of_the_modern_encoder_are_those_of_the_model() -> None:
+    """With projections to the networks' widths and without."""
+    for embedding in (16, 32, 24):
+        config = modern(embedding)
+        model, counts = Electra(config), parameter_counts(config)
+        for part in ("embeddings", "generator", "generator_head", "discriminator", "discriminator_head"):
+            assert getattr(counts, part) == sum(p.numel() for p in getattr(model, part).parameters())
+
+
+def test_flops_are_those_torch_counts(either: ModelConfig) -> None:
+    model = rough_model(either)
     ids, layout = torch.randint(0, VOCAB, (2, 32)), rows(2, 32)
     # The counter does not know the CPU's fused attention, but the products of the plain one.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         hidden = model.generator_hidden(ids, layout, only=torch.arange(16))
         model.generator_head(hidden) @ model.word_embeddings.T
-    assert counter.get_total_flops() == 64 * generator_flops(tiny, 32, masked_share=16 / 64)
+    planned = generator_flops(either, 32, masked_share=16 / 64) + beyond_the_window(either, either.generator, 32)
+    assert counter.get_total_flops() == 64 * planned
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         discriminator_logits(model, ids, layout)
-    assert counter.get_total_flops() == 64 * discriminator_flops(tiny, 32)
+    planned = discriminator_flops(either, 32) + beyond_the_window(either, either.discriminator, 32)
+    assert counter.get_total_flops() == 64 * planned
+
+
+def beyond_the_window(config: ModelConfig, size: EncoderSize, positions: int) -> float:
+    """Operations per token that a row under a mask costs in layers with a window, and that are not counted."""
+    if config.architecture.kind == "bert":
+        return 0.0
+    local = sum(index % config.architecture.global_every > 0 for index in range(size.layers))
+    return float(local * 4 * (positions - config.architecture.window - 1) * size.hidden)
 
 
 def test_impossible_sizes_are_refused_in_one_line(tiny: ModelConfig) -> None:

@@ -31,12 +31,14 @@ def recipe_of(name: str) -> Recipe:
 
 
 def trained_recipe_of(name: str) -> Recipe:
-    """One all of whose parts learn, with a generator that is narrower than the discriminator and few masked positions.
+    """One all of whose parts learn, with a generator that is narrower than the discriminator, few masked positions and
+    rows of 128 positions at most.
 
     A plan counts what is frozen as trained, and takes the masked share of all positions, [CLS] and [SEP] among them;
     docs/plan.md says what came out for two encoders of one size.
     """
     recipe = recipe_of(name)
+    recipe.data.sequence_length = min(recipe.data.sequence_length, 128)
     if recipe.optimizer.generator_rate == 0:
         recipe.optimizer.generator_rate = 0.1
         recipe.data.mask_share = 0.3

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from electra_scale.corruption import generator as training
-from electra_scale.model.architectures.bert import dropped_elements
+from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts
 from electra_scale.plan.memory import Memory, device_memory
 from tests.support.fixtures.runs import ranks, run
@@ -27,7 +27,7 @@ def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["tiny.yaml", "small.yaml"])
+@pytest.mark.parametrize("name", ["tiny.yaml", "small.yaml", "modern-tiny.yaml", "modern-small.yaml"])
 def test_a_forward_pass_keeps_and_takes_what_is_planned(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,8 +60,9 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
     assert in_pass - weights == pytest.approx(found.moments["vocabulary pass"] - always, rel=0.03)
 
 
-def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = trained_recipe_of("small.yaml")
+@pytest.mark.parametrize("name", ["small.yaml", "modern-small.yaml"])
+def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = trained_recipe_of(name)
     recipe.model.dropout = 0.1
     module, batch = module_of(recipe), batch_of(recipe)
     dropped = 0
@@ -75,8 +76,10 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(monkeypatch: pytest
     loss_of(module, batch)
     model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     masked = len(batch.masked) / tokens
-    encoders = dropped_elements(model.generator, masked) + dropped_elements(model.discriminator)
-    assert dropped == pytest.approx(tokens * (encoders + 2 * model.embedding), rel=1e-12)
+    architecture = architecture_of(model)
+    expected = architecture.dropped_elements(model.generator, masked)
+    expected += architecture.dropped_elements(model.discriminator)
+    assert dropped == pytest.approx(tokens * expected, rel=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from tests.unit.train.conftest import (
     contribution,
     counts_of,
     discriminate,
+    every_architecture,
     generator_of,
     gradients,
     look_ahead,
@@ -125,14 +126,15 @@ def test_the_total_is_the_formula(name: str) -> None:
     assert module.count("masked", batch) == len(batch.masked)
 
 
+@every_architecture
 @every_sampler
-def test_one_batch_of_eight_gives_the_gradients_of_two_of_four(name: str) -> None:
+def test_one_batch_of_eight_gives_the_gradients_of_two_of_four(name: str, architecture: str) -> None:
     whole, halves = make_batch(), [make_batch(0, 4), make_batch(4, 4)]
     counts = counts_of(whole)
     assert counts == counts_of(*halves)
     # Unequal shares, so that a mean of means would show.
     assert len(halves[0].masked) != len(halves[1].masked)
-    module = make_module(SAMPLERS[name], focal_gamma=1.0)
+    module = make_module(SAMPLERS[name], architecture=architecture, focal_gamma=1.0)
     together, split = gradients(module, [whole], counts), gradients(module, halves, counts)
     for key, gradient in together.items():
         assert gradient.any(), key
@@ -180,12 +182,13 @@ def test_the_generator_sees_the_mask_where_it_should_and_the_token_elsewhere() -
     assert torch.equal(seen[0].flatten(), expected)
 
 
-def test_what_stands_in_the_padding_changes_nothing() -> None:
+@every_architecture
+def test_what_stands_in_the_padding_changes_nothing(architecture: str) -> None:
     batch, other = make_batch(), make_batch()
     padding = other.segment < 0
     assert padding.any()
     other.ids[padding] = 9
-    module = make_module(SAMPLERS["hp_loss rms own"])
+    module = make_module(SAMPLERS["hp_loss rms own"], architecture=architecture)
     counts = counts_of(batch)
     one, two = (gradients(module, [part], counts) for part in (batch, other))
     for key, gradient in one.items():
@@ -193,13 +196,14 @@ def test_what_stands_in_the_padding_changes_nothing() -> None:
             assert torch.allclose(gradient, two[key], rtol=1e-5, atol=1e-7), key
 
 
-def test_documents_of_a_row_do_not_see_each_other() -> None:
+@every_architecture
+def test_documents_of_a_row_do_not_see_each_other(architecture: str) -> None:
     """Another neighbour in the same row leaves a document's scores as they were."""
     batch, other = make_batch(), make_batch()
     row = next(row for row in range(8) if batch.segment[row].max() > 0)
     neighbour = other.segment[row] > 0
     other.ids[row, neighbour] = (other.ids[row, neighbour] + 7) % V
-    module = make_module(SAMPLERS["electra"])
+    module = make_module(SAMPLERS["electra"], architecture=architecture)
     place, position = batch.masked // batch.ids.shape[1], batch.masked % batch.ids.shape[1]
     elsewhere = (place != row) | (batch.segment[row, position] == 0)
     features, changed = (masked_positions(module, part).features for part in (batch, other))
@@ -289,10 +293,11 @@ def test_before_its_start_a_sampler_draws_like_plain_electra_and_learns(name: st
         assert any(gradient.any() for key, gradient in found.items() if key.startswith("sampler."))
 
 
+@every_architecture
 @every_sampler
-def test_a_step_drawn_ahead_is_the_step_itself_while_nothing_has_moved(name: str) -> None:
+def test_a_step_drawn_ahead_is_the_step_itself_while_nothing_has_moved(name: str, architecture: str) -> None:
     batch = make_batch()
-    module = make_module(SAMPLERS[name])
+    module = make_module(SAMPLERS[name], architecture=architecture)
     loss, sums = contribution(module, batch, counts_of(batch))
     again, other = contribution(module, batch, counts_of(batch), ahead=look_ahead(module, batch))
     assert float(again) == pytest.approx(float(loss), rel=1e-5)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
 from electra_scale.recipe.data import DataConfig
-from electra_scale.recipe.model import EncoderSize, ModelConfig
+from electra_scale.recipe.model import EncoderSize, ModelConfig, ModernSettings
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.task import ReplacedTokensSettings
 from electra_scale.tasks.module import GlobalCounts, PretrainModule
@@ -38,6 +39,9 @@ MODEL = ModelConfig(
     dropout=0.0,
     attention_dropout=0.0,
 )
+MODELS = {"bert": MODEL, "modern": replace(MODEL, architecture=ModernSettings(window=4))}
+every_architecture = pytest.mark.parametrize("architecture", MODELS)
+
 SAMPLERS: dict[str, GeneratorSettings] = {
     "electra": GeneratorSettings(sampler="electra"),
     "temperature": GeneratorSettings(sampler="temperature", weight_power=1.0),
@@ -75,12 +79,14 @@ def make_module(
     phase: Phase = "joint",
     rough: bool = True,
     discriminator_weight: float = 50.0,
+    architecture: str = "bert",
     **changes: Any,
 ) -> PretrainModule:
     """A module whose weights depend on the sampler's parts in nothing but the sampler; ``changes`` of its settings."""
-    electra = Electra(MODEL, seed=1)
-    corruptor = GeneratorCorruption(replace(settings, **changes), MODEL, SPECIAL, seed=1)
-    task = ReplacedTokens(ReplacedTokensSettings(discriminator_weight=discriminator_weight), MODEL, SPECIAL)
+    model = MODELS[architecture]
+    electra = Electra(model, seed=1)
+    corruptor = GeneratorCorruption(replace(settings, **changes), model, SPECIAL, seed=1)
+    task = ReplacedTokens(ReplacedTokensSettings(discriminator_weight=discriminator_weight), model, SPECIAL)
     module = PretrainModule(electra, corruptor, task, phase)
     roughen(electra, 2)
     if rough:

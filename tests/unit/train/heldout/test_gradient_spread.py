@@ -17,13 +17,13 @@ from electra_scale.train.heldout.gradient_spread import (
     recorded,
     slopes_of,
 )
-from tests.unit.train.conftest import MODEL, make_batch, random, roughen
+from tests.unit.train.conftest import MODELS, make_batch, random, roughen
 
 ROWS = 4
 
 
-def network() -> Electra:
-    electra = Electra(MODEL, seed=1)
+def network(architecture: str = "bert") -> Electra:
+    electra = Electra(MODELS[architecture], seed=1)
     roughen(electra, 2)
     return electra.double()
 
@@ -35,8 +35,9 @@ def losses_of(electra: Electra, ids: Tensor, layout: Layout) -> list[Tensor]:
     return [(logits.square() * weight[0]).sum(1), (logits * weight[1]).sum(1)]
 
 
-def test_the_variances_are_those_of_every_parameters_gradient_row_by_row() -> None:
-    electra, batch = network(), make_batch(0, ROWS)
+@pytest.mark.parametrize("architecture", MODELS)
+def test_the_variances_are_those_of_every_parameters_gradient_row_by_row(architecture: str) -> None:
+    electra, batch = network(architecture), make_batch(0, ROWS)
     layout = Layout.of(batch.segment)
     parts = discriminator_parts(electra)
     spreads = {name: GradientSpread(part) for name, part in parts.items()}
