@@ -48,28 +48,35 @@ class SourceConfig:
 
 @dataclasses.dataclass
 class TokenizerConfig:
-    """A new WordPiece vocabulary, or an existing one.
+    """A new vocabulary, or an existing one.
 
     Args:
+        kind: of a new vocabulary: wordpiece, or bpe, which merges bytes and so knows every text.
         path: the folder of an existing tokenizer, or its vocab.txt or tokenizer.json; left out, a vocabulary is
             trained on the corpus.
         lowercase: lower-case text and strip accents (training, and a vocab.txt); a tokenizer.json, and a folder that
-            says it, keep their own rule.
+            says it, keep their own rule. Left out: true, for kind bpe false.
         vocab_size: entries of a trained vocabulary, the five special tokens included.
         sample_bytes: train on at most about this many bytes of text, drawn evenly from the whole corpus.
         seed: which documents are drawn for training the vocabulary.
         min_frequency: a pair of pieces is merged only if it occurs this often.
-        alphabet: at most this many different characters, the most frequent ones; others become [UNK]. At 1000 more are
-            taken where these cover less than 99.95 percent of the text.
+        alphabet: wordpiece only: at most this many different characters, the most frequent ones; others become
+            [UNK]. At 1000 more are taken where these cover less than 99.95 percent of the text.
     """
 
+    kind: Literal["wordpiece", "bpe"] = "wordpiece"
     path: str | None = None
-    lowercase: bool = True
+    lowercase: bool | None = None
     vocab_size: int = 30522
     sample_bytes: int = 100_000_000
     seed: int = 0
     min_frequency: int = 2
     alphabet: int = 1000
+
+    @property
+    def lowers(self) -> bool:
+        """Whether text is lower-cased."""
+        return self.kind == "wordpiece" if self.lowercase is None else self.lowercase
 
 
 @dataclasses.dataclass
@@ -154,6 +161,12 @@ def check_config(config: BuildConfig) -> None:
     _need(tokenizer.min_frequency >= 1, "tokenizer.min_frequency", tokenizer.min_frequency, "at least 1")
     _need(tokenizer.alphabet >= 1, "tokenizer.alphabet", tokenizer.alphabet, "at least 1")
     _need(0 <= tokenizer.seed < 1 << 64, "tokenizer.seed", tokenizer.seed, "a whole number below 2**64")
+    if tokenizer.kind == "bpe":
+        alphabet = TokenizerConfig.alphabet
+        _need(tokenizer.path is None, "tokenizer.path", tokenizer.path, "left out for kind bpe, which trains a new one")
+        _need(
+            tokenizer.alphabet == alphabet, "tokenizer.alphabet", tokenizer.alphabet, "left out for kind bpe (of bytes)"
+        )
     _check_clean(config.clean)
     for index, source in enumerate(config.sources):
         _check_source(source, f"sources[{index}]")

@@ -19,7 +19,8 @@ from data_pipeline.store.manifest import (
     write_manifest,
 )
 from data_pipeline.store.shard import write_shard
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, save_tokenizer, wordpiece_tokenizer
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
+from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
 
 VOCABULARY = 30522
 SHARD_BYTES = 16_000_000

@@ -37,8 +37,10 @@ from data_pipeline.read.inputs import Input, find_inputs
 from data_pipeline.read.tasks import plan_tasks
 from data_pipeline.store.manifest import Manifest, canonical_json
 from data_pipeline.store.shard import SHARD_VERSION, ids_dtype
+from data_pipeline.tokenize.byte_level import train_byte_level
 from data_pipeline.tokenize.encoding import choose_encoder
 from data_pipeline.tokenize.existing import read_tokenizer
+from data_pipeline.tokenize.roles import BERT_ROLES
 from data_pipeline.tokenize.tokenizer import tokenizer_json, vocabulary_size
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, train_tokenizer
 
@@ -88,7 +90,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
                 task=task,
                 source=config.sources[task.source],
                 clean=config.clean,
-                lowercase=config.tokenizer.lowercase,
+                tokenizer=config.tokenizer,
                 ids_type=config.ids_type,
                 held_out=config.held_out,
             )
@@ -126,13 +128,18 @@ def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
             del source[name]
         source["inputs"] = [{"name": entry.name, "size": entry.size} for entry in inputs if entry.source == index]
     if config.tokenizer.path:
-        tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase, log)
+        tokenizer, roles = read_tokenizer(config.tokenizer.path, config.tokenizer.lowers, log)
         ids_dtype(vocabulary_size(tokenizer), config.ids_type)
         digest = hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
         settings["tokenizer"] = {"existing": digest}
+        if roles != BERT_ROLES:
+            settings["tokenizer"]["roles"] = dataclasses.asdict(roles)
     else:
         ids_dtype(config.tokenizer.vocab_size, config.ids_type)
-        del settings["tokenizer"]["path"]
+        trained = settings["tokenizer"] | {"lowercase": config.tokenizer.lowers}
+        # A store of a release that knew one kind has the same settings.
+        left_out = ("path", "alphabet") if config.tokenizer.kind == "bpe" else ("path", "kind")
+        settings["tokenizer"] = {name: value for name, value in trained.items() if name not in left_out}
     settings["build_version"] = BUILD_VERSION
     settings["shard_version"] = SHARD_VERSION
     return settings
@@ -154,7 +161,7 @@ def _run_steps(
 ) -> tuple[Manifest, Decided]:
     work = jobs[0].work
     if config.tokenizer.path:
-        tokenizer = read_tokenizer(config.tokenizer.path, config.tokenizer.lowercase)
+        tokenizer, _ = read_tokenizer(config.tokenizer.path, config.tokenizer.lowers)
         _put_once(work, work.tokenizer, tokenizer_json(tokenizer))
         jobs = _with_encoder(jobs, work)
         _run("read and tokenize", read_and_tokenize_step, jobs, work.read, workers)
@@ -216,8 +223,10 @@ def _train(config: BuildConfig, jobs: Sequence[TaskJob], decided: Decided, worke
         statistics.add_record(work.load_json(work.sample(job.task.index)))
     for line in statistics.report():
         log(line)
-    log(f"vocabulary: training {config.tokenizer.vocab_size:,} entries")
-    tokenizer = train_tokenizer(_sampled_texts(work, chosen), statistics, config.tokenizer)
+    bytes_ = config.tokenizer.kind == "bpe"
+    log(f"vocabulary: training {config.tokenizer.vocab_size:,} entries{' of byte-level BPE' if bytes_ else ''}")
+    train = train_byte_level if bytes_ else train_tokenizer
+    tokenizer = train(_sampled_texts(work, chosen), statistics, config.tokenizer)
     found = vocabulary_size(tokenizer)
     if found < config.tokenizer.vocab_size:
         log(f"vocabulary: the text gives {found:,} entries, not {config.tokenizer.vocab_size:,}")

@@ -33,6 +33,7 @@ from data_pipeline.store.manifest import (
     write_manifest,
 )
 from data_pipeline.store.token_counts import put_token_counts
+from data_pipeline.tokenize.roles import Roles, roles_of, unknown_token
 from data_pipeline.tokenize.tokenizer import save_tokenizer, vocabulary_size
 
 _SHARD_NAME = re.compile(r"(train|heldout)-\d{6,}-\d{2,}\.arrow")
@@ -53,7 +54,11 @@ def finish_store(
     # Where each shard of the work folder lies, by its name.
     waiting: dict[str, str] = {}
     counts = {"unknown_tokens": 0, "without_tokens": 0, **decided.counts}
-    unknown = UnknownTokens(settings, len(token_counts))
+    unknown = UnknownTokens(
+        settings,
+        len(token_counts),
+        unknown_token(tokenizer),
+    )
     for job in jobs:
         task = job.task.index
         final = task in decided.recorded
@@ -71,7 +76,7 @@ def finish_store(
         counts[f"tokens{name}"] = sum(shard.tokens for shard in shards if shard.split == split)
     if not work.in_place:
         _move_shards(Path(place.url), waiting)
-    entry = _put_tokenizer(place, tokenizer)
+    entry = _put_tokenizer(place, tokenizer, roles_of(settings))
     put_left_out(place, decided.left_out)
     manifest = Manifest(
         version=MANIFEST_VERSION,
@@ -100,9 +105,9 @@ def clear_work(work: Work) -> None:
             pass
 
 
-def _put_tokenizer(place: Place, tokenizer: Tokenizer) -> TokenizerEntry:
+def _put_tokenizer(place: Place, tokenizer: Tokenizer, roles: Roles) -> TokenizerEntry:
     with tempfile.TemporaryDirectory(prefix="electra-data-", dir=scratch_folder()) as folder:
-        entry = save_tokenizer(folder, tokenizer)
+        entry = save_tokenizer(folder, tokenizer, roles)
         for name in entry.files:
             place.put(name, (Path(folder) / name).read_bytes())
     return entry

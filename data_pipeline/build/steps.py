@@ -23,14 +23,15 @@ from data_pipeline.build.records import Work
 from data_pipeline.build.task_shards import ShardTokenizer, Split, TaskShards, read_rows
 from data_pipeline.clean.cleaner import Cleaner
 from data_pipeline.clean.identity import HASH_BYTES, content_hash, hash_halves, held_out_mask
-from data_pipeline.config import CleanConfig, SourceConfig
+from data_pipeline.config import CleanConfig, SourceConfig, TokenizerConfig
 from data_pipeline.deduplicate.choose import KEPT, SAMPLED
 from data_pipeline.errors import UserError
 from data_pipeline.read.documents import read_task
 from data_pipeline.read.tasks import ReadCounts, Task
 from data_pipeline.store.shard import IdsType
 from data_pipeline.tokenize.encoding import TextEncoder, open_encoder, unknown_word
-from data_pipeline.tokenize.tokenizer import tokenizer_fingerprint, unknown_id, vocabulary_size
+from data_pipeline.tokenize.roles import unknown_id
+from data_pipeline.tokenize.tokenizer import tokenizer_fingerprint, vocabulary_size
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, normalized
 
 _BATCH_CHARACTERS = 1 << 20
@@ -48,7 +49,7 @@ class TaskJob:
     task: Task
     source: SourceConfig
     clean: CleanConfig
-    lowercase: bool
+    tokenizer: TokenizerConfig
     ids_type: IdsType
     held_out: float
     encoder: str = ""
@@ -231,7 +232,10 @@ def sample_step(job: TaskJob) -> None:
     texts: list[str] = []
     for text, decision, _ in _decided(job):
         if decision & SAMPLED:
-            texts.append(statistics.add(normalized(text, job.lowercase), words))
+            if job.tokenizer.kind == "bpe":
+                texts.append(statistics.add_as_it_is(text))
+            else:
+                texts.append(statistics.add(normalized(text, job.tokenizer.lowers), words))
     statistics.find_inner(words)
     job.work.put_json(job.work.sample(job.task.index), {"texts": texts, **statistics.record()})
 

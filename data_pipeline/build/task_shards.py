@@ -15,6 +15,7 @@ from data_pipeline.places.atomic import sha256_of
 from data_pipeline.places.open import local_copy
 from data_pipeline.store.manifest import SPLITS, ShardEntry
 from data_pipeline.store.shard import IdsType, ids_dtype, open_shard, write_shard
+from data_pipeline.tokenize.roles import NOTHING
 
 Split = Literal["train", "heldout"]
 Rows = tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.uint64]]
@@ -25,7 +26,7 @@ MAX_SHARD_TOKENS = 1 << 26
 
 @dataclasses.dataclass(frozen=True)
 class ShardTokenizer:
-    """What shards need to know of their tokenizer; ``unknown`` is the id of [UNK]."""
+    """What shards need to know of their tokenizer; ``unknown`` is the id of [UNK], or NOTHING."""
 
     json: bytes
     vocab_size: int
@@ -80,7 +81,8 @@ class TaskShards:
                 "the tokenizer's model and its vocabulary disagree; use another tokenizer"
             )
         counts = np.bincount(flat, minlength=len(self.token_counts))
-        self._unknown += int(counts[self._tokenizer.unknown])
+        if self._tokenizer.unknown != NOTHING:
+            self._unknown += int(counts[self._tokenizer.unknown])
         if split == "train":
             self.token_counts += counts
         flat = flat.astype(self._dtype, copy=False)

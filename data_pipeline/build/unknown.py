@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipeline.build.records import Record
 from data_pipeline.config import TokenizerConfig
+from data_pipeline.tokenize.roles import UNK
 from data_pipeline.tokenize.tokenizer import MAX_WORD
 
 # Above this share of its tokens, a source gets a warning.
@@ -18,10 +19,11 @@ _SHOWN = 40
 class UnknownTokens:
     """Counts of ``[UNK]``, or what a tokenizer has in its place, for each source of a build with these settings.
 
-    ``entries`` is the size of the tokenizer's vocabulary.
+    ``entries`` is the size of the tokenizer's vocabulary, ``name`` its unknown token; None if it has none.
     """
 
-    def __init__(self, settings: Mapping[str, Any], entries: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], entries: int, name: str | None = UNK) -> None:
+        self._name = name
         self._tokenizer = settings["tokenizer"]
         self._entries = entries
         labels = [source["label"] for source in settings["sources"]]
@@ -44,13 +46,17 @@ class UnknownTokens:
 
     def lines(self) -> list[str]:
         """The share of all tokens and of those of each source, then a line for each source above one per cent."""
+        if self._name is None:
+            return ["unknown tokens: none, the tokenizer has no token for what it does not know"]
         shares = [unknown / max(1, tokens) for unknown, tokens in zip(self._unknown, self._tokens, strict=True)]
         by_source = ", ".join(f"{name} {_percent(share)}" for name, share in zip(self._names, shares, strict=True))
-        everything = f"[UNK]: {_percent(sum(self._unknown) / max(1, sum(self._tokens)))} of the tokens"
+        everything = f"{self._name}: {_percent(sum(self._unknown) / max(1, sum(self._tokens)))} of the tokens"
         lines = [f"{everything} ({by_source})" if len(shares) > 1 else everything]
         for name, share, example in zip(self._names, shares, self._examples, strict=True):
             if share > WARNED_SHARE:
-                lines.append(f"WARNING: {_percent(share)} of the tokens of {name} are [UNK]{self._advice(example)}")
+                lines.append(
+                    f"WARNING: {_percent(share)} of the tokens of {name} are {self._name}{self._advice(example)}"
+                )
         return lines
 
     def _advice(self, example: str) -> str:

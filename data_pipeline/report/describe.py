@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.open import local_copy, open_place
@@ -15,7 +16,9 @@ from data_pipeline.read.passed_over import shown
 from data_pipeline.store.left_out import left_out_lines, load_left_out
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
-from data_pipeline.tokenize.tokenizer import load_tokenizer
+from data_pipeline.tokenize.roles import BERT_ROLES, unknown_token
+from data_pipeline.tokenize.spelling import Spelling
+from data_pipeline.tokenize.tokenizer import load_with_roles
 
 _SAMPLE_TOKENS = 60
 
@@ -34,7 +37,11 @@ def describe_store(store: str | Path, samples: int) -> Iterator[str]:
     yield f"store        {place.url}"
     yield f"fingerprint  {manifest.fingerprint}"
     tokenizer = manifest.tokenizer
-    yield f"tokenizer    {tokenizer.vocab_size:,} entries, fingerprint {tokenizer.fingerprint}"
+    loaded, roles = load_with_roles(place.url)
+    kind = Spelling(loaded).kind
+    yield f"tokenizer    {kind}, {tokenizer.vocab_size:,} entries, fingerprint {tokenizer.fingerprint}"
+    if roles != BERT_ROLES:
+        yield f"special      {', '.join(f'{role} {name}' for role, name in roles.named().items())}"
     for split in SPLITS:
         yield f"{split:<12} {_amount(manifest.split(split))}"
     yield "sources"
@@ -45,13 +52,17 @@ def describe_store(store: str | Path, samples: int) -> Iterator[str]:
                 yield f"  {label} ({split}): {_amount(shards)}"
     everything = manifest.counts.get("tokens", 0) + manifest.counts.get("tokens_heldout", 0)
     unknown = manifest.counts.get("unknown_tokens", 0)
-    yield f"[UNK]        {unknown:,} tokens, {100 * unknown / max(1, everything):.4f} %"
+    name = unknown_token(loaded)
+    if name is None:
+        yield "unknown      none, the tokenizer has no token for what it does not know"
+    else:
+        yield f"{name:<12} {unknown:,} tokens, {100 * unknown / max(1, everything):.4f} %"
     yield "counts"
     for name, value in sorted(manifest.counts.items()):
         yield f"  {name:<20} {value:,}"
     for part in load_left_out(place):
         yield from left_out_lines(part, {file.input: shown(file.name) for file in part.files})
-    yield from _samples(place, manifest, samples)
+    yield from _samples(place, manifest, loaded, samples)
 
 
 def source_labels(manifest: Manifest) -> list[str]:
@@ -68,13 +79,12 @@ def _amount(shards: Sequence[ShardEntry]) -> str:
     )
 
 
-def _samples(place: Place, manifest: Manifest, samples: int) -> Iterator[str]:
+def _samples(place: Place, manifest: Manifest, tokenizer: Tokenizer, samples: int) -> Iterator[str]:
     shards = manifest.split("train")
     starts = np.cumsum([0, *(shard.rows for shard in shards)])
     rows = int(starts[-1])
     if not samples or not rows:
         return
-    tokenizer = load_tokenizer(place.url)
     for number in range(min(samples, rows)):
         row = number * rows // min(samples, rows)
         index = int(np.searchsorted(starts, row, side="right")) - 1

@@ -25,7 +25,8 @@ from data_pipeline.store.left_out import LEFT_OUT_NAME, LeftOut, load_left_out
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.store.token_counts import load_token_counts
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, load_tokenizer
+from data_pipeline.tokenize.spelling import Spelling
+from data_pipeline.tokenize.tokenizer import load_with_roles
 
 # Each thread holds one shard, as a temporary file if the store is remote.
 _THREADS = min(4, os.cpu_count() or 1)
@@ -86,11 +87,16 @@ def write_report(store: str | Path, out: Path) -> None:
     manifest = load_manifest(place)
     lengths = _lengths(place, manifest)
     counts = load_token_counts(place, manifest)
-    tokens = load_tokenizer(store).get_vocab(with_added_tokens=True)
+    tokenizer, roles = load_with_roles(store)
+    spelling = Spelling(tokenizer)
+    tokens = tokenizer.get_vocab(with_added_tokens=True)
+    special = len(set(roles.names()))
     sections = [
         _summary(place, manifest),
         _length_section(lengths),
-        _frequency_section(manifest, counts, {index: token for token, index in tokens.items()}),
+        _frequency_section(
+            manifest, counts, {index: spelling.shown(token) for token, index in tokens.items()}, special
+        ),
         _removed_section(manifest),
         _left_out_section(load_left_out(place)),
         _source_section(manifest),
@@ -181,7 +187,9 @@ def _percentile(values: npt.NDArray[np.int64], documents: npt.NDArray[np.int64],
     return int(values[place])
 
 
-def _frequency_section(manifest: Manifest, counts: npt.NDArray[np.int64], tokens: Mapping[int, str]) -> str:
+def _frequency_section(
+    manifest: Manifest, counts: npt.NDArray[np.int64], tokens: Mapping[int, str], special: int
+) -> str:
     order = np.argsort(-counts, kind="stable")
     used = counts[order][: int((counts > 0).sum())]
     total = int(used.sum())
@@ -199,7 +207,7 @@ def _frequency_section(manifest: Manifest, counts: npt.NDArray[np.int64], tokens
     return (
         f"<h2>Token frequency</h2>\n<figure>{frequency_plot(used)}</figure>\n"
         f"<p>{unused:,} of {len(counts):,} entries of the vocabulary never occur in the training split; "
-        f"{len(SPECIAL_TOKENS)} of them are special tokens, which no text gives.</p>\n"
+        f"{special} of them are special tokens, which no text gives.</p>\n"
         f"{_table(['most frequent tokens', 'share of the text'], rows)}\n"
         + _folded(f"The {len(frequent)} most frequent tokens", _table(["token", "occurrences", "share"], frequent))
     )

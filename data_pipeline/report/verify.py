@@ -18,7 +18,8 @@ from data_pipeline.places.place import Missing, Place, Unavailable
 from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.store.token_counts import load_token_counts
-from data_pipeline.tokenize.tokenizer import load_tokenizer, tokenizer_fingerprint, unknown_id, vocabulary_size
+from data_pipeline.tokenize.roles import NOTHING, unknown_id
+from data_pipeline.tokenize.tokenizer import load_tokenizer, tokenizer_fingerprint, vocabulary_size
 
 # Each holds one shard, as a temporary file if the store is remote.
 _THREADS = min(4, os.cpu_count() or 1)
@@ -144,7 +145,7 @@ def _content_problems(place: Place, manifest: Manifest, totals: dict[str, npt.ND
         yield f"tokenizer/tokenizer.json: {size} entries, not {manifest.tokenizer.vocab_size}"
         return
     unknown = unknown_id(tokenizer)
-    stated["unknown_tokens"] = int(totals["train"][unknown] + totals["heldout"][unknown])
+    stated["unknown_tokens"] = sum(int(total[unknown]) for total in totals.values()) if unknown != NOTHING else 0
     for name, found in stated.items():
         if manifest.counts.get(name) != found:
             yield f"manifest.json: counts.{name} is {manifest.counts.get(name)}, the shards hold {found}"

@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.extras import needs_extra
 from data_pipeline.tokenize.probes import PROBES
-from data_pipeline.tokenize.tokenizer import text_encoder, text_json, unknown_id
+from data_pipeline.tokenize.roles import unknown_id
+from data_pipeline.tokenize.tokenizer import text_encoder, text_json
 
 REFERENCE = "tokenizers"
 FAST = "nanotoken"

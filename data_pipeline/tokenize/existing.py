@@ -17,27 +17,21 @@ from tokenizers import Tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.panics import panics_as_errors
 from data_pipeline.tokenize.probes import PROBES
+from data_pipeline.tokenize.roles import BERT_ROLES, ROLES, UNK, Roles, add_special, unknown_id
 from data_pipeline.tokenize.tokenizer import (
-    CLS,
-    MASK,
-    PAD,
-    SEP,
-    UNK,
+    CONFIG,
     check_specials,
     config_json,
     parse_tokenizer,
     special_names,
     text_encoder,
     tokenizer_json,
-    unknown_id,
     vocabulary_size,
     wordpiece_tokenizer,
 )
 
-_CONFIG = "tokenizer_config.json"
 # What tells more of a tokenizer than its own file does.
-_SETTINGS = (_CONFIG, "special_tokens_map.json", "added_tokens.json", "config.json")
-_ROLES = {"pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+_SETTINGS = (CONFIG, "special_tokens_map.json", "added_tokens.json", "config.json")
 # Besides the probes, this many entries of the vocabulary are encoded, so many to a text.
 _TRIED_ENTRIES, _ENTRIES_PER_TEXT = 2000, 20
 
@@ -48,33 +42,34 @@ def _say_nothing(line: str) -> None:
     """For callers that have reported before."""
 
 
-def read_tokenizer(path: str | Path, lowercase: bool, report: Report = _say_nothing) -> Tokenizer:
-    """An existing ``vocab.txt``, ``tokenizer.json``, or the folder of a tokenizer.
+def read_tokenizer(path: str | Path, lowercase: bool, report: Report = _say_nothing) -> tuple[Tokenizer, Roles]:
+    """An existing ``vocab.txt``, ``tokenizer.json``, or the folder of a tokenizer; and its special tokens' roles.
 
     Args:
         lowercase: lower-case text and strip accents: for a ``vocab.txt`` with which nothing else says it.
         report: gets a line for each thing that a user should know of.
 
     Raises:
-        UserError: missing, unreadable, without one of the five special tokens, or not usable for text.
+        UserError: missing, unreadable, without a special token that training needs, or not usable for text.
     """
     given = Path(path).expanduser()
     if given.is_dir():
-        tokenizer = _read_folder(given, lowercase)
+        tokenizer, roles = _read_folder(given, lowercase)
     elif given.is_file():
-        tokenizer = _read_file(given, lowercase)
+        tokenizer, roles = _read_file(given, lowercase)
         if given.suffix != ".json":
             _refuse_other_case(given, lowercase)
     else:
         raise UserError(f"tokenizer.path: no file {given}: give a vocab.txt, a tokenizer.json or their folder")
-    tokenizer = _with_unknown_token(tokenizer, given, report)
+    tokenizer = _with_unknown_token(tokenizer, roles, given, report)
     _check_encodes(tokenizer, given)
-    return tokenizer
+    _report_ends(tokenizer, roles, given, report)
+    return tokenizer, roles
 
 
-def _read_file(file: Path, lowercase: bool) -> Tokenizer:
+def _read_file(file: Path, lowercase: bool) -> tuple[Tokenizer, Roles]:
     if file.suffix != ".json":
-        return wordpiece_tokenizer(_read_vocabulary(file), lowercase)
+        return wordpiece_tokenizer(_read_vocabulary(file), lowercase), BERT_ROLES
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -108,44 +103,43 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _refuse_other_case(file: Path, lowercase: bool) -> None:
-    said = _read_json(file.parent / _CONFIG).get("do_lower_case")
+    said = _read_json(file.parent / CONFIG).get("do_lower_case")
     if isinstance(said, bool) and said != lowercase:
         raise UserError(
-            f"tokenizer.lowercase is {str(lowercase).lower()} but {file.parent / _CONFIG} says do_lower_case "
+            f"tokenizer.lowercase is {str(lowercase).lower()} but {file.parent / CONFIG} says do_lower_case "
             f"{str(said).lower()}: set tokenizer.lowercase to {str(said).lower()}, or give the folder {file.parent}"
         )
 
 
-def _read_folder(folder: Path, lowercase: bool) -> Tokenizer:
+def _read_folder(folder: Path, lowercase: bool) -> tuple[Tokenizer, Roles]:
     present = [file for name in ("tokenizer.json", "vocab.txt") if (file := folder / name).is_file()]
     settings = [name for name in _SETTINGS if (folder / name).is_file()]
-    if present and settings == [_CONFIG] and (folder / _CONFIG).read_bytes() == config_json():
-        # The folder of a store: its configuration says what ours always does.
+    if present and settings == [CONFIG] and (folder / CONFIG).read_bytes() == config_json():
+        # The folder of a store: its configuration says what ours does for BERT's names.
         settings = []
     if not settings:
         if not present:
             raise UserError(f"tokenizer.path: {folder} holds neither tokenizer.json nor vocab.txt")
         return _read_file(present[0], lowercase)
     theirs = _load_folder(folder, lowercase, bool(present))
-    tokenizer = _backend(theirs, folder)
-    _check_roles(theirs, tokenizer, folder)
+    tokenizer, roles = _backend(theirs, folder)
     with contextlib.suppress(UserError):
-        own = _read_file(present[0], _lowers(tokenizer)) if present else tokenizer
+        own = _read_file(present[0], _lowers(tokenizer))[0] if present else tokenizer
         # The same tokenizer as a release before this one wrote it: its file keeps its bytes.
         if _rules(own) == _rules(tokenizer):
             tokenizer = own
-    if not lowercase and _lowers(tokenizer) and "do_lower_case" not in _read_json(folder / _CONFIG):
+    if not lowercase and _lowers(tokenizer) and "do_lower_case" not in _read_json(folder / CONFIG):
         raise UserError(
             f"tokenizer.lowercase is false but {folder} lower-cases text, as its kind does by default: "
-            f'add "do_lower_case": false to {folder / _CONFIG}, or leave tokenizer.lowercase out'
+            f'add "do_lower_case": false to {folder / CONFIG}, or leave tokenizer.lowercase out'
         )
     _check_ids(tokenizer, theirs, folder)
-    return tokenizer
+    return tokenizer, roles
 
 
 def _load_folder(folder: Path, lowercase: bool, present: bool) -> Any:
     """The tokenizer of a folder as transformers loads it."""
-    config = _read_json(folder / _CONFIG)
+    config = _read_json(folder / CONFIG)
     model = _read_json(folder / "config.json")
     named = {"tokenizer_class", "auto_map"} & config.keys() or {"tokenizer_class", "model_type"} & model.keys()
     with _transformers(folder, present) as library:
@@ -180,33 +174,31 @@ def _transformers(folder: Path, present: bool) -> Iterator[Any]:
         transformers.logging.set_verbosity(verbosity)
 
 
-def _backend(theirs: Any, folder: Path) -> Tokenizer:
+def _backend(theirs: Any, folder: Path) -> tuple[Tokenizer, Roles]:
     if not getattr(theirs, "is_fast", False):
         raise UserError(
             f"tokenizer.path: {folder} holds a {type(theirs).__name__}, which runs in Python only: convert it to a "
             "tokenizer.json, or train a new vocabulary"
         )
     data = str(theirs.backend_tokenizer.to_str()).encode()
+    named = {role: str(token) for role in ROLES if (token := getattr(theirs, role, None)) is not None}
     try:
-        return parse_tokenizer(data, str(folder))
+        tokenizer, roles = parse_tokenizer(data, str(folder), named)
     except UserError as error:
-        named = {str(token) for role in (*_ROLES, "unk_token") if (token := getattr(theirs, role, None)) is not None}
-        if named <= {*_ROLES.values(), UNK}:
-            raise
-        raise UserError(f"{error} (its own are {', '.join(sorted(named))})") from error
-
-
-def _check_roles(theirs: Any, tokenizer: Tokenizer, folder: Path) -> None:
-    for role, ours in _ROLES.items():
-        named = getattr(theirs, role, None)
-        if named is not None and str(named) != ours:
-            raise UserError(
-                f"tokenizer.path: {folder} names {str(named)!r} as its {role}, but training takes {ours}: "
-                "make the two agree in its files"
-            )
+        raise UserError(f"{error} (it names {', '.join(sorted(set(named.values()))) or 'none'})") from error
     # What only the configuration calls special must not come from text either.
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    tokenizer.add_special_tokens([str(token) for token in theirs.all_special_tokens if str(token) in vocabulary])
+    add_special(tokenizer, [str(token) for token in theirs.all_special_tokens])
+    return tokenizer, roles
+
+
+def _report_ends(tokenizer: Tokenizer, roles: Roles, where: Path, report: Report) -> None:
+    """Say it where the tokenizer puts other tokens around a text than training does, which fine-tuning would see."""
+    found = tokenizer.encode("a").tokens
+    if (found[0], found[-1]) != (roles.cls, roles.sep):
+        report(
+            f"tokenizer: {where} does not put {roles.cls} and {roles.sep} around a text, as training does: set its "
+            "post_processor, or add them where the model is used"
+        )
 
 
 def _rules(tokenizer: Tokenizer) -> object:
@@ -259,8 +251,8 @@ def _some(ids: list[int]) -> str:
     return f"{ids[:12]}"[:-1] + (", ...]" if len(ids) > 12 else "]")
 
 
-def _with_unknown_token(tokenizer: Tokenizer, where: Path, report: Report) -> Tokenizer:
-    """The tokenizer, with ``[UNK]`` for what it doesn't know where it would have nothing.
+def _with_unknown_token(tokenizer: Tokenizer, roles: Roles, where: Path, report: Report) -> Tokenizer:
+    """The tokenizer, with its unknown token for what it doesn't know where it would have nothing.
 
     Raises:
         UserError: it can't have that, or leaves out merges at random.
@@ -268,6 +260,7 @@ def _with_unknown_token(tokenizer: Tokenizer, where: Path, report: Report) -> To
     raw = json.loads(tokenizer.to_str())
     model = raw["model"]
     vocabulary = model["vocab"]
+    unknown = roles.unk or UNK
     if model.get("dropout"):
         raise UserError(
             f"tokenizer.path: {where} leaves out merges at random (dropout): set model.dropout to null in it"
@@ -277,26 +270,29 @@ def _with_unknown_token(tokenizer: Tokenizer, where: Path, report: Report) -> To
         everything = model.get("byte_fallback") and {f"<0x{byte:02X}>" for byte in range(256)} <= set(pieces)
         if model.get("unk_id") is not None or everything:
             return tokenizer
-        if UNK not in pieces:
+        if unknown not in pieces:
             raise UserError(
-                f"tokenizer.path: {where} has no unknown token (unk_id is null, and {UNK} is not one of its pieces): "
-                f"add the piece {UNK} and set unk_id to it"
+                f"tokenizer.path: {where} has no unknown token (unk_id is null, and {unknown} is not one of its "
+                f"pieces): add the piece {unknown} and set unk_id to it"
             )
-        model["unk_id"] = pieces.index(UNK)
+        model["unk_id"] = pieces.index(unknown)
     else:
-        unknown = model.get("unk_token")
-        if unknown in vocabulary:
+        if model.get("unk_token") in vocabulary:
             return tokenizer
-        if unknown is None and model.get("type") == "BPE":
+        if model.get("unk_token") is None and model.get("type") == "BPE":
             if "ByteLevel" not in json.dumps([raw["normalizer"], raw["pre_tokenizer"]]):
                 report(f"tokenizer: {where} has no unknown token: characters that it does not know are left out")
             return tokenizer
-        vocabulary.setdefault(UNK, tokenizer.token_to_id(UNK))
-        model["unk_token"] = UNK
-    changed = parse_tokenizer(json.dumps(raw).encode(), str(where))
+        if roles.unk is None:
+            raise UserError(
+                f"tokenizer.path: {where} has no unknown token, which a {model.get('type')} model needs: add {UNK}"
+            )
+        vocabulary.setdefault(unknown, tokenizer.token_to_id(unknown))
+        model["unk_token"] = unknown
+    changed, _ = parse_tokenizer(json.dumps(raw).encode(), str(where), roles.named())
     if changed.get_vocab(with_added_tokens=True) != tokenizer.get_vocab(with_added_tokens=True):
-        raise UserError(f"tokenizer.path: the unknown token of {where} is not in its vocabulary: set it to {UNK}")
-    report(f"tokenizer: {where} has no unknown token: what it does not know becomes {UNK}")
+        raise UserError(f"tokenizer.path: the unknown token of {where} is not in its vocabulary: set it to {unknown}")
+    report(f"tokenizer: {where} has no unknown token: what it does not know becomes {unknown}")
     return changed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
 
 # White space, controls, format characters, private use, unassigned code points, combining marks: alone and in words.
 _MARKS = (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -14,9 +16,17 @@ from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Missing
 from data_pipeline.store.manifest import TokenizerEntry
 from data_pipeline.tokenize.panics import panics_as_errors
+from data_pipeline.tokenize.roles import (
+    BERT_ROLES,
+    SPECIAL_TOKENS,
+    UNK,
+    Roles,
+    add_special,
+    find_roles,
+)
 
-PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENIZER_FOLDER = "tokenizer"
+CONFIG = "tokenizer_config.json"
 # WordPiece makes longer words [UNK] without a look at them.
 MAX_WORD = 100
 _MAX_LENGTH = 512
@@ -33,33 +43,40 @@ def wordpiece_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenize
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{CLS} $A {SEP}",
-        pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
-        special_tokens=[(CLS, vocabulary[CLS]), (SEP, vocabulary[SEP])],
-    )
+    put_ends(tokenizer, BERT_ROLES)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
 
 
-def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
+def put_ends(tokenizer: Tokenizer, roles: Roles) -> None:
+    """Have a tokenizer put the start before a text and the end behind it, and behind the second text of a pair."""
+    first, last = roles.cls, roles.sep
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B:1 {last}:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last)],
+    )
+
+
+def parse_tokenizer(data: bytes, where: str, named: Mapping[str, Any] | None = None) -> tuple[Tokenizer, Roles]:
     """The tokenizer of the bytes of a ``tokenizer.json``, for whole documents; ``where`` names them in errors.
 
+    Its special tokens are those that ``named`` names, ``mask_token`` and so on, else they are found by known names.
+
     Raises:
-        UserError: the bytes are not a tokenizer, or one of the five special tokens is missing.
+        UserError: the bytes are not a tokenizer, or a special token is missing.
     """
     try:
         with panics_as_errors():
             tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises nothing more specific for a bad file
         raise UserError(f"cannot read tokenizer {where}: {error}") from error
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    check_specials(vocabulary, where)
+    roles = find_roles(tokenizer.get_vocab(with_added_tokens=True), named or {}, where)
     # Published files often cut at 128 or 512 tokens; documents are kept whole here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    return tokenizer
+    add_special(tokenizer, roles.names())
+    return tokenizer, roles
 
 
 def check_specials(vocabulary: dict[str, int], where: str) -> None:
@@ -77,19 +94,15 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return int(max(tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
 
-def unknown_id(tokenizer: Tokenizer) -> int:
-    """The id that the tokenizer gives to what it doesn't know, else that of ``[UNK]``."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    return int(vocabulary.get(model.get("unk_token"), vocabulary[UNK]))
-
-
 def special_names(tokenizer_json: bytes) -> set[str]:
     """The special tokens of a ``tokenizer.json`` as they would be written in a text."""
-    added = json.loads(tokenizer_json).get("added_tokens") or []
-    return {token["content"] for token in added if token["special"]}.union(SPECIAL_TOKENS)
+    raw = json.loads(tokenizer_json)
+    added = raw.get("added_tokens") or []
+    vocabulary = raw["model"]["vocab"]
+    entries = vocabulary if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+    named = {token["content"] for token in added}.union(name for name in SPECIAL_TOKENS if name in entries)
+    special = {token["content"] for token in added if token["special"]}
+    return special | (named & set(SPECIAL_TOKENS))
 
 
 def text_json(tokenizer_json: bytes) -> bytes:
@@ -135,11 +148,11 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
 
 
-def save_tokenizer(store: str | Path, tokenizer: Tokenizer) -> TokenizerEntry:
+def save_tokenizer(store: str | Path, tokenizer: Tokenizer, roles: Roles = BERT_ROLES) -> TokenizerEntry:
     """Write ``tokenizer/`` so that ``transformers.AutoTokenizer`` loads it, and describe it."""
     folder = Path(store) / TOKENIZER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {"tokenizer.json": tokenizer_json(tokenizer), "tokenizer_config.json": config_json()}
+    contents = {"tokenizer.json": tokenizer_json(tokenizer), CONFIG: config_json(roles)}
     if isinstance(tokenizer.model, models.WordPiece):
         contents["vocab.txt"] = _vocab_txt(tokenizer)
     for name, data in sorted(contents.items()):
@@ -157,16 +170,27 @@ def load_tokenizer(store: str | Path) -> Tokenizer:
     Raises:
         UserError: the store has none or does not answer, or the tokenizer can't be read.
     """
+    return load_with_roles(store)[0]
+
+
+def load_with_roles(store: str | Path) -> tuple[Tokenizer, Roles]:
+    """The tokenizer of a store, and its special tokens by what they are for; raises as :func:`load_tokenizer`."""
     place = open_place(store)
-    name = f"{TOKENIZER_FOLDER}/tokenizer.json"
+    name, config = f"{TOKENIZER_FOLDER}/tokenizer.json", f"{TOKENIZER_FOLDER}/{CONFIG}"
     try:
         data = place.read(name)
     except Missing:
         raise UserError(f"{place.url} has no {name}: an unfinished build or not a store") from None
-    return parse_tokenizer(data, f"{place.url}/{name}")
+    try:
+        named = json.loads(place.read(config))
+    except Missing:
+        named = {}
+    except ValueError as error:
+        raise UserError(f"cannot read {place.url}/{config}: {error}; restore it") from error
+    return parse_tokenizer(data, f"{place.url}/{name}", named if isinstance(named, dict) else {})
 
 
-def config_json() -> bytes:
+def config_json(roles: Roles = BERT_ROLES) -> bytes:
     """The bytes of a store's ``tokenizer_config.json``."""
     # This class takes tokenizer.json as it is; BERT's own would rebuild the normalizer from its options.
     config = {
@@ -174,11 +198,7 @@ def config_json() -> bytes:
         "model_max_length": _MAX_LENGTH,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        "pad_token": PAD,
-        "unk_token": UNK,
-        "cls_token": CLS,
-        "sep_token": SEP,
-        "mask_token": MASK,
+        **roles.named(),
     }
     return json.dumps(config, indent=1, sort_keys=True).encode() + b"\n"
 

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from data_pipeline.config import TokenizerConfig
 from data_pipeline.errors import UserError
 from data_pipeline.progress import counted
-from data_pipeline.tokenize.tokenizer import MAX_WORD, SPECIAL_TOKENS, UNK, wordpiece_tokenizer
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS, UNK
+from data_pipeline.tokenize.tokenizer import MAX_WORD, wordpiece_tokenizer
 
 _PREFIX = "##"
 # Numbers, hashes and encoded bytes: ASCII of this length with a digit, or longer than any word.
@@ -110,6 +111,12 @@ class TrainingStatistics:
         distinct_words.update(text.split())
         return text
 
+    def add_as_it_is(self, text: str) -> str:
+        """Count a text whose words a tokenizer of bytes takes whatever their length, and return it."""
+        self.dumps.add_words(_without(text, _dumps)[1])
+        self.counts.update(text)
+        return text
+
     def record(self) -> dict[str, Any]:
         """The statistics of one task as JSON."""
         long, dumps = (dataclasses.astuple(excluded) for excluded in (self.long, self.dumps))
@@ -180,14 +187,18 @@ def choose_alphabet(statistics: TrainingStatistics, config: TokenizerConfig) -> 
     return sorted(characters)
 
 
+def without_dumps(texts: Iterator[str], statistics: TrainingStatistics) -> Iterator[str]:
+    """The texts, without hexadecimal, base64 and the like where these are many."""
+    return (_without(text, _dumps)[0] for text in texts) if statistics.many_dumps else texts
+
+
 def train_tokenizer(texts: Iterator[str], statistics: TrainingStatistics, config: TokenizerConfig) -> Tokenizer:
     """Train a vocabulary on texts as :meth:`TrainingStatistics.add` returns them; ``statistics`` are of all of them.
 
     Raises:
         UserError: the vocabulary is too small for the alphabet.
     """
-    if statistics.many_dumps:
-        texts = (_without(text, _dumps)[0] for text in texts)
+    texts = without_dumps(texts, statistics)
     alphabet = choose_alphabet(statistics, config)
     # The library numbers word-inner characters in the random order of a hash map, and breaks ties between
     # equally frequent merges by those numbers. Naming them as special tokens fixes the numbers beforehand;
@@ -214,7 +225,7 @@ def train_tokenizer(texts: Iterator[str], statistics: TrainingStatistics, config
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     if config.alphabet == TokenizerConfig.alphabet:
         _fill(vocabulary, statistics, config)
-    return wordpiece_tokenizer(vocabulary, config.lowercase)
+    return wordpiece_tokenizer(vocabulary, config.lowers)
 
 
 def _fill(vocabulary: dict[str, int], statistics: TrainingStatistics, config: TokenizerConfig) -> None:

@@ -63,6 +63,8 @@ def open_probed(run: Path, step: int | None, store_url: str | None) -> Probed:
         )
     tag = checkpoint.tag_at(folder.checkpoints, step)
     state = checkpoint.read_state(folder.checkpoints, tag)
+    if state.phase == "mlm":
+        raise UserError(f"{run} trains a masked language model alone (task.kind mlm), so there are no draws to compare")
     if state.phase != "joint":
         raise UserError(
             f"{tag} of {run} was saved in the generator warm-up, which trains no discriminator; choose a later --step"

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
+from data_pipeline.tokenize.roles import Roles
 from electra_scale.data.order import Places
 from electra_scale.recipe.data import DataConfig
 
@@ -37,6 +39,13 @@ class SpecialTokens:
     cls: int
     sep: int
     mask: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, roles: Roles) -> SpecialTokens:
+        """Those of a tokenizer."""
+        names = (roles.pad, roles.cls, roles.sep, roles.mask)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        return cls(*(vocabulary[name] for name in names))
 
     def ids(self) -> NDArray[np.int64]:
         return np.array([self.pad, self.cls, self.sep, self.mask], dtype=np.int64)

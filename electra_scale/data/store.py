@@ -24,7 +24,7 @@ from data_pipeline.places.scratch import scratch_folder
 from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import Shard, read_shard
 from data_pipeline.store.token_counts import load_token_counts
-from data_pipeline.tokenize.tokenizer import CLS, MASK, PAD, SEP, TOKENIZER_FOLDER, load_tokenizer
+from data_pipeline.tokenize.tokenizer import TOKENIZER_FOLDER, load_with_roles
 from electra_scale.data.cache import Cache
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.recipe.data import CacheConfig
@@ -207,5 +207,5 @@ def cache_folder(config: CacheConfig) -> Path:
 
 def special_tokens(tokenizer_dir: Path) -> SpecialTokens:
     """Ids of the special tokens; raises UserError if the tokenizer lacks one."""
-    vocabulary = load_tokenizer(tokenizer_dir.parent).get_vocab(with_added_tokens=True)
-    return SpecialTokens(vocabulary[PAD], vocabulary[CLS], vocabulary[SEP], vocabulary[MASK])
+    tokenizer, roles = load_with_roles(tokenizer_dir.parent)
+    return SpecialTokens.of(tokenizer, roles)

@@ -69,6 +69,11 @@ def network_by(model: NamedModel, by: By) -> Network:
     """The network of a model that scores sentences. Raises UserError if the model has no trained one."""
     if by == "generator":
         return open_masked_lm(model.name, model.generator or model.folder)
+    if model.phase == "mlm":
+        raise UserError(
+            f"{model.name} is a masked language model (task.kind mlm), which has no discriminator; evaluate its "
+            "generator (--pairs-by generator)"
+        )
     if model.phase == "generator_warmup":
         raise UserError(
             f"{model.name} is at step {model.step}, in the generator's warm-up, where no discriminator is trained; "

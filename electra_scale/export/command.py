@@ -38,10 +38,14 @@ def add_push_options(parser: argparse.ArgumentParser) -> None:
 def run_export(options: argparse.Namespace) -> int:
     """Export a run, and print where its networks are."""
     from electra_scale.export.run import export_run
+    from electra_scale.recipe.parse import recipe_of_run
 
     step, networks = export_run(options.run_folder, options.out, options.step, options.licence)
     print(f"exported step {step}: {', '.join(f'{options.out}/{network}' for network in networks)}")
     if "discriminator" not in networks:
+        if not recipe_of_run(options.run_folder / "recipe.yaml").task.detects:
+            print("the run is a masked language model (task.kind mlm), which has no discriminator")
+            return 0
         print(f"step {step} is of the generator's warm-up, in which no discriminator is trained, so there is none")
     return 0
 

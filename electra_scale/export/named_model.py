@@ -45,6 +45,8 @@ class NamedModel:
     @property
     def note(self) -> str | None:
         """What a user should know of the encoder of ``folder``; None if it is what one expects."""
+        if self.phase == "mlm":
+            return f"{self.run} is a masked language model (task.kind mlm), which is the encoder"
         if self.phase != "generator_warmup":
             return None
         return (

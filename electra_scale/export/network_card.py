@@ -49,12 +49,18 @@ _ABOUT = {
     ),
 }
 
-_ALONE = (
-    "A masked language model: the generator of an ELECTRA pre-training run "
-    f"({_PAPER}), from the phase in which it is trained alone. No discriminator was trained, so this is the network to "
-    "fine-tune."
-)
-"""What a generator of the warm-up is."""
+_ALONE = {
+    "generator_warmup": (
+        "A masked language model: the generator of an ELECTRA pre-training run "
+        f"({_PAPER}), from the phase in which it is trained alone. No discriminator was trained, so this is the "
+        "network to fine-tune."
+    ),
+    "mlm": (
+        "A masked language model (Devlin et al. 2019): an encoder that predicts the masked tokens of a text. It is the "
+        "network to fine-tune."
+    ),
+}
+"""What a network is that was trained by masked tokens alone, by the phase of its checkpoint."""
 
 _USE = {
     "discriminator": """```python
@@ -102,8 +108,8 @@ class NetworkCard:
 
     @property
     def alone(self) -> bool:
-        """It is the generator of a checkpoint of its warm-up, which trains nothing else."""
-        return self.facts.state.phase == "generator_warmup"
+        """It predicts masked tokens, and no discriminator was trained: in the generator's warm-up, or at all."""
+        return self.facts.state.phase != "joint"
 
     @property
     def encoder(self) -> bool:
@@ -114,7 +120,7 @@ class NetworkCard:
         """The card; the same facts give the same text."""
         facts = self.facts
         name = f"{facts.name} {self.network}"
-        about = f"{_ALONE if self.alone else _ABOUT[self.network]} It has {self.parameters:,} parameters"
+        about = f"{_ALONE.get(self.facts.state.phase, _ABOUT[self.network])} It has {self.parameters:,} parameters"
         about += f", and is {self._which()}."
         length = facts.recipe.data.sequence_length
         sections = {

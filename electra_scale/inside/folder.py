@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.roles import ROLES
 from data_pipeline.tokenize.tokenizer import parse_tokenizer
 from electra_scale.corruption.corruption import Corruption
 from electra_scale.corruption.sampler import Distributions, Masked
@@ -58,7 +59,8 @@ class OpenedFolder(Opened):
         backend = getattr(tokenizers[0], "backend_tokenizer", None)
         if backend is None:
             raise UserError(f"the tokenizer in {where} does not say which characters a token stands for; export again")
-        self.reader = Reader(parse_tokenizer(backend.to_str().encode(), where), longest)
+        named = {role: getattr(tokenizers[0], role, None) for role in ROLES}
+        self.reader = Reader(*parse_tokenizer(backend.to_str().encode(), where, named), longest)
         notes = _NO_GENERATOR if generator is None else _NO_DISCRIMINATOR if discriminator is None else _P_ONLY
         self.about = About(
             name=name,

@@ -51,10 +51,10 @@ class MaskedPosition:
 class LookedToken:
     """A position of the text.
 
-    ``token`` as the vocabulary spells it; ``source``: the characters of the text that it stands for, empty if they are
-    not known; ``drawn``: what the discriminator is shown instead, None where nothing was drawn; ``score``: the
-    probability that the discriminator gives to "replaced", None without a discriminator. ``maskable``: it may be
-    masked. ``replaced``: what was drawn is another token than that of the text.
+    ``token`` as people read it, with ## in front of what continues a word; ``source``: the characters of the text that
+    it stands for, empty if they are not known; ``drawn``: what the discriminator is shown instead, None where nothing
+    was drawn; ``score``: the probability that the discriminator gives to "replaced", None without a discriminator.
+    ``maskable``: it may be masked. ``replaced``: what was drawn is another token than that of the text.
     """
 
     token: str

@@ -8,16 +8,9 @@ from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.panics import panics_as_errors
-from data_pipeline.tokenize.tokenizer import (
-    CLS,
-    MASK,
-    PAD,
-    SEP,
-    special_names,
-    text_encoder,
-    tokenizer_json,
-    unknown_id,
-)
+from data_pipeline.tokenize.roles import Roles, unknown_id
+from data_pipeline.tokenize.spelling import Spelling
+from data_pipeline.tokenize.tokenizer import special_names, text_encoder, tokenizer_json
 from electra_scale.data.rows import SpecialTokens
 
 _SHOWN = 40
@@ -35,17 +28,18 @@ class Reading:
 class Reader:
     """Reads texts as the pipeline does, where the name of a special token is plain characters.
 
-    ``tokenizer``: one with the five special tokens. ``longest``: most positions that a text may have.
+    ``roles``: the special tokens of the ``tokenizer``. ``longest``: most positions that a text may have.
     """
 
-    def __init__(self, tokenizer: Tokenizer, longest: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, roles: Roles, longest: int) -> None:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        self.special = SpecialTokens(vocabulary[PAD], vocabulary[CLS], vocabulary[SEP], vocabulary[MASK])
+        self.special = SpecialTokens.of(tokenizer, roles)
         self.longest = longest
         self._names = sorted(special_names(tokenizer_json(tokenizer)))
         self._unknown = unknown_id(tokenizer)
         self._tokens = {index: token for token, index in vocabulary.items()}
         self._encoder = text_encoder(tokenizer)
+        self._spelling = Spelling(tokenizer)
 
     def read(self, text: str) -> Reading:
         """The tokens of a text. Raises UserError for one that is empty, too long or not text."""
@@ -70,8 +64,9 @@ class Reader:
         return Reading(tuple(ids), tuple(sources), tuple(self._notes(text, ids, sources)))
 
     def token(self, index: int) -> str:
-        """A token as the vocabulary spells it; a vocabulary may have ids that no token has."""
-        return self._tokens.get(index, f"id {index}")
+        """A token as people read it, see :class:`Spelling`; a vocabulary may have ids that no token has."""
+        found = self._tokens.get(index)
+        return f"id {index}" if found is None else self._spelling.shown(found)
 
     def _notes(self, text: str, ids: list[int], sources: list[str]) -> list[str]:
         found = []

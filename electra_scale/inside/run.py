@@ -8,7 +8,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from data_pipeline.tokenize.tokenizer import load_tokenizer
+from data_pipeline.tokenize.roles import BERT_ROLES, Roles
+from data_pipeline.tokenize.tokenizer import load_with_roles
 from electra_scale.corruption.corruption import Clock, Corruption
 from electra_scale.corruption.sampler import Distributions
 from electra_scale.data.batch import Batch
@@ -30,6 +31,11 @@ _WARMUP = (
     "scored, and draws are those of the first joint step."
 )
 
+_MASKED = (
+    "This run is a masked language model (task.kind mlm): it has no discriminator, so nothing is scored, and draws "
+    "come from the model itself or from a sampler that has not been trained."
+)
+
 
 class OpenedRun(Opened):
     """Draws come from q as the next step would draw them: the weights of the checkpoint, and its step's schedules.
@@ -38,7 +44,13 @@ class OpenedRun(Opened):
     """
 
     def __init__(
-        self, name: str, recipe: Recipe, state: RunState, module: PretrainModule, tokenizer: Tokenizer
+        self,
+        name: str,
+        recipe: Recipe,
+        state: RunState,
+        module: PretrainModule,
+        tokenizer: Tokenizer,
+        roles: Roles = BERT_ROLES,
     ) -> None:
         self.recipe = recipe
         self.state = state
@@ -46,9 +58,9 @@ class OpenedRun(Opened):
         self.clock = Clock.of(state.step, int(state.loader.get("epoch", 0)), phases(recipe)[-1])
         # Positions beyond the rows of training have embeddings that nothing has trained.
         longest = min(recipe.data.sequence_length, recipe.model.max_positions)
-        self.reader = Reader(tokenizer, longest)
+        self.reader = Reader(tokenizer, roles, longest)
         warmup = state.phase != "joint"
-        notes = [_WARMUP] if warmup else []
+        notes = [_WARMUP if state.phase == "generator_warmup" else _MASKED] if warmup else []
         if not recipe.corruption.uses_generator:
             notes.append("The run has no generator, so there is no p.")
         self.about = About(
@@ -84,4 +96,4 @@ def open_checkpoint(run: Path, step: int | None = None) -> OpenedRun:
     recipe = recipe_of_run(folder.recipe)
     tag = checkpoint.tag_at(folder.checkpoints, step)
     module = load_module(folder, recipe, tag, warmup=True)
-    return OpenedRun(str(run), recipe, checkpoint.read_state(folder.checkpoints, tag), module, load_tokenizer(run))
+    return OpenedRun(str(run), recipe, checkpoint.read_state(folder.checkpoints, tag), module, *load_with_roles(run))

@@ -26,6 +26,9 @@ from data_pipeline.tokenize.panics import panics_as_errors
 from electra_scale.model.architectures.architecture import Network
 from electra_scale.model.electra import Electra
 
+_SHOWN = 3
+"""Tokens that differ, in a message."""
+
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = (
@@ -171,7 +174,8 @@ def _sources(discriminator: str | Path, generator: str | Path | None) -> _Source
     return _Sources(str(discriminator), None if generator is None else str(generator))
 
 
-def _read_config(source: str) -> Any:
+def read_config(source: str) -> Any:
+    """The configuration of a folder or hub id. Raises UserError if there is none to be read."""
     try:
         # Code that comes with a model is not run, and nobody is asked whether it should be.
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -193,7 +197,7 @@ def _require_fit(source: str, theirs: Any, model: Electra, network: Network) -> 
 
 def _read_weights(source: str, model: Electra, network: Network, table: Tensor | None = None) -> dict[str, Tensor]:
     """One network's weights under our names, in fp32; ``table`` is what the other's embeddings are."""
-    _require_fit(source, _read_config(source), model, network)
+    _require_fit(source, read_config(source), model, network)
     kind = _class_of(model, network)
     try:
         loaded, info = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
@@ -240,13 +244,20 @@ def tokenizer_differs(source: str | Path, vocabulary: Mapping[str, int], where: 
         if theirs.get(index) != ours.get(index) and not (theirs.get(index) or "").startswith("[unused-gap-")
     ]
     if other:
-        here, there = (repr(tokens[other[0]]) if other[0] in tokens else "nothing" for tokens in (ours, theirs))
+        first = ", ".join(
+            f"id {index} is {_named(theirs, index)} there, {_named(ours, index)} here" for index in other[:_SHOWN]
+        )
         raise UserError(
-            f"checkpoint {str(source)!r} has another tokenizer than {where}: {len(other)} of {len(ours)} ids mean "
-            f"another token (id {other[0]} is {there} there, {here} here); build the store with the checkpoint's "
-            "tokenizer (tokenizer.path), or start from other weights"
+            f"checkpoint {str(source)!r} has another tokenizer than {where}: {len(theirs):,} tokens there, "
+            f"{len(ours):,} here, and {len(other)} of {len(ours)} ids mean another token ({first}"
+            f"{', ...' if len(other) > _SHOWN else ''}); build the store with the checkpoint's tokenizer "
+            "(tokenizer.path), or start from other weights"
         )
     return None
+
+
+def _named(tokens: Mapping[int, str], index: int) -> str:
+    return repr(tokens[index]) if index in tokens else "nothing"
 
 
 def _tokens_by_id(folder: Path) -> dict[int, str]:

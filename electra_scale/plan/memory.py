@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from electra_scale.corruption.corruption import cost_of
@@ -52,8 +52,11 @@ def device_memory(
     zero = deepspeed_json.get("zero_optimization", {})
     half = bool(deepspeed_json.get("bf16", {}).get("enabled"))
     element = 2 if half else 4
-    parameters = parameter_counts(model, recipe.corruption.uses_generator).total
-    architecture, cost = architecture_of(model), cost_of(recipe.corruption, model)
+    counts, detects = parameter_counts(model, recipe.corruption.uses_generator), recipe.task.detects
+    parameters = counts.total if detects else counts.generator_phase
+    # Masked prediction alone draws nothing.
+    corruption = recipe.corruption if detects else replace(recipe.corruption, sampler="electra")
+    architecture, cost = architecture_of(model), cost_of(corruption, model)
     head = cost.parameters
     tokens = micro_batch * recipe.data.sequence_length
     masked = round(tokens * recipe.data.mask_share)
@@ -67,6 +70,7 @@ def device_memory(
         )
     discriminator = tokens * architecture.encoder_bytes(model.discriminator, element, recipe.data.sequence_length)
     discriminator += tokens * architecture.head_bytes("discriminator", element)
+    discriminator *= detects
     at_masked = cost.masked_bytes(masked, element)
     running = cost.running_bytes(masked, element, device_type)
     kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element, device_type)
@@ -88,7 +92,8 @@ def device_memory(
         scratch = 8 * part
 
     # The head is in float32 whatever the networks are.
-    weights = float(parameters * element + head * 4)
+    # A discriminator that is not trained is there all the same.
+    weights = float(counts.total * element + head * 4)
     # float32 weights and two moments: this rank's part; for the head all of them, and its whole gradient.
     optimizer = 12 * part + 16 * head
     always = weights + optimizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data_pipeline.errors import UserError
@@ -104,6 +104,8 @@ def plan(
     model = recipe.networks(tokens.vocabulary)
     with_generator = recipe.corruption.uses_generator
     counts = parameter_counts(model, with_generator)
+    if not recipe.task.detects:
+        counts = replace(counts, discriminator=0, discriminator_head=0)
     micro, accumulation = batch_split(recipe.batch.global_batch, cluster.ranks, recipe.batch.most_per_device)
     flops = _flops(recipe, model, micro)
     step_tokens = recipe.batch.global_batch * recipe.data.sequence_length
@@ -153,14 +155,15 @@ def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
     """Training FLOPs per token, as speed/mfu counts them, and separately those of the sampling head."""
     positions, share = recipe.data.sequence_length, recipe.data.mask_share
     with_generator = recipe.corruption.uses_generator
-    total = training_flops(model, positions, share, True, with_generator, recipe.optimizer.generator_rate > 0)
-    discriminator = training_flops(model, positions, share, True, False)
+    joint = recipe.task.detects
+    total = training_flops(model, positions, share, joint, with_generator, recipe.optimizer.generator_rate > 0)
+    discriminator = training_flops(model, positions, share, True, False) if joint else 0.0
     masked = round(micro * positions * share)
     return {
         "generator": total - discriminator,
         "discriminator": discriminator,
         "total": total,
-        "sampling_head": cost_of(recipe.corruption, model).flops(masked) / (micro * positions),
+        "sampling_head": cost_of(recipe.corruption, model).flops(masked) / (micro * positions) if joint else 0.0,
         "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, False, with_generator),
     }
 

@@ -47,6 +47,7 @@ SEAMS: dict[str, dict[str, Kind]] = {
         "replaced_tokens": Kind(
             f"{_SETTINGS}.task:ReplacedTokensSettings", f"{_PACKAGE}.tasks.replaced_tokens:ReplacedTokens"
         ),
+        "mlm": Kind(f"{_SETTINGS}.task:MaskedTokensSettings", f"{_PACKAGE}.tasks.masked_tokens:MaskedTokens"),
     },
     "optimizer": {
         "adamw": Kind(f"{_SETTINGS}.optimizer:AdamWSettings", f"{_PACKAGE}.optim.adamw:AdamW"),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from data_pipeline.errors import UserError
 
 Init = Literal["bert", "fan_in"]
+InitNetworks = Literal["auto", "discriminator", "generator", "both"]
 
 
 def _require_positive(owner: str, **values: int) -> None:
@@ -196,7 +197,12 @@ class ModelSection(NetworkSettings):
     """Sizes of the two encoders and what their weights start from; the vocabulary comes from the store."""
 
     init_from: str | None = None
-    """Exported checkpoint (folder with ``discriminator`` and ``generator``) to start from."""
+    """Weights to start from: a folder that transformers saved (an export with ``discriminator`` and ``generator``, or
+    one of them, or one ELECTRA or BERT model), or a run folder of ours."""
+
+    init_networks: InitNetworks = "auto"
+    """Which networks start from ``init_from``. ``auto``: those that it holds; one masked language model is for the
+    discriminator, and for the generator where its widths are the same. What is named must fit."""
 
     cooccurrence_embeddings: bool = False
     """Start word embeddings from the corpus's co-occurrence counts: for budgets of minutes (docs/experiments.md)."""

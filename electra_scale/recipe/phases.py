@@ -7,7 +7,7 @@ from typing import Literal
 
 from electra_scale.recipe.recipe import Recipe
 
-Phase = Literal["generator_warmup", "joint"]
+Phase = Literal["generator_warmup", "joint", "mlm"]
 
 
 def joint_rate(step: int, peak: float, steps: int, warmup: int) -> float:
@@ -34,10 +34,11 @@ class PhasePlan:
 def phases(recipe: Recipe) -> list[PhasePlan]:
     """The phases of a run in order, the last one being the joint phase, perhaps of no steps.
 
-    A warm-up of 0 steps is left out.
+    A warm-up of 0 steps is left out. Masked language modelling alone is one phase, with the joint one's settings.
     """
     warmup = recipe.generator_warmup
-    joint = PhasePlan("joint", warmup.steps, recipe.total_steps, recipe.data.mask_share, recipe.optimizer.learning_rate)
+    name: Phase = "joint" if recipe.task.detects else "mlm"
+    joint = PhasePlan(name, warmup.steps, recipe.total_steps, recipe.data.mask_share, recipe.optimizer.learning_rate)
     if warmup.steps == 0:
         return [joint]
     return [PhasePlan("generator_warmup", 0, warmup.steps, warmup.mask_share, warmup.learning_rate), joint]
@@ -46,6 +47,6 @@ def phases(recipe: Recipe) -> list[PhasePlan]:
 def learning_rate(plan: PhasePlan, step: int, recipe: Recipe) -> float:
     """Rate of a global step in its phase."""
     inside, steps = step - plan.first, plan.last - plan.first
-    if plan.name == "joint":
+    if plan.name != "generator_warmup":
         return joint_rate(inside, plan.peak_rate, steps, recipe.schedule.warmup_steps)
     return generator_warmup_rate(inside, plan.peak_rate, steps, recipe.generator_warmup.warmup_steps)

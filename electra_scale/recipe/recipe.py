@@ -52,6 +52,9 @@ class Recipe:
     def networks(self, vocab_size: int) -> ModelConfig:
         """What the networks are built from, for a vocabulary."""
         shared = {part.name: getattr(self.model, part.name) for part in fields(NetworkSettings)}
+        if not self.task.detects:
+            # The encoder that is kept is what learns.
+            shared["generator"] = self.model.discriminator
         return ModelConfig(vocab_size=vocab_size, architecture=self.architecture, sharing=self.sharing, **shared)
 
     def problems(self) -> list[str]:
@@ -69,11 +72,13 @@ class Recipe:
                 f"data.sequence_length is {self.data.sequence_length}, model.max_positions only "
                 f"{self.model.max_positions}; raise the latter or shorten the samples"
             )
-        if self.schedule.steps == 0 and self.generator_warmup.steps == 0:
+        if self.task.detects and self.schedule.steps == 0 and self.generator_warmup.steps == 0:
             found.append(
                 "schedule.steps is 0, and so is generator_warmup.steps: nothing is trained; give one of them steps"
             )
-        never = self.generator_warmup.steps == 0 and self.model.init_from is None
+        if not self.task.detects:
+            found += self._problems_of_masked_prediction_alone()
+        never = self.task.detects and self.generator_warmup.steps == 0 and self.model.init_from is None
         if self.corruption.uses_generator and self.optimizer.generator_rate == 0 and never:
             found.append(
                 "optimizer.generator_rate is 0, which leaves the generator as it is, but it would be at its random "
@@ -99,13 +104,31 @@ class Recipe:
                 found.append(f"model.unigram_bias is set, but corruption.kind {kind} has no generator; set it to false")
         return found
 
+    def _problems_of_masked_prediction_alone(self) -> list[str]:
+        """What a run of one network cannot have."""
+        kind, found = self.task.kind, []
+        if not self.corruption.uses_generator:
+            found.append(
+                f"task.kind is {kind}, which predicts masked tokens, but corruption.kind {self.corruption.kind} masks "
+                "none; set corruption.kind to generator"
+            )
+        if self.generator_warmup.steps:
+            found.append(
+                f"task.kind is {kind}, which is masked prediction from the first step to the last, but "
+                f"generator_warmup.steps is {self.generator_warmup.steps}; set it to 0"
+            )
+        elif self.schedule.steps == 0:
+            found.append(f"task.kind is {kind}, but schedule.steps is 0, so nothing is trained; give it steps")
+        return found
+
     def _problems_of_neighbours(self) -> list[str]:
         """Encoders whose first layer does not read the embeddings as they are."""
         return [
             f"model.position_init is neighbours, whose heads read the embeddings as they are, but model.{name}.hidden "
             f"is {size.hidden} and model.embedding {self.model.embedding}; make them equal, or choose another start"
             for name, size in (("discriminator", self.model.discriminator), ("generator", self.model.generator))
-            if size.hidden != self.model.embedding and (name == "discriminator" or self.corruption.uses_generator)
+            if size.hidden != self.model.embedding
+            and (name == "discriminator" or (self.corruption.uses_generator and self.task.detects))
         ]
 
     def _problems_of_the_discriminators_start(self) -> list[str]:

@@ -56,6 +56,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "model.init": ("free", _START),
     "model.position_init": ("free", _START),
     "model.init_from": ("free", _START),
+    "model.init_networks": ("free", _START),
     "model.cooccurrence_embeddings": ("free", _START),
     "model.unigram_bias": ("free", _START),
     "architecture.kind": ("refused", _SHAPE),
@@ -264,7 +265,7 @@ def _decide(key: str, old: Any, new: Any, before: Settings, now: Settings, phase
     if key == "optimizer.generator_rate" and phase == "joint" and old == 0:
         return "refused", "the frozen generator has no optimizer state to resume with"
     if key.startswith("optimizer.parts.") and key.endswith((".frozen", ".replicated")):
-        if phase == "generator_warmup" and key.split(".")[2] not in _OF_WARMUP:
+        if phase != "joint" and key.split(".")[2] not in _OF_WARMUP:
             return "applied", ""
         if key.endswith(".frozen") and not new:
             return "refused", "a frozen part has no optimizer state to resume with"

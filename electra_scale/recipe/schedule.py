@@ -9,7 +9,7 @@ from data_pipeline.settings import too_small
 
 @dataclass
 class ScheduleConfig:
-    """The joint phase: linear warm-up times linear decay to zero."""
+    """The joint phase, or all of task.kind mlm: linear warm-up times linear decay to zero."""
 
     steps: int = 1000
     """Optimizer steps of the joint phase; with 0 the run ends with the generator's warm-up, a masked language model."""

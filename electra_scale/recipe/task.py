@@ -1,14 +1,17 @@
-"""Settings of the task: what the discriminator learns."""
+"""Settings of the task: what the encoder that is kept learns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass
 class ReplacedTokensSettings:
     """The discriminator detects which tokens were replaced (Clark et al. 2020)."""
+
+    detects: ClassVar[bool] = True
+    """Whether there is a discriminator; without one the run has one network, which predicts masked tokens."""
 
     kind: Literal["replaced_tokens"] = "replaced_tokens"
     """Which task this is."""
@@ -21,3 +24,18 @@ class ReplacedTokensSettings:
         if self.discriminator_weight >= 0:
             return []
         return [f"task.discriminator_weight is {self.discriminator_weight}; it must be 0 or more"]
+
+
+@dataclass
+class MaskedTokensSettings:
+    """Masked language modelling alone (Devlin et al. 2019): one encoder, of the discriminator's size, and no
+    replacements."""
+
+    detects: ClassVar[bool] = False
+
+    kind: Literal["mlm"] = "mlm"
+    """Which task this is."""
+
+    def problems(self) -> list[str]:
+        """Settings that make no sense, one sentence each."""
+        return []

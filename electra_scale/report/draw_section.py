@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data_pipeline.tokenize.spelling import CONTINUES
 from electra_scale.report.draws import Choice, Example, Examples, Place, Shown
 from electra_scale.report.markup import folded, table, text
 
-_CONTINUES = "##"
 _SHADES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _STRONGEST = 0.75
 
@@ -37,7 +37,7 @@ def _example(row: Example) -> str:
 
 
 def _token(shown: Shown) -> str:
-    joined = shown.token.startswith(_CONTINUES)
+    joined = shown.token.startswith(CONTINUES)
     before, kind = ("", "token joined") if joined else (" ", "token")
     word = text(_bare(shown.token))
     if shown.special:
@@ -55,7 +55,7 @@ def _token(shown: Shown) -> str:
 
 
 def _bare(token: str) -> str:
-    return token.removeprefix(_CONTINUES) or token
+    return token.removeprefix(CONTINUES) or token
 
 
 def _shade(score: float) -> str:

@@ -17,7 +17,7 @@ from electra_scale.report.time_spent import PARTS, TimeSpent
 _RATIO = "disc_loss_variance/draw_ratio"
 _RATIOS = (_RATIO, "disc_gradient_variance/draw_ratio")
 _NEIGHBOURS = 2
-_PHASES = {"joint": "joint", "generator_warmup": "generator alone"}
+_PHASES = {"joint": "joint", "generator_warmup": "generator alone", "mlm": "masked prediction"}
 
 
 def section(found: Section, runs: Sequence[Run]) -> str:

@@ -139,7 +139,9 @@ def _absent(found: Section, runs: Sequence[Run]) -> str:
         warming = last == "generator_warmup"
         if found.name == "detection" and not _any(run, "eval/auc", "disc/auc"):
             why = "it is still in the generator's warm-up" if warming else "its rows have none"
-            if run.setting("schedule.steps") == 0:
+            if run.setting("task.kind") == "mlm":
+                why = "it is a masked language model (task.kind is mlm)"
+            elif run.setting("schedule.steps") == 0:
                 why = "it trains the generator alone (schedule.steps is 0)"
             lines.append(f"{name} has no figures of the discriminator: {why}.")
         elif found.name == "detection" and not _any(run, "eval/auc"):

@@ -65,6 +65,8 @@ def _what(run: Run) -> str:
         for network in ("discriminator", "generator")
         if type(run.setting(f"model.{network}.layers")) is int
     ]
+    if run.setting("task.kind") == "mlm":
+        return f"{run.label} trains one encoder{f' of {sizes[0]}' if sizes else ''} by masked tokens alone."
     if run.setting("schedule.steps") == 0:
         return f"{run.label} trains a generator{f' of {sizes[1]}' if len(sizes) > 1 else ''} alone, by masked tokens."
     alone = run.setting("corruption.kind", "generator") != "generator"

@@ -7,6 +7,7 @@ import gc
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import OneRankError, UserError
 from data_pipeline.places.folder import FolderPlace
@@ -50,6 +51,9 @@ from electra_scale.train.lifecycle.stop import Stopped, StopRequests
 from electra_scale.train.lifecycle.time_slice import TimeSlice
 from electra_scale.train.lifecycle.watchdog import Position, Watchdog
 from electra_scale.train.networks import set_first_weights
+
+if TYPE_CHECKING:
+    from electra_scale.model.starts.start import Start
 
 
 def train(
@@ -130,7 +134,13 @@ class Run:
         self.start = self.checkpoints.starting_state(resume, self.store, self.loader)
         self.changed, self.lines = self.checkpoints.changes(self.start, Settings(recipe, self.deepspeed_json))
         self.phases = [plan for plan in phases(recipe) if plan.first < plan.last]
-        if recipe.schedule.steps == 0:
+        if not recipe.task.detects:
+            self.lines.append(
+                "task.kind is mlm: one encoder, of model.discriminator's size, learns masked prediction alone; "
+                "model.generator, optimizer.generator_rate, the sampler, logging.pairs and logging.probe_every are not "
+                "read"
+            )
+        elif recipe.schedule.steps == 0:
             self.lines.append(
                 "schedule.steps is 0: the run ends with the generator's warm-up, and no discriminator is trained"
             )
@@ -152,6 +162,7 @@ class Run:
         )
         self.duties: list[Duty] = []
         self.last: StepDone | None = None
+        self.first: Start | None = None
 
     def run(self) -> None:
         """Train to the end, or until a stop; returns when the last copy of a checkpoint is made or has failed."""
@@ -208,6 +219,8 @@ class Run:
                 "hosts": len(set(hosts)),
             }
             self.folder.describe(self.recipe, self.deepspeed_json, self.store, self.changed, self.start.step, hardware)
+            if self.first is not None:
+                self.folder.record_start(self.first.record())
             checkpoint.discard_unfinished(self.folder.checkpoints)
         # A row that is pending is written again.
         self.reporter.open(self.start.step, self.start.step - (self.start.pending is not None), self.recipe)
@@ -368,7 +381,7 @@ class Run:
         module = build_module(recipe, self.config, self.special, phase)
         # The engine sends the main rank's weights to all others.
         if fresh and self.world.main:
-            set_first_weights(module.electra, recipe.model, self.store, recipe.seed, self.reporter.log)
+            self.first = set_first_weights(module.electra, recipe, self.store, self.reporter.log)
         return module
 
     def _engine(self, module: PretrainModule, plan: PhasePlan) -> Engine:

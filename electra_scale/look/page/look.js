@@ -104,7 +104,8 @@ function chip(token, index) {
 }
 
 function spelled(token) {
-  return token.token === "[UNK]" && token.source !== "" ? `${token.source} [UNK]` : token.token;
+  const unknown = ["[UNK]", "<unk>"].includes(token.token) && token.source !== "";
+  return unknown ? `${token.source} ${token.token}` : token.token;
 }
 
 function spoken(token) {

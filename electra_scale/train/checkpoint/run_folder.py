@@ -72,6 +72,10 @@ class RunFolder:
     def hardware(self) -> Path:
         return self.path / "hardware.json"
 
+    def record_start(self, record: Mapping[str, Any]) -> None:
+        """Write ``init_from.json``: what the first weights of each part of the model were."""
+        write_record(self.path / "init_from.json", record)
+
     def holds_a_run(self) -> bool:
         """Whether a run has left work here, a row or anything of a checkpoint; a start that failed leaves neither."""
         rows = self.metrics.exists() and self.metrics.stat().st_size > 0

@@ -154,7 +154,8 @@ def headline(recipe: Recipe, world: World, micro: int, accumulation: int, step: 
         f"{f'resuming from step {step}' if step else 'starting'}: {recipe.total_steps} steps of "
         f"{recipe.batch.global_batch} x {recipe.data.sequence_length} on {world.size} ranks "
         f"(micro-batch {micro}, accumulation {accumulation}, {world.device.type}), "
-        f"{recipe.corruption.label}, {samples:,} samples an epoch"
+        f"{recipe.corruption.label if recipe.task.detects else 'masked prediction alone'}, "
+        f"{samples:,} samples an epoch"
     )
 
 

@@ -11,11 +11,19 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.encoding import choose_encoder, open_encoder
-from data_pipeline.tokenize.existing import read_tokenizer
 from data_pipeline.tokenize.probes import PROBES
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, special_names, tokenizer_json, unknown_id
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS, unknown_id
+from data_pipeline.tokenize.tokenizer import special_names, tokenizer_json
 from tests.support.instruments.fuzzing import explore
-from tests.unit.data_pipeline.tokenize.test_existing import BERT, KINDS, VOCABULARY, byte_pairs, theirs, unigram
+from tests.unit.data_pipeline.tokenize.test_existing import (
+    BERT,
+    KINDS,
+    VOCABULARY,
+    byte_pairs,
+    read_tokenizer,
+    theirs,
+    unigram,
+)
 
 pytestmark = pytest.mark.slow
 

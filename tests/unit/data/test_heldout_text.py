@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from data_pipeline.build.build import build_store
 from data_pipeline.config import BuildConfig, SourceConfig, TokenizerConfig
 from data_pipeline.store.manifest import ShardEntry
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, text_encoder
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
+from data_pipeline.tokenize.tokenizer import text_encoder
 from electra_scale.data.heldout_text import UnreadableText, heldout_documents, text_of, training_documents
 from electra_scale.data.store import MappedShard, Store
 

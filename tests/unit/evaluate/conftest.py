@@ -18,7 +18,8 @@ from transformers import (
     ModernBertForTokenClassification,
 )
 
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, save_tokenizer, wordpiece_tokenizer
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
+from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
 from electra_scale.export.named_model import NamedModel
 
 _TEXT = "a boat harbour in is it keeper light man men old saw see sees the they to walk walked walks ##s ."

@@ -15,6 +15,7 @@ from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
 from electra_scale.model.electra import Electra
 from electra_scale.model.hf import TOKENIZER_FILES, export
 from electra_scale.recipe.model import ModelSection
+from electra_scale.recipe.recipe import Recipe
 from electra_scale.train.networks import set_first_weights
 from tests.unit.train.conftest import MODEL
 
@@ -27,9 +28,9 @@ def store_of(folder: Path, words: list[str]) -> Any:
     return SimpleNamespace(url=str(folder), tokenizer_dir=folder / "tokenizer")
 
 
-def started(store: Any, init_from: Path) -> tuple[Electra, list[str]]:
-    electra, lines = Electra(MODEL, seed=3), list[str]()
-    set_first_weights(electra, ModelSection(init_from=str(init_from)), store, 0, lines.append)
+def started(store: Any, init_from: Path, electra: Electra | None = None) -> tuple[Electra, list[str]]:
+    electra, lines = electra or Electra(MODEL, seed=3), list[str]()
+    set_first_weights(electra, Recipe(model=ModelSection(init_from=str(init_from))), store, lines.append)
     return electra, lines
 
 
@@ -41,7 +42,15 @@ def exported(tmp_path: Path) -> Path:
 
 def test_a_run_starts_from_an_export_of_its_own_tokenizer(exported: Path, tmp_path: Path) -> None:
     electra, lines = started(store_of(tmp_path / "again", WORDS), exported)
-    assert lines == [f"weights start from {exported}"]
+    assert lines[0] == f"weights start from {exported}"
+    assert [line.split()[0] for line in lines[1:]] == [
+        "embeddings",
+        "discriminator",
+        "discriminator_head",
+        "generator",
+        "generator_head",
+    ]
+    assert not any("fresh" in line for line in lines)
     expected = Electra(MODEL, seed=7).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in electra.state_dict().items())
 
@@ -65,7 +74,7 @@ def test_an_export_whose_tokenizer_is_gone_is_taken_with_a_warning(exported: Pat
         for name in TOKENIZER_FILES:
             (exported / network / name).unlink(missing_ok=True)
     _, lines = started(store_of(tmp_path / "again", WORDS), exported)
-    assert len(lines) == 3
+    assert lines[2].startswith("weights start from")
     assert all(line.startswith("warning: ") and "holds no tokenizer" in line for line in lines[:2])
 
 
@@ -73,4 +82,18 @@ def test_another_size_is_still_refused_by_its_numbers(exported: Path, tmp_path: 
     electra = Electra(replace(MODEL, embedding=16))
     store = store_of(tmp_path / "again", WORDS)
     with pytest.raises(UserError, match="embedding 12 there, 16 here"):
-        set_first_weights(electra, ModelSection(init_from=str(exported)), store, 0, print)
+        started(store, exported, electra)
+
+
+def test_a_generator_that_nothing_trains_and_nothing_loads_is_refused(exported: Path, tmp_path: Path) -> None:
+    recipe = Recipe(model=ModelSection(init_from=str(exported / "discriminator")))
+    recipe.optimizer.generator_rate = 0.0
+    with pytest.raises(UserError, match="generator_rate is 0 and the generator does not start from"):
+        set_first_weights(Electra(MODEL), recipe, store_of(tmp_path / "again", WORDS), print)
+
+
+def test_starts_that_the_loaded_weights_replace_are_named(exported: Path, tmp_path: Path) -> None:
+    recipe = Recipe(model=ModelSection(init_from=str(exported), unigram_bias=True))
+    lines: list[str] = []
+    set_first_weights(Electra(MODEL), recipe, store_of(tmp_path / "again", WORDS), lines.append)
+    assert lines[-1] == f"model.unigram_bias is left out, since weights start from {exported}"

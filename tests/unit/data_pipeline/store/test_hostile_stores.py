@@ -405,7 +405,7 @@ def test_a_hostile_tokenizer_gives_a_tokenizer_or_one_line(session_store: Path) 
         raw = json.loads(sound)
         _set(raw, list(path), value)
         try:
-            tokenizer_json(parse_tokenizer(json.dumps(raw).encode(), "tokenizer.json"))
+            tokenizer_json(parse_tokenizer(json.dumps(raw).encode(), "tokenizer.json")[0])
         except UserError as error:
             outcomes["refused"] += 1
             _one_line(error)

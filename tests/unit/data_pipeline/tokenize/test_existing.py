@@ -18,10 +18,9 @@ from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
 from data_pipeline.tokenize import existing
 from data_pipeline.tokenize.encoding import choose_encoder, open_encoder
-from data_pipeline.tokenize.existing import read_tokenizer
 from data_pipeline.tokenize.probes import PROBES
+from data_pipeline.tokenize.roles import BERT_ROLES, SPECIAL_TOKENS
 from data_pipeline.tokenize.tokenizer import (
-    SPECIAL_TOKENS,
     load_tokenizer,
     text_encoder,
     tokenizer_fingerprint,
@@ -43,6 +42,11 @@ VOCABULARY = list(dict.fromkeys([*SPECIAL_TOKENS, *WORDS, *CHARACTERS, *(f"##{c}
 TEXTS = [text for text in PROBES if not any(token in text for token in SPECIAL_TOKENS)]
 TEXTS += ["The café of 東京 and Straße", "ÀÉ àé", "new zq NEW", "the" * 30]
 BERT = {"tokenizer_class": "BertTokenizer"}
+
+
+def read_tokenizer(path: Path, lowercase: bool, report: Callable[[str], None] = lambda line: None) -> Tokenizer:
+    """The tokenizer alone, without the roles of its special tokens."""
+    return existing.read_tokenizer(path, lowercase, report)[0]
 
 
 def folder_of(path: Path, tokenizer: Tokenizer | None = None, **files: object) -> Path:
@@ -205,6 +209,7 @@ def test_what_a_tokenizer_does_not_know_becomes_its_unknown_token(
 ) -> None:
     lines: list[str] = []
     tokenizer = read_tokenizer(folder_of(tmp_path / "given", make()), True, lines.append)
+    assert "does not put [CLS] and [SEP] around a text" in lines.pop()
     unknown = 6 if make().to_str().find('"unk_id":6') > 0 else 1
     assert unknown in ids(tokenizer, "the Ж")
     assert [line for line in lines if "becomes [UNK]" in line] == lines
@@ -215,11 +220,11 @@ def test_a_tokenizer_that_drops_what_it_does_not_know_says_so(tmp_path: Path) ->
     tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate([*SPECIAL_TOKENS, "a"])}, []))
     lines: list[str] = []
     assert ids(read_tokenizer(folder_of(tmp_path / "given", tokenizer), True, lines.append), "aЖa") == [5, 5]
-    assert len(lines) == 1
+    assert len(lines) == 2
     assert "characters that it does not know are left out" in lines[0]
     lines.clear()
     read_tokenizer(folder_of(tmp_path / "bytes", byte_pairs()), True, lines.append)
-    assert not lines
+    assert [line for line in lines if "around a text" not in line] == []
 
 
 def _dropout() -> Tokenizer:
@@ -247,7 +252,7 @@ def _added_beyond_a_gap() -> Tokenizer:
     ("make", "files", "message"),
     [
         (_added_beyond_a_gap, {}, "without gaps"),
-        (None, {"tokenizer_config__json": {"mask_token": "<mask>", **BERT}}, "names '<mask>' as its mask_token"),
+        (None, {"tokenizer_config__json": {"mask_token": "[CLS]", **BERT}}, "one token for two of padding"),
         (None, {"tokenizer_config__json": {"auto_map": {"AutoTokenizer": ["a.B", None]}}}, "custom code"),
         (None, {"tokenizer_config__json": {"tokenizer_class": "BertJapaneseTokenizer"}}, "runs in Python only"),
         (None, {"tokenizer_config__json": []}, "is not a tokenizer that transformers can load"),
@@ -316,7 +321,7 @@ def test_other_ids_than_those_of_transformers_are_refused_with_both(
 ) -> None:
     folder = folder_of(tmp_path / "given", tokenizer_config__json=BERT)
     wrong = wordpiece_tokenizer({token: n for n, token in enumerate(VOCABULARY)}, lowercase=False)
-    monkeypatch.setattr(existing, "_backend", lambda theirs, folder: wrong)
+    monkeypatch.setattr(existing, "_backend", lambda theirs, folder: (wrong, BERT_ROLES))
     monkeypatch.setattr(existing, "_rules", lambda tokenizer: None)
     with pytest.raises(UserError, match=r"given gives the ids \[.*\] for '.*', but transformers .* gives \[") as caught:
         read_tokenizer(folder, lowercase=True)

@@ -18,14 +18,9 @@ from data_pipeline.config import BuildConfig, TokenizerConfig
 from data_pipeline.errors import UserError
 from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
-from data_pipeline.tokenize.existing import read_tokenizer
-from data_pipeline.tokenize.tokenizer import (
-    SPECIAL_TOKENS,
-    load_tokenizer,
-    text_encoder,
-    tokenizer_fingerprint,
-    wordpiece_tokenizer,
-)
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
+from data_pipeline.tokenize.tokenizer import load_tokenizer, text_encoder, tokenizer_fingerprint, wordpiece_tokenizer
+from tests.unit.data_pipeline.tokenize.test_existing import read_tokenizer
 
 MakeConfig = Callable[..., BuildConfig]
 

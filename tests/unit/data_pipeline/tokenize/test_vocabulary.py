@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 
 from data_pipeline.config import TokenizerConfig
-from data_pipeline.tokenize.tokenizer import SPECIAL_TOKENS, text_encoder
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
+from data_pipeline.tokenize.tokenizer import text_encoder
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, choose_alphabet, normalized, train_tokenizer
 from tests.unit.data_pipeline.conftest import make_texts
 
