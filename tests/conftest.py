@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
 from tests.support.fixtures.browser import _chromium, browser
 from tests.support.fixtures.builds import mpiexec, small_corpus
@@ -18,6 +19,10 @@ from tests.support.fixtures.s3 import s3, s3_server
 from tests.support.fixtures.slurm import slurm
 from tests.support.fixtures.ssh import ssh_hosts
 from tests.support.fixtures.surroundings import refusing
+
+# Nothing is timed: a busy machine takes seconds for what a quiet one does in a moment.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 __all__ = [
     "_chromium",

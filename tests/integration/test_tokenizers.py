@@ -19,7 +19,7 @@ from tests.unit.data_pipeline.tokenize.test_roles import ROBERTA, byte_level, en
 
 pytestmark = pytest.mark.slow
 
-ENTRIES = 100_100
+ENTRIES = 66_000
 CHANGES = {
     "data.sequence_length": 64,
     "generator_warmup.steps": 0,

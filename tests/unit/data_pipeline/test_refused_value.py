@@ -35,7 +35,7 @@ def test_a_recipe_names_the_setting_the_value_and_what_it_may_be(
     ("option", "expected"),
     [
         ("--workers=a", "workers is a; it must be a whole number or null; see `electra-data build --help`"),
-        ("--tokenizer=5", "tokenizer is 5; it must be a mapping of path, lowercase, "),
+        ("--tokenizer=5", "tokenizer is 5; it must be a mapping of kind, path, lowercase, "),
         ("--sources=5", "sources is 5; it must be a list of which each entry is a mapping of kind, paths, "),
     ],
 )
