@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.outputs import guard_outputs, refused
@@ -31,7 +33,7 @@ def run_command(program: str, command: Callable[[], int], advice: str = "run the
     guard_outputs()
     _collect_less_garbage()
     interrupt = _Interrupt(f"{program}: interrupted; {advice}")
-    with noticed_signals(interrupt.notice):
+    with noticed_signals(interrupt.notice), _swallowed_at_once(interrupt):
         try:
             code = command()
         except UserError as error:
@@ -40,9 +42,15 @@ def run_command(program: str, command: Callable[[], int], advice: str = "run the
         except OSError as error:
             print(f"{program}: error: {refused_by_system(error)}", file=sys.stderr)
             code = 2
-        except KeyboardInterrupt:
-            interrupt.report()
+        except BaseException as error:
+            if not _interrupted(error):
+                raise
             code = INTERRUPTED
+    if interrupt.asked or code == INTERRUPTED:
+        # A library may have swallowed it, such as one that tries an import and goes on without it: whoever pressed
+        # Ctrl-C expects no success.
+        interrupt.report()
+        code = INTERRUPTED
     sys.stdout.flush()
     sys.stderr.flush()
     reason = refused()
@@ -64,22 +72,48 @@ def _collect_less_garbage() -> None:
     atexit.register(gc.freeze)
 
 
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the root of an error: what it cut off may have made another one of it, as a class does that
+    was just being defined."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+@contextmanager
+def _swallowed_at_once(interrupt: _Interrupt) -> Iterator[None]:
+    """Ctrl-C that Python drops with a traceback, since it came in a finaliser or a weak reference's callback (importing
+    has many), ends the command as a second one does."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            interrupt.end()
+        before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 class _Interrupt:
     """Ctrl-C: the command unwinds, but not for long; a second one ends it at once."""
 
     def __init__(self, line: str) -> None:
         self._line = line
-        self._asked = False
+        self.asked = False
         self._lock = threading.Lock()
 
     def notice(self, number: int) -> None:
         # A command that has taken over the signal has its own way to end.
         if number != signal.SIGINT or signal.getsignal(number) is not signal.default_int_handler:
             return
-        if self._asked:
-            self._end()
-        self._asked = True
-        timer = threading.Timer(_UNWINDING_SECONDS, self._end)
+        if self.asked:
+            self.end()
+        self.asked = True
+        timer = threading.Timer(_UNWINDING_SECONDS, self.end)
         timer.daemon = True
         timer.start()
 
@@ -89,6 +123,6 @@ class _Interrupt:
         if line:
             print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         self.report()
         os._exit(INTERRUPTED)

@@ -19,6 +19,12 @@ COMMANDS = {
     # Comes back to Python after minutes.
     "library": "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 100_000_000)",
     "stubborn": "print('ready', flush=True)\n  try: time.sleep(60)\n  finally: time.sleep(60)",
+    # As an extension module does that tries an import and goes on without it.
+    "swallows": "print('ready', flush=True)\n  try: time.sleep(60)\n  except BaseException: pass",
+    # As defining a class does.
+    "another": "print('ready', flush=True)\n  try: time.sleep(60)\n  except BaseException: raise RuntimeError",
+    # As importing does, where Python prints a traceback and goes on.
+    "finaliser": "print('ready', flush=True)\n  class A:\n    def __del__(self): time.sleep(60)\n  A()",
 }
 
 
@@ -71,7 +77,15 @@ def test_a_user_error_is_one_line_and_code_2() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "interrupts", "least"),
-    [("waits", 1, 0.0), ("library", 1, 2.5), ("library", 2, 0.0), ("stubborn", 1, 2.5)],
+    [
+        ("waits", 1, 0.0),
+        ("library", 1, 2.5),
+        ("library", 2, 0.0),
+        ("stubborn", 1, 2.5),
+        ("swallows", 1, 0.0),
+        ("another", 1, 0.0),
+        ("finaliser", 1, 0.0),
+    ],
 )
 def test_an_interrupt_is_one_line_and_code_130_within_seconds(command: str, interrupts: int, least: float) -> None:
     process = subprocess.Popen(
