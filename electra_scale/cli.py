@@ -118,8 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.add_argument("--step", type=int, help="checkpoint to probe; the newest if not given")
     probe.add_argument("--samples", type=int, help="held-out samples (default 256, with --oracle 64)")
-    probe.add_argument("--draws", type=int, default=64, help="draws of each from p and from q (default 64)")
-    probe.add_argument(
+    probe.add_argument("--draws", type=int, help="draws of each from p and from q (default 64, with --masks 8)")
+    kind = probe.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--masks",
+        type=int,
+        metavar="M",
+        help="split the variance of L_D into that over text, over masks (M of each sample) and over draws (of each "
+        "mask); the figures go to probe/parts-NNNNNNNN.json",
+    )
+    kind.add_argument(
         "--oracle",
         type=int,
         metavar="K",
@@ -197,13 +205,17 @@ def _look(options: argparse.Namespace) -> int:
 def _probe(options: argparse.Namespace) -> int:
     from electra_scale.commands.oracle import compare_with_oracle
     from electra_scale.commands.probe import probe_run
+    from electra_scale.commands.variance_parts import split_variance
 
     where = options.run_folder, options.step
-    if options.oracle is None:
-        probe_run(*where, 256 if options.samples is None else options.samples, options.draws, options.store)
+    samples = (256 if options.oracle is None else 64) if options.samples is None else options.samples
+    draws = (64 if options.masks is None else 8) if options.draws is None else options.draws
+    if options.oracle is not None:
+        compare_with_oracle(*where, options.oracle, samples, draws, options.store)
+    elif options.masks is not None:
+        split_variance(*where, options.masks, samples, draws, options.store)
     else:
-        samples = 64 if options.samples is None else options.samples
-        compare_with_oracle(*where, options.oracle, samples, options.draws, options.store)
+        probe_run(*where, samples, draws, options.store)
     return 0
 
 

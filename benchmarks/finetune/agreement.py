@@ -2,15 +2,15 @@
 
 python -m benchmarks.finetune.agreement --model FOLDER --data FOLDER --task trec --seeds 3
 
-See benchmarks/README.md.
+Seeds that are finished are kept in --work, and the same command goes on after them. See benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import logging
 
 from benchmarks.measure import write_figures
+from data_pipeline.places.atomic import write_bytes
 from electra_scale.export.named_model import NamedModel
 from electra_scale.finetune.metrics import class_scores
 from electra_scale.finetune.prepare import prepare, read_examples
@@ -57,7 +58,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each arm (3)")
     parser.add_argument("--arms", nargs="+", choices=("ours", "plain", "example"), default=["ours", "plain", "example"])
     parser.add_argument("--out", type=Path, default=Path("runs/bench/finetune.json"))
-    return parser.parse_args()
+    parser.add_argument("--work", type=Path, help="folder for what is under way; beside --out if not given")
+    given = parser.parse_args()
+    given.work = given.work or given.out.with_suffix("")
+    return given
 
 
 def our_scores(examples: Examples, model: NamedModel, choices: Choices, seeds: int, out: Path) -> list[float]:
@@ -70,6 +74,7 @@ def example_scores(examples: Examples, folder: Path, rate: float, epochs: float,
     """The same as transformers' examples/pytorch/text-classification/run_glue.py does it: its model, its tokenizer, its
     arguments, Trainer's own optimizer and schedule; no code of ours but reading the rows and the metric."""
     task, found = examples.task, []
+    settings = {"model": str(folder), "rows": len(examples.splits["train"]), "rate": rate, "epochs": epochs}
     assert task.labels is not None
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
@@ -86,12 +91,19 @@ def example_scores(examples: Examples, folder: Path, rate: float, epochs: float,
 
     train, scored = encoded("train"), encoded(task.scored_on)
     for seed in range(seeds):
+        kept = out / f"seed-{seed}.json"
+        if kept.exists():
+            record = json.loads(kept.read_text())
+            if record["settings"] != settings:
+                raise SystemExit(f"{kept} is of {record['settings']}, not of {settings}; choose another --work")
+            found.append(record["score"])
+            continue
         transformers.set_seed(seed)
         config = AutoConfig.from_pretrained(folder, num_labels=len(task.labels))
         trainer = Trainer(
             model=AutoModelForSequenceClassification.from_pretrained(folder, config=config),
             args=TrainingArguments(
-                output_dir=str(out / f"example-{seed}"),
+                output_dir=str(out / f"trainer-{seed}"),
                 per_device_train_batch_size=32,
                 learning_rate=rate,
                 num_train_epochs=epochs,
@@ -110,6 +122,7 @@ def example_scores(examples: Examples, folder: Path, rate: float, epochs: float,
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         found.append(float(trainer.evaluate()[f"eval_{task.main}"]))
+        write_bytes(kept, json.dumps({"settings": settings, "score": found[-1]}).encode())
         print(f"{EXAMPLE}, seed {seed}: {task.main} {found[-1]:.4f}", flush=True)
     return found
 
@@ -132,21 +145,22 @@ def main() -> None:
     ours = Choices(epochs=given.epochs, rate=given.rate)
     plain = Choices(epochs=given.epochs, rate=given.example_rate, decay=1.0, weight_decay=0.0, warmup=0.0)
     seconds, scores = {}, {}
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary)
-        arms: dict[str, tuple[str, Callable[[], list[float]]]] = {
-            "ours": (OURS, lambda: our_scores(examples, model, ours, given.seeds, out / "ours")),
-            "plain": (PLAIN, lambda: our_scores(examples, model, plain, given.seeds, out / "plain")),
-            "example": (
-                EXAMPLE,
-                lambda: example_scores(examples, given.model, given.example_rate, given.epochs, given.seeds, out),
+    (given.work / "example").mkdir(parents=True, exist_ok=True)
+    arms: dict[str, tuple[str, Callable[[], list[float]]]] = {
+        "ours": (OURS, lambda: our_scores(examples, model, ours, given.seeds, given.work / "ours")),
+        "plain": (PLAIN, lambda: our_scores(examples, model, plain, given.seeds, given.work / "plain")),
+        "example": (
+            EXAMPLE,
+            lambda: example_scores(
+                examples, given.model, given.example_rate, given.epochs, given.seeds, given.work / "example"
             ),
-        }
-        for arm in given.arms:
-            label, measured = arms[arm]
-            started = time.monotonic()
-            scores[label] = measured()
-            seconds[label] = time.monotonic() - started
+        ),
+    }
+    for arm in given.arms:
+        label, measured = arms[arm]
+        started = time.monotonic()
+        scores[label] = measured()
+        seconds[label] = time.monotonic() - started
     print(f"\n{given.task}, {examples.task.main} of {given.seeds} seeds each")
     for label, values in scores.items():
         deviation = statistics.stdev(values) if len(values) > 1 else float("nan")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,15 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 
 T = TypeVar("T")
+
+
+def finite_values(value: Any) -> Any:
+    """The same with null for each number that is not finite, which JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {key: finite_values(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [finite_values(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class DamagedRecord(UserError):

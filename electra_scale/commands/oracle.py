@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.json_file import finite_values
 from data_pipeline.progress import counted, log, tracking
 from electra_scale.commands.probe import Probed, open_probed
 from electra_scale.monitor.oracle_figures import OracleRow, oracle_figures
@@ -112,16 +112,7 @@ def _write(
     path: Path, described: Mapping[str, Any], rows: Mapping[int, OracleRow], figures: Mapping[str, Any] | None = None
 ) -> None:
     content = {"settings": described, "figures": figures, "rows": [rows[row].to_dict() for row in sorted(rows)]}
-    write_bytes(path, json.dumps(_finite(content)).encode() + b"\n")
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for what is not a finite number."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_bytes(path, json.dumps(finite_values(content)).encode() + b"\n")
 
 
 def table(figures: Mapping[str, Any]) -> str:

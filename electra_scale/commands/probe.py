@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.json_file import finite_values
 from data_pipeline.progress import tracking
 from electra_scale.cluster.ranks import Alone
 from electra_scale.corruption.corruption import Clock
@@ -115,13 +115,13 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         "sampler": recipe.corruption.sampler,
         "weight_power": recipe.corruption.power,
         "other_objective": list(recipe.corruption.other_objective),
-        "figures": _finite(figures),
-        "frequency": [_finite(bucket) for bucket in buckets],
-        "sources": {source: _finite(figures) for source, figures in by_source.items()},
+        "figures": figures,
+        "frequency": buckets,
+        "sources": by_source,
     }
     path = run / "probe" / f"{found.tag}.json"
     path.parent.mkdir(exist_ok=True)
-    write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
+    write_bytes(path, json.dumps(finite_values(content), indent=1).encode() + b"\n")
     print(
         f"{run}, step {state.step}, {recipe.corruption.label}\n"
         f"{samples} {found.split} samples, {len(redrawn.sample)} masked positions, {draws} draws from p and from q\n\n"
@@ -129,10 +129,6 @@ def probe_run(run: Path, step: int | None, samples: int, draws: int, store_url: 
         f"{_frequency_table(buckets)}\n{_source_table(by_source)}\nwritten: {path}"
     )
     return path
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _table(figures: Mapping[str, float], other_objective: bool) -> str:

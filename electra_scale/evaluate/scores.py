@@ -12,6 +12,7 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
+from data_pipeline.places.json_file import finite_values
 from electra_scale.export.named_model import RANDOM, NamedModel
 
 VERSION = 1
@@ -53,7 +54,7 @@ class Evaluation:
             "probe": self.probe,
             "by": self.by,
             "settings": dict(self.settings),
-            "scores": [{key: _finite(value) for key, value in asdict(score).items()} for score in self.scores],
+            "scores": finite_values([asdict(score) for score in self.scores]),
         }
 
     def path(self, out: Path | None = None) -> Path:
@@ -119,7 +120,3 @@ def table(evaluations: Sequence[Evaluation]) -> str:
 
 def _column(one: Evaluation) -> str:
     return one.model.name if one.model.step is None or one.model.random else f"{one.model.name} @ {one.model.step}"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -104,6 +104,21 @@ def test_an_oracle_that_was_stopped_resumes_with_the_rows_that_it_has(
     assert "cannot be read" in measured(1)[1]
 
 
+def test_the_variance_is_split_into_text_masks_and_draws(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = trained
+    assert main(["probe", str(folder), "--masks", "3", "--samples", "6", "--draws", "2"]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((folder / "probe/parts-00000018.json").read_text())
+    assert (found["samples"], found["masks"], found["draws"], found["step"]) == (6, 3, 2, 18)
+    lines = {line.split()[0]: line for line in shown.splitlines() if line}
+    for name in ("text", "masks", "draws", "all"):
+        assert f"{found['figures']['p'][name]['share']:.3f}" in lines[name]
+        assert f"{found['figures']['q'][name]['share']:.3f}" in lines[name]
+    assert f"{found['figures']['q']['draws']['ratio']:.3f}" in lines["draws"]
+
+
 def test_the_command_refuses_what_it_cannot_do(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +129,8 @@ def test_the_command_refuses_what_it_cannot_do(
         ([str(folder), "--draws", "1"], "--draws"),
         ([str(folder), "--oracle", "0"], "--oracle"),
         ([str(folder), "--oracle", "5", "--draws", "3"], "--draws"),
+        ([str(folder), "--masks", "1"], "--masks"),
+        ([str(folder), "--masks", "2", "--draws", "1"], "--draws"),
         ([str(folder), "--store", str(tmp_path)], str(tmp_path)),
         ([str(tmp_path)], "not a run folder"),
     ):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from electra_scale.corruption.corruption import Clock, Corruption
 from electra_scale.corruption.generator import GeneratorCorruption
-from electra_scale.corruption.sampler import Masked, Sampler
+from electra_scale.corruption.sampler import Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.samplers.given import GivenHardnessSampler
 from electra_scale.corruption.vocabulary.distributions import distributions
@@ -25,7 +25,7 @@ from electra_scale.monitor.oracle_figures import Enumerated, OracleRow, Redraws
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens
 from electra_scale.train.heldout.gradient_spread import GradientSpread, discriminator_parts, recorded, slopes_of
-from electra_scale.train.heldout.redrawing import copies_of, masked_copies, uniforms_of
+from electra_scale.train.heldout.redrawing import OneRow, uniforms_of
 
 _FLOOR = 1e-3
 """Least hardness that an oracle gives a token, so that q is above 0 where p is; the same as the sampling head's."""
@@ -74,7 +74,7 @@ def measure_row(
         # A q without originals has another expectation, whatever its weights.
         own.allow_original = True
         samplers["head" if own.learns else "own"] = own
-    study = _Row(module, task, batch, segment, masked, settings)
+    study = _Row(module.electra, task, batch, segment, masked, settings)
     enumerated, oracles = study.enumerate(others, samplers)
     samplers |= oracles
     redraws = {name: study.redraw(sampler, numbers) for name, sampler in samplers.items()}
@@ -88,15 +88,8 @@ def _uniforms_of_others(seed: int, sample: int, batch: Batch) -> Tensor:
     return torch.from_numpy(uniforms_at(seed, zero, zero + sample, width, "oracle", masked))
 
 
-@dataclass
-class _Row:
-    """One row of S tokens with M masked positions, on the device; ``segment`` (1, S) on the host."""
-
-    module: PretrainModule
-    task: ReplacedTokens
-    batch: Batch
-    segment: Tensor
-    masked: Masked
+@dataclass(frozen=True)
+class _Row(OneRow):
     settings: OracleSettings
 
     @torch.no_grad()
@@ -139,7 +132,7 @@ class _Row:
 
     def _losses(self, tokens: Tensor, others: Tensor) -> Tensor:
         """The discriminator's loss (M, K) float64 at each position with each of its ``tokens`` (M, K) in place."""
-        batch, electra = self.batch, self.module.electra
+        batch, electra = self.batch, self.electra
         drawn = propose(ElectraSampler(), replace(self.masked, uniform=others))
         row = batch.ids.flatten().index_copy(0, batch.masked, drawn.tokens)
         place = batch.masked.repeat_interleave(tokens.shape[1])
@@ -156,7 +149,7 @@ class _Row:
 
     def redraw(self, sampler: Sampler, numbers: Tensor) -> Redraws:
         """Draw the row's replacements once for each row of ``numbers`` (D, M), and see how sums and gradients vary."""
-        parts = discriminator_parts(self.module.electra)
+        parts = discriminator_parts(self.electra)
         sums: list[list[float]] = []
         gradient: dict[str, list[list[float]]] = {name: [] for name in parts}
         weights: list[Tensor] = []
@@ -186,22 +179,13 @@ class _Row:
 
     def _add(self, sampler: Sampler, uniform: Tensor, spreads: Mapping[str, GradientSpread]) -> tuple[Tensor, Tensor]:
         """Add draws (C, M) to the spreads; the sums (2, C) of w l at masked and of l at other tokens, and w."""
-        copies, electra = len(uniform), self.module.electra
-        many = copies_of(self.batch, uniform)
-        drawn = propose(sampler, masked_copies(self.masked, copies, many.uniform))
-        ids = many.ids.flatten().index_copy(0, many.masked, drawn.tokens).view_as(many.ids)
-        real = (many.segment >= 0).float()
-        at_masked = torch.zeros_like(real).flatten().index_copy(0, many.masked, drawn.weight.float()).view_as(real)
-        at_others = real.flatten().index_fill(0, many.masked, 0.0).view_as(real)
-        layout = Layout.of(self.segment.repeat(copies, 1)).to(ids.device)
-        corruption = Corruption(ids, ids != many.ids, at_masked + at_others, many.masked)
         with torch.enable_grad(), recorded(part for spread in spreads.values() for part in spread.parts) as calls:
-            _, loss = self.task.detect(electra, electra.discriminator_hidden(ids, layout), corruption)
+            loss, at_masked, at_others, w = self.losses(sampler, uniform)
             by_draw = [(loss * weight).sum(1) for weight in (at_masked, at_others)]
             slopes = slopes_of(calls, [one.sum() for one in by_draw])
         for spread in spreads.values():
             spread.add(calls, slopes)
-        return torch.stack(by_draw).detach(), drawn.weight
+        return torch.stack(by_draw).detach(), w
 
 
 def _variances(p: Tensor, q: Tensor, value: Tensor) -> Tensor:
