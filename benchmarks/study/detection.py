@@ -2,8 +2,9 @@
 
 python -m benchmarks.study.detection RUN --generator OTHER_RUN --samples 2048 --out FILE.json
 
-Every run meets the same held-out samples with the same masks and the same replacements, so that what differs is the
-discriminator alone: against its own generator, one that learned less would look better.
+It is asked of each checkpoint that the run has kept. Every run meets the same held-out samples with the same masks and
+the same replacements, so that what differs is the discriminator alone: against its own generator, one that learned less
+would look better.
 """
 
 from __future__ import annotations
@@ -111,12 +112,11 @@ def calibration(generator: PretrainModule, batches: Iterator[Batch] | list[Batch
     }
 
 
-def load(run: Path) -> tuple[Recipe, PretrainModule]:
-    """A run's recipe, and its networks at the newest checkpoint."""
+def load(run: Path, tag: str | None = None) -> tuple[Recipe, PretrainModule]:
+    """A run's recipe, and its networks at a checkpoint, the newest if none is named."""
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
-    tag = checkpoint.complete_tags(folder.checkpoints)[-1]
-    return recipe, load_module(folder, recipe, tag).eval()
+    return recipe, load_module(folder, recipe, tag or checkpoint.complete_tags(folder.checkpoints)[-1]).eval()
 
 
 def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Batch]:
@@ -136,11 +136,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2048, help="held-out samples (2048)")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     options = parser.parse_args()
-    recipe, module = load(options.run)
     _, common = load(options.generator)
-    figures = detection(module, common, heldout(recipe, module, options.samples))
-    figures |= calibration(module, heldout(recipe, module, options.samples))
-    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    by_step: dict[int, dict[str, float]] = {}
+    for tag in checkpoint.complete_tags(RunFolder(options.run).checkpoints):
+        recipe, module = load(options.run, tag)
+        step = checkpoint.read_state(RunFolder(options.run).checkpoints, tag).step
+        by_step[step] = detection(module, common, heldout(recipe, module, options.samples))
+    figures = by_step[max(by_step)] | calibration(module, heldout(recipe, module, options.samples))
+    options.out.write_text(json.dumps({**figures, "by_step": by_step}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

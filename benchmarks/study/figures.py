@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.study.runs import BASELINE, Study
+from benchmarks.study.runs import BASELINE, FROZEN, TUNED, Study
 
 EARLY = (0.25, 0.5)
 """Part of the joint steps that "early" figures are taken over: the first, while the rate rises, is left out."""
@@ -47,7 +47,15 @@ COLUMNS = (
     Column("bias_error", "its error", ".2%"),
     Column("auc", "AUC, common generator", ".4f", "difference"),
     Column("discriminator_loss", "loss, common generator", ".4f", "difference"),
+    Column("auc_reached", "steps to electra's AUC, share of all", ".2f"),
+    Column("pairs_swapped", "pairs swapped", ".3f", "difference"),
+    Column("pairs_replaced", "pairs replaced", ".3f", "difference"),
+    *(Column(f"frozen_{task}", f"frozen, {task}", ".3f", "difference") for task in FROZEN),
+    *(Column(f"tuned_{task}", f"tuned, {task}", ".3f", "difference") for task in TUNED),
+    Column("tokens_per_second", "tokens/s, median", ",.0f", "ratio"),
     Column("identical", "draws equal to x", ".3f", "difference"),
+    Column("false_negatives", "of replaced: above x", ".3f"),
+    Column("false_negatives_hard", "of hard ones: above x", ".3f"),
     Column("generator_cross_entropy", "generator, nats", ".3f", "difference"),
     Column("expected_calibration_error", "calibration error", ".4f", "difference"),
     Column("generator_probability", "mean p(x)", ".3f", "difference"),
@@ -91,6 +99,11 @@ def largest(rows: Sequence[Row], name: str) -> float | None:
     return float(values.max()) if len(values) else None
 
 
+def _median(rows: Sequence[Row], name: str) -> float | None:
+    values = series(rows, name)[:, 1]
+    return float(np.median(values)) if len(values) else None
+
+
 def variance_over_steps(values: NDArray[np.float64], window: int = WINDOW) -> float | None:
     """Variance (n,) around a straight line, fitted anew in each window: the loss falls, and that is not noise.
 
@@ -123,9 +136,13 @@ def run_figures(run: Path, steps: int) -> Values:
         "ess": mean_of(rows, "sampling/ess", LATE, steps),
         "weight_max": largest(rows, "sampling/weight_max"),
         "rank_within": mean_of(rows, "sampling/hardness_rank_correlation_within", LATE, steps),
+        "false_negatives": mean_of(rows, "sampling/false_negative_rate", LATE, steps),
+        "false_negatives_hard": mean_of(rows, "sampling/false_negative_rate_hard", LATE, steps),
+        "tokens_per_second": _median(rows, "speed/tokens_per_second"),
     }
     figures |= _probed(run)
     figures |= _detected(run)
+    figures |= _asked(run)
     return {column.name: figures.get(column.name) for column in COLUMNS}
 
 
@@ -146,9 +163,52 @@ def _probed(run: Path) -> Values:
 
 
 def _detected(run: Path) -> Values:
-    path = run / "detection.json"
-    found: Values = json.loads(path.read_text()) if path.is_file() else {}
+    found = _read(run / "detection.json")
+    found.pop("by_step", None)
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _asked(run: Path) -> Values:
+    """What ``electra-scale evaluate`` and ``finetune`` found at the last checkpoint."""
+    found: Values = {}
+    for folder, prefix in (("pairs", ""), ("frozen", "frozen_")):
+        for path in (run / folder).glob("*.json"):
+            found |= {prefix + score["name"]: score["value"] for score in _read(path)["scores"]}
+    for result in _read(run / "tuned/suite.json").get("results", ()):
+        found[f"tuned_{result['task']}"] = result["mean"][result["metric"]]
+    return found
+
+
+def compare_speeds(study: Study, runs: Mapping[tuple[str, int], Values]) -> None:
+    """Add to each run after which share of its steps it is where the baseline of its seed ends, by AUC."""
+    for (arm, seed), figures in runs.items():
+        curve, baseline = detected_by_step(study.run(arm, seed)), runs.get((BASELINE, seed), {}).get("auc")
+        if baseline is not None and len(curve) > 1:
+            reached = steps_to(curve, baseline)
+            figures["auc_reached"] = None if reached is None else reached / curve[-1, 0]
+
+
+def detected_by_step(run: Path) -> NDArray[np.float64]:
+    """(n, 2) step and AUC against the common generator, of each checkpoint that was kept."""
+    found = _read(run / "detection.json").get("by_step", {})
+    return np.array(sorted((int(step), one["auc"]) for step, one in found.items()), dtype=np.float64).reshape(-1, 2)
+
+
+def steps_to(curve: NDArray[np.float64], level: float) -> float | None:
+    """The first step at which a curve (n, 2) is at a level, along straight lines; None if it never is."""
+    reached = np.flatnonzero(curve[:, 1] >= level)
+    if not len(reached):
+        return None
+    last = reached[0]
+    if last == 0:
+        return float(curve[0, 0])
+    (before, low), (after, high) = curve[last - 1], curve[last]
+    return float(before + (after - before) * (level - low) / (high - low))
 
 
 def warmup_figures(study: Study, seed: int) -> Values:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.study.figures import WINDOW, Summary, read_rows, series, variance_over_steps
+from benchmarks.study.figures import WINDOW, Summary, detected_by_step, read_rows, series, variance_over_steps
 from benchmarks.study.runs import BASELINE, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VARIATIONS = "hp_loss_own"
+_VARIATIONS = "hp_loss"
+"""How the names of its arms begin."""
+_IN_BOTH = (BASELINE, "hp_loss", "hp_loss_own")
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -43,8 +45,12 @@ def plot(study: Study, summaries: Mapping[str, Mapping[str, Summary]]) -> None:
     curves: dict[str, Callable[[list[dict[str, Any]]], Curve]] = {
         "draw_ratio": lambda found: series(found, "disc_loss_variance/draw_ratio"),
         "step_variance": lambda found: moving_variance(series(found, "loss/discriminator")),
+        "pairs_swapped": lambda found: series(found, "eval/pairs_swapped"),
+        "pairs_replaced": lambda found: series(found, "eval/pairs_replaced"),
     }
     titles = {
+        "pairs_swapped": "share of held-out pairs in which the true sentence is preferred, two words swapped",
+        "pairs_replaced": "share of held-out pairs in which the true sentence is preferred, one word replaced",
         "draw_ratio": "variance of w l over draws, q against p, same weights",
         "step_variance": f"variance of L_D over {WINDOW} steps, around a straight line",
     }
@@ -54,6 +60,10 @@ def plot(study: Study, summaries: Mapping[str, Mapping[str, Summary]]) -> None:
             figure = _curves(found, titles[name], logarithmic=name == "step_variance")
             if figure is not None:
                 figure.savefig(folder / f"{name}.png", dpi=130)
+        found = {arm: [detected_by_step(study.run(*pair)) for pair in rows if pair[0] == arm] for arm in summaries}
+        figure = _curves(found, "AUC against the common generator, held out", logarithmic=False)
+        if figure is not None:
+            figure.savefig(folder / "auc_by_step.png", dpi=130)
         figure = _auc(summaries)
         if figure is not None:
             figure.savefig(folder / "auc.png", dpi=130)
@@ -81,7 +91,7 @@ def _curves(curves: Mapping[str, Sequence[Curve]], title: str, logarithmic: bool
     for axes, variations in zip(panels, (False, True), strict=True):
         axes.set_prop_cycle(color=[twenty(number) for number in (*range(0, 20, 2), *range(1, 20, 2))])
         for arm, seeds in curves.items():
-            both = arm in (BASELINE, _VARIATIONS)
+            both = arm in _IN_BOTH
             if not seeds or not (both or arm.startswith(_VARIATIONS) == variations):
                 continue
             length = min(len(curve) for curve in seeds)

@@ -11,6 +11,7 @@ from benchmarks.study.figures import (
     Column,
     Summary,
     Values,
+    compare_speeds,
     run_figures,
     summarise,
     unigram_entropy,
@@ -33,6 +34,7 @@ def report(study: Study) -> Path:
         for seed in study.seeds
         if reached(study.run(arm, seed), steps[arm])
     }
+    compare_speeds(study, runs)
     warmups = {seed: warmup_figures(study, seed) for seed in study.seeds}
     entropy = unigram_entropy(study.store)
     summaries = summarise(runs)
@@ -70,8 +72,12 @@ def plain(
 def markdown(
     summaries: Mapping[str, Mapping[str, Summary]], warmups: Mapping[int, Values], entropy: float | None
 ) -> str:
-    """The tables: warm-ups, figures of each arm, each arm against the baseline of the same seed, targets."""
-    paired = [column for column in COLUMNS if column.paired is not None]
+    """The tables: warm-ups, figures of each arm, each arm against the baseline of the same seed, targets.
+
+    A column that no arm has a figure for is left out.
+    """
+    measured = [column for column in COLUMNS if any(figures[column.name].values for figures in summaries.values())]
+    paired = [column for column in measured if column.paired is not None]
     parts = [
         "## Generators that the arms start from",
         _table(
@@ -80,9 +86,9 @@ def markdown(
         ),
         "## Arms: mean over seeds, and the deviation of a seed",
         _table(
-            ["arm", "seeds", *(column.heading for column in COLUMNS)],
+            ["arm", "seeds", *(column.heading for column in measured)],
             [
-                [arm, str(_seeds(figures)), *(_cell(figures[column.name], column) for column in COLUMNS)]
+                [arm, str(_seeds(figures)), *(_cell(figures[column.name], column) for column in measured)]
                 for arm, figures in summaries.items()
             ],
         ),

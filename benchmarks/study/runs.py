@@ -27,6 +27,13 @@ COMMON_SEED = 0
 WARMUP_SEEDS = 1000
 """Added to the seed of a warm-up, so that arms train on samples that their generator has not seen."""
 AT_A_TIME = 2
+PAIRS = 4000
+"""Held-out sentences of each kind; with so many a share of 0.9 has an error of 0.005."""
+FROZEN = ("cola", "cr", "trec")
+"""Tasks of one sentence that a linear classifier over frozen states is trained on."""
+TUNED = ("cola", "mrpc", "cr", "conll2000")
+"""The tasks of ``downstream.yaml``."""
+DOWNSTREAM = Path(__file__).with_name("downstream.yaml")
 PARTIAL = "{partial}"
 """In a command: where its output is written until it is whole."""
 
@@ -38,7 +45,11 @@ _OTHER_SECONDS = 75.0
 
 @dataclass(frozen=True)
 class Study:
-    """What is studied. ``arms`` are names of files beside ``base.yaml`` in the folder ``recipes``."""
+    """What is studied. ``arms`` are names of files beside ``base.yaml`` in the folder ``recipes``.
+
+    ``data`` has a folder of labelled rows for each task of ``downstream.yaml``; without it nothing is asked of frozen
+    or of tuned encoders.
+    """
 
     out: Path
     recipes: Path
@@ -46,6 +57,9 @@ class Study:
     seeds: tuple[int, ...]
     steps: int | None = None
     samples: int = 2048
+    data: Path | None = None
+    tuned: tuple[str, ...] = ()
+    """Arms that are fine-tuned too."""
     probe_samples: int = 64
     probe_draws: int = 32
 
@@ -143,6 +157,8 @@ def arm_job(study: Study, arm: str, seed: int) -> Job:
     steps = recipe.schedule.steps
     options = [*study.configs(arm), "--data.store", str(study.store), "--seed", str(seed), "--run_dir", str(run)]
     options += ["--generator_warmup.steps", "0", "--model.init_from", str(study.start(seed))]
+    # The start has both networks.
+    options += ["--generator_warmup.discriminator_from_generator", "false"]
     options += ["--schedule.steps", str(steps), "--resume", "auto"]
     probe: tuple[str, ...] = ("-m", "electra_scale.cli", "probe", str(run))
     probe += ("--samples", str(study.probe_samples), "--draws", str(study.probe_draws))
@@ -155,15 +171,27 @@ def arm_job(study: Study, arm: str, seed: int) -> Job:
         str(study.warmup(COMMON_SEED)),
     )
     detect += ("--samples", str(study.samples), "--out", PARTIAL)
+    evaluate: tuple[str, ...] = ("-m", "electra_scale.cli", "evaluate", "--model", str(run), "--out", PARTIAL)
+    pairs, frozen, tuned = run / "pairs", run / "frozen", run / "tuned"
+    tasks = [
+        Task("train", ("-m", "electra_scale.pretrain", *options), lambda: reached(run, steps)),
+        Task("probe", probe, lambda: probe_file(run, steps).is_file(), optional=True),
+        Task("detect", detect, detection.is_file, output=detection),
+        Task("pairs", (*evaluate, "--pairs", "--count", str(PAIRS)), pairs.is_dir, output=pairs, optional=True),
+    ]
+    if study.data is not None:
+        folders = [str(study.data / name) for name in FROZEN]
+        tasks.append(Task("frozen", (*evaluate, "--linear", *folders), frozen.is_dir, output=frozen))
+        if arm in study.tuned:
+            # It resumes in its own folder, seed by seed, so that there is nothing to be renamed.
+            tune: tuple[str, ...] = ("-m", "electra_scale.cli", "finetune", "--model", str(run), "--out", str(tuned))
+            tune += ("--suite", str(DOWNSTREAM), "--data", str(study.data))
+            tasks.append(Task("tune", tune, (tuned / "suite.json").is_file))
     tokens = steps * recipe.batch.global_batch * recipe.data.sequence_length
     return Job(
         f"seed {seed} {arm}",
         run,
-        (
-            Task("train", ("-m", "electra_scale.pretrain", *options), lambda: reached(run, steps)),
-            Task("probe", probe, lambda: probe_file(run, steps).is_file(), optional=True),
-            Task("detect", detect, detection.is_file, output=detection),
-        ),
+        tuple(tasks),
         tokens / _JOINT_TOKENS_PER_SECOND + _OTHER_SECONDS,
     )
 
@@ -179,10 +207,14 @@ def keep_settings(study: Study) -> None:
     """Note what the study is made of; raises UserError if the folder holds one made of something else."""
     path = study.out / "settings.json"
     files = {name: (study.recipes / f"{name}.yaml").read_text() for name in ("base", *study.arms)}
-    ours = {"steps": study.steps, "samples": study.samples, "recipes": files}
+    data = None if study.data is None else str(study.data)
+    ours = {"steps": study.steps, "samples": study.samples, "data": data, "recipes": files}
     if path.is_file():
         before = json.loads(path.read_text())
         changed = [name for name in ("steps", "samples") if before[name] != ours[name]]
+        # Figures may be asked for later, but not of other rows.
+        if before.get("data") not in (None, data):
+            changed.append("data")
         changed += [f"{name}.yaml" for name, text in files.items() if before["recipes"].get(name, text) != text]
         if changed:
             raise UserError(

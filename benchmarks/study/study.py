@@ -1,6 +1,7 @@
-"""The study: every arm of recipes/ablation with every seed, in the background, into one table and plots.
+"""A study: every arm of a folder of recipes with every seed, in the background, into one table and plots.
 
 python -m benchmarks.study.study --corpus FOLDER --out runs/study
+python -m benchmarks.study.study --recipes recipes/learned --corpus FOLDER --data FOLDER --out runs/learned
 
 See docs/experiments.md for its design and what the columns mean.
 """
@@ -33,6 +34,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--recipes", type=Path, default=ROOT / "recipes/ablation", help="folder with base.yaml and the arms"
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with a folder of labelled rows for each task; without it encoders are not tuned",
+    )
+    parser.add_argument("--tuned", nargs="+", default=[], help="arms that are fine-tuned too (none)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and about how long it takes")
     parser.add_argument("--report", action="store_true", help="write table and plots of what is finished, run nothing")
     parser.add_argument("--foreground", action="store_true", help="run here and now, not in the background")
@@ -70,11 +77,25 @@ def chosen(options: argparse.Namespace) -> Study:
     """The study that the options describe; raises UserError for an arm that is not there or not possible."""
     known = arms_in(options.recipes)
     arms = tuple(options.arms or known)
-    unknown = [arm for arm in arms if arm not in known]
+    unknown = [arm for arm in (*arms, *options.tuned) if arm not in known]
     if unknown:
         raise UserError(f"no arm is called {', '.join(unknown)}; there are {', '.join(known)}")
     seeds = tuple(dict.fromkeys(options.seeds))
-    study = Study(options.out.resolve(), options.recipes.resolve(), arms, seeds, options.steps, options.samples)
+    if options.tuned and options.data is None:
+        raise UserError("--tuned needs labelled rows: name their folder with --data")
+    data = None if options.data is None else options.data.resolve()
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data} is not a folder; it must hold a folder for each task")
+    study = Study(
+        options.out.resolve(),
+        options.recipes.resolve(),
+        arms,
+        seeds,
+        options.steps,
+        options.samples,
+        data,
+        tuple(options.tuned),
+    )
     for arm in arms:
         study.recipe(arm)
     return study

@@ -24,6 +24,14 @@ def targets(summaries: Summaries) -> list[list[str]]:
         else:
             rows.append([text, f"{value:.4f}, at most {limit:.4f}", "met" if value <= limit else "missed"])
 
+    def at_least(text: str, value: float | None, limit: float) -> None:
+        if value is not None:
+            rows.append([text, f"{value:.4f}, at least {limit:.4f}", "met" if value >= limit else "missed"])
+
+    at_least(f"{BASELINE}: pairs swapped", _mean(summaries, BASELINE, "pairs_swapped"), 0.85)
+    at_least(f"{BASELINE}: pairs replaced", _mean(summaries, BASELINE, "pairs_replaced"), 0.70)
+    if _OWN not in summaries:
+        return rows
     for part, limit in (("early", 0.45), ("late", 0.35)):
         at_most(f"{_OWN}: draw ratio, {part}", _mean(summaries, _OWN, f"draw_ratio_{part}"), limit)
     own, control = (_mean(summaries, arm, "draw_ratio_late") for arm in (_OWN, "two_scalars"))

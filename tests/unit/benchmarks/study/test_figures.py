@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.study.figures import COLUMNS, Values, run_figures, summarise, variance_over_steps
+from benchmarks.study.figures import (
+    COLUMNS,
+    Values,
+    compare_speeds,
+    run_figures,
+    steps_to,
+    summarise,
+    variance_over_steps,
+)
 from benchmarks.study.plots import moving_variance
 from benchmarks.study.report import markdown, report
 from benchmarks.study.runs import Study
@@ -89,6 +97,36 @@ def test_a_run_folder_gives_the_figures_that_its_rows_hold(finished: Study) -> N
     assert (figures["auc"], figures["generator_cross_entropy"]) == (0.61, 5.0)
 
 
+def test_what_was_asked_of_the_encoder_is_read_from_its_files(small: Study) -> None:
+    run = small.run("hp_loss_own", 0)
+    for folder, scores in (("pairs", {"pairs_swapped": 0.9, "pairs_replaced": 0.8}), ("frozen", {"cola": 0.7})):
+        (run / folder).mkdir(parents=True)
+        content = {"scores": [{"name": name, "value": value} for name, value in scores.items()]}
+        (run / folder / "probe-40.json").write_text(json.dumps(content))
+    (run / "tuned").mkdir()
+    result = {"task": "mrpc", "metric": "f1", "mean": {"f1": 0.82, "accuracy": 0.7}}
+    (run / "tuned/suite.json").write_text(json.dumps({"version": 1, "results": [result]}))
+    found = {name: value for name, value in run_figures(run, STEPS).items() if value is not None}
+    assert found == {"pairs_swapped": 0.9, "pairs_replaced": 0.8, "frozen_cola": 0.7, "tuned_mrpc": 0.82}
+
+
+def test_a_run_is_as_far_as_the_baseline_ends_where_its_curve_first_is_there(small: Study) -> None:
+    aucs = {"electra": {20: 0.5, 40: 0.6}, "hp_loss_own": {10: 0.5, 20: 0.55, 40: 0.65}}
+    runs: dict[tuple[str, int], Values] = {}
+    for arm, by_step in aucs.items():
+        run = small.run(arm, 0)
+        run.mkdir(parents=True)
+        found = {"auc": by_step[40], "by_step": {str(step): {"auc": auc} for step, auc in by_step.items()}}
+        (run / "detection.json").write_text(json.dumps(found))
+        runs[arm, 0] = run_figures(run, STEPS)
+    compare_speeds(small, runs)
+    assert runs["electra", 0]["auc_reached"] == pytest.approx(1.0)
+    # 0.6 lies half way between 0.55 and 0.65, so at step 30 of 40.
+    assert runs["hp_loss_own", 0]["auc_reached"] == pytest.approx(0.75)
+    assert steps_to(np.array([[10, 0.5], [20, 0.55]]), 0.6) is None
+    assert steps_to(np.array([[10, 0.5], [20, 0.55]]), 0.4) == 10
+
+
 def test_what_is_absent_is_not_measured_and_nothing_is_made_up(tmp_path: Path) -> None:
     assert set(run_figures(tmp_path, STEPS).values()) == {None}
     write_run(tmp_path, STEPS, {"loss/discriminator": lambda step: 0.5 + step % 2, "sampling/ess": lambda _: None})
@@ -142,12 +180,12 @@ def test_the_table_shows_them_as_text(finished: Study) -> None:
     assert row["AUC, common generator"] == "0.6700 ± 0.0849"
     assert row["gradient ratio"] == "0.900"
     assert row["mean of w l over plain mean, less 1"] == "+2.50%"
-    assert row["effective sample size"] == "not measured"
+    assert "effective sample size" not in row, "no arm has it"
     assert cells(text, "## Arms: mean", "electra")["gradient ratio"] == "not measured"
     paired = cells(text, "## Arms against electra", "hp_loss_own")
     assert paired["AUC, common generator"] == "+0.0200 ± 0.0141"
     assert paired["variance of L_D, late"] == "0.25 ± 0.00"
-    assert paired["accuracy"] == "not measured"
+    assert "accuracy" not in paired
     assert cells(text, "## Generators", "1")["held-out loss, nats"] == "5.400"
     stored = json.loads((finished.out / "study.json").read_text())
     assert stored["arms"]["hp_loss_own"]["auc"]["paired"] == {"0": pytest.approx(0.01), "1": pytest.approx(0.03)}

@@ -10,8 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from benchmarks.study.runs import Job, Runner, Study, Task, arm_job, arms_in, keep_settings, plan, probe_file
+from benchmarks.study.runs import (
+    DOWNSTREAM,
+    TUNED,
+    Job,
+    Runner,
+    Study,
+    Task,
+    arm_job,
+    arms_in,
+    keep_settings,
+    plan,
+    probe_file,
+)
 from benchmarks.study.study import arguments, chosen, main, plan_text, take_lock
 from data_pipeline.errors import UserError
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
@@ -69,15 +82,26 @@ def test_a_warm_up_has_one_joint_step_at_a_fraction_of_the_rate(small: Study) ->
 def test_what_is_finished_is_not_open(small: Study) -> None:
     job = arm_job(small, "electra", 0)
     labels = [task.label for task in job.open_tasks()]
-    assert labels == ["train", "probe", "detect"]
+    assert labels == ["train", "probe", "detect", "pairs"]
     write_checkpoint(job.folder, 30)
     assert [task.label for task in job.open_tasks()] == labels, "a killed run is not finished"
     write_checkpoint(job.folder, 40)
-    assert [task.label for task in job.open_tasks()] == ["probe", "detect"]
+    assert [task.label for task in job.open_tasks()] == ["probe", "detect", "pairs"]
+    (job.folder / "pairs").mkdir()
     (job.folder / "detection.json").write_text("{}")
     probe_file(job.folder, 40).parent.mkdir()
     probe_file(job.folder, 40).write_text("{}")
     assert job.open_tasks() == []
+
+
+def test_encoders_are_asked_where_there_are_labelled_rows_and_tuned_where_that_is_wanted(small: Study) -> None:
+    asked = dataclasses.replace(small, data=Path("rows"), tuned=("hp_loss_own",))
+    labels = {arm: [task.label for task in arm_job(asked, arm, 0).tasks] for arm in small.arms}
+    assert labels["electra"] == ["train", "probe", "detect", "pairs", "frozen"]
+    assert labels["hp_loss_own"] == [*labels["electra"], "tune"]
+    assert yaml.safe_load(DOWNSTREAM.read_text())["tasks"] == list(TUNED)
+    with pytest.raises(UserError, match="--data"):
+        chosen(arguments(["--recipes", str(small.recipes), "--tuned", "electra"]))
 
 
 def test_the_plan_says_what_is_left_and_how_long_it_takes(small: Study) -> None:
