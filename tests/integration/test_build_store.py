@@ -29,6 +29,8 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
+BYTE_LEVEL = {"kind": "bpe", "vocab_size": 400}
+
 
 @pytest.fixture(scope="module")
 def corpus(small_corpus: Path) -> Path:
@@ -138,11 +140,22 @@ def test_a_launch_without_mpi4py_is_one_line(corpus: Path, tmp_path: Path, mpiex
     assert "3 processes were launched but mpi4py" in line
 
 
-@pytest.mark.parametrize(("workers", "pattern"), [(1, "read-*.npz"), (2, "tokens-*.npz")])
+@pytest.fixture(scope="module")
+def byte_level(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The store of a build that trains a byte-level BPE and is not disturbed."""
+    folder = tmp_path_factory.mktemp("byte-level")
+    build(write_config(corpus, folder, tokenizer=BYTE_LEVEL), "--workers=1")
+    return store_bytes(folder / "store")
+
+
+@pytest.mark.parametrize(
+    ("workers", "pattern", "bpe"), [(1, "read-*.npz", False), (2, "tokens-*.npz", False), (2, "tokens-*.npz", True)]
+)
 def test_a_killed_build_continues_and_redoes_only_what_was_unfinished(
-    corpus: Path, reference: dict[str, bytes], tmp_path: Path, workers: int, pattern: str
+    corpus: Path, request: pytest.FixtureRequest, tmp_path: Path, workers: int, pattern: str, bpe: bool
 ) -> None:
-    config, store = write_config(corpus, tmp_path), tmp_path / "store"
+    expected = request.getfixturevalue("byte_level" if bpe else "reference")
+    config, store = write_config(corpus, tmp_path, **({"tokenizer": BYTE_LEVEL} if bpe else {})), tmp_path / "store"
     process = subprocess.Popen(
         command(config, f"--workers={workers}"),
         stderr=subprocess.DEVNULL,
@@ -159,7 +172,7 @@ def test_a_killed_build_continues_and_redoes_only_what_was_unfinished(
     shown = build(config, f"--workers={workers}")
     label = pattern.split("-")[0].replace("tokens", "tokenize")
     assert f"{label}: continuing, {len(finished)} of " in shown
-    assert store_bytes(store) == reference
+    assert store_bytes(store) == expected
 
 
 def kill_one(process: subprocess.Popen[Any], generator: random.Random) -> None:
