@@ -69,6 +69,24 @@ def discriminator_flops(config: ModelConfig, positions: int) -> float:
     return architecture.encoder_flops(config.discriminator, positions) + architecture.head_flops("discriminator")
 
 
+def recomputed_flops(
+    config: ModelConfig,
+    positions: int,
+    masked_share: float,
+    joint: bool,
+    with_generator: bool = True,
+    generator_learns: bool = True,
+) -> float:
+    """Operations per token that a training step does twice, because of activation checkpointing; MFU does not count
+    them. Arguments are those of :func:`training_flops`."""
+    if not config.activation_checkpointing:
+        return 0.0
+    architecture, found = architecture_of(config), 0.0
+    if with_generator and (generator_learns or not joint):
+        found += architecture.recomputed_flops(config.generator, positions, wanted=masked_share)
+    return found + (architecture.recomputed_flops(config.discriminator, positions) if joint else 0.0)
+
+
 def training_flops(
     config: ModelConfig,
     positions: int,

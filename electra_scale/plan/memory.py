@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts
+from electra_scale.model.varlen import FLASH
 from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, bucket_of
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.recipe import Recipe
+
+_DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,9 @@ def device_memory(
 
     generator = 0.0
     if recipe.corruption.uses_generator:
-        generator = tokens * architecture.encoder_bytes(
-            model.generator, element, recipe.data.sequence_length, wanted=masked / tokens
-        )
-    discriminator = tokens * architecture.encoder_bytes(model.discriminator, element, recipe.data.sequence_length)
+        generator = tokens * architecture.encoder_bytes(model.generator, element, wanted=masked / tokens)
+    masks = float(tokens * _mask_bytes(model, recipe.data.sequence_length, element, device_type))
+    discriminator = tokens * architecture.encoder_bytes(model.discriminator, element)
     discriminator += tokens * architecture.head_bytes("discriminator", element)
     discriminator *= detects
     at_masked = cost.masked_bytes(masked, element)
@@ -100,13 +104,26 @@ def device_memory(
     # A bucket that holds the whole gradient is reduced only when the backward pass is over.
     before = own if accumulation > 1 or parameters > bucket_size else 0.0
     gradients = bucket + before + head * 4
-    activations = generator + discriminator + at_masked
+    # The gradient of a layer's inner values, and what is made again of a layer that kept its input only.
+    in_backward = float(tokens * model.discriminator.ffn * element)
+    if model.activation_checkpointing:
+        in_backward += tokens * architecture.layer_bytes(model.discriminator if detects else model.generator, element)
+    activations = masks + generator + discriminator + at_masked
     moments = {
-        "vocabulary pass": always + (own if accumulation > 1 else 0.0) + generator + at_masked + kept + running,
-        "start of backward": always + gradients + activations + kept + tokens * model.discriminator.ffn * element,
+        "vocabulary pass": always + (own if accumulation > 1 else 0.0) + masks + generator + at_masked + kept + running,
+        "start of backward": always + gradients + activations + kept + in_backward,
         # Both networks' gradients for the word embeddings exist before they are added.
-        "gradient of the embeddings": always + gradients + generator + at_masked + kept + 2 * element * table,
+        "gradient of the embeddings": always + gradients + masks + generator + at_masked + kept + 2 * element * table,
         "reduction": always + bucket + copied + own,
         "update": always + own + scratch,
     }
     return Memory(weights, optimizer, gradients, activations, kept, moments)
+
+
+def _mask_bytes(model: ModelConfig, positions: int, element: int, device_type: str) -> int:
+    """Per token, of the masks that are made once a micro-batch; none where both networks attend to documents end to end
+    (:mod:`electra_scale.model.varlen`), on any GPU that bf16 is for."""
+    widths = [size.hidden // size.heads for size in (model.generator, model.discriminator)]
+    if device_type == "cuda" and all(FLASH.allow(_DTYPES[element], width, model.attention_dropout) for width in widths):
+        return 0
+    return architecture_of(model).masks(positions) * positions * element

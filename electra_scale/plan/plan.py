@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.architectures.architecture import architecture_of
-from electra_scale.model.cost import parameter_counts, training_flops
+from electra_scale.model.cost import parameter_counts, recomputed_flops, training_flops
 from electra_scale.monitor.hardware import DEVICES, DeviceSheet
 from electra_scale.plan.memory import device_memory
 from electra_scale.recipe.batch import batch_split
@@ -117,14 +117,16 @@ def plan(
     in_warmup = _communication(counts.generator_phase, element, accumulation, cluster)
     computing = step_tokens / (cluster.ranks * peak * efficiency)
     # Added up, because the shipped DeepSpeed JSONs do not overlap computing and communication.
-    step_seconds = computing * flops["total"] + moved["seconds"]
-    warmup_seconds = computing * flops["generator_warmup"] + in_warmup["seconds"]
+    again = _recomputed(recipe, model)
+    step_seconds = computing * (flops["total"] + again["joint"]) + moved["seconds"]
+    warmup_seconds = computing * (flops["generator_warmup"] + again["generator_warmup"]) + in_warmup["seconds"]
     steps, warmup_steps = recipe.schedule.steps, recipe.generator_warmup.steps
     seconds = steps * step_seconds + warmup_steps * warmup_seconds
     return {
         "parameters": asdict(counts)
         | {"total": counts.total, "sampling_head": cost_of(recipe.corruption, model).parameters},
         "flops_per_token": flops,
+        "recomputed_flops_per_token": again,
         "flops_formulas": list(architecture_of(model).flops_formulas),
         "tokens": {"step": step_tokens, "run": run_tokens, "epoch": tokens.epoch},
         "batch": {"ranks": cluster.ranks, "micro": micro, "accumulation": accumulation},
@@ -165,6 +167,17 @@ def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
         "total": total,
         "sampling_head": cost_of(recipe.corruption, model).flops(masked) / (micro * positions) if joint else 0.0,
         "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, False, with_generator),
+    }
+
+
+def _recomputed(recipe: Recipe, model: ModelConfig) -> dict[str, float]:
+    """Training FLOPs per token that activation checkpointing adds, in both phases."""
+    positions, with_generator = recipe.data.sequence_length, recipe.corruption.uses_generator
+    learns, joint = recipe.optimizer.generator_rate > 0, recipe.task.detects
+    warmup_share = recipe.generator_warmup.mask_share
+    return {
+        "joint": recomputed_flops(model, positions, recipe.data.mask_share, joint, with_generator, learns),
+        "generator_warmup": recomputed_flops(model, positions, warmup_share, False, with_generator),
     }
 
 

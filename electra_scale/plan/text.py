@@ -48,12 +48,15 @@ def _row(name: str, value: str, note: str = "") -> str:
 
 
 def _flops(found: dict[str, Any]) -> list[str]:
-    flops = found["flops_per_token"]
+    flops, again = found["flops_per_token"], found["recomputed_flops_per_token"]["joint"]
     lines = ["FLOPs per token of training = 3 x forward", *(f"  {line}" for line in found["flops_formulas"])]
     lines += [_row(name, f"{flops[name]:.4g}") for name in ("generator", "discriminator", "total")]
     lines.append(
         _row("sampling_head", f"{flops['sampling_head']:.4g}", "not in the total; neither speed/mfu nor time counts it")
     )
+    if again:
+        note = "by activation checkpointing; speed/mfu does not count it, time does"
+        lines.append(_row("computed_again", f"{again:.4g}", note))
     return lines
 
 

@@ -162,6 +162,14 @@ class NetworkSettings:
     attention_dropout: float = 0.1
     """Dropout of attention probabilities in both networks."""
 
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest of it again there: less memory, for about
+    a third more computing. Losses and gradients are the same."""
+
+    compile: bool = False
+    """Compile the parts of each layer before and after attention with torch.compile, for training alone. It needs a
+    C++ compiler on a CPU, Triton on a GPU. Losses and gradients are the same up to rounding."""
+
     exported_dropout: float = 0.1
     """Dropout in the configurations of an export, all kinds of it: what fine-tuning starts with, whatever pre-training
     had."""

@@ -51,6 +51,8 @@ RULES: dict[str, tuple[Rule, str]] = {
     "model.max_positions": ("refused", _SHAPE),
     "model.dropout": ("applied", ""),
     "model.attention_dropout": ("applied", ""),
+    "model.activation_checkpointing": ("free", ""),
+    "model.compile": ("applied", "sums are added in another order, and dropout drops other numbers"),
     "model.exported_dropout": ("free", "only an export reads it"),
     "model.init_std": ("free", _START),
     "model.init": ("free", _START),

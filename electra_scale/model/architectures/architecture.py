@@ -111,17 +111,26 @@ class Architecture(Protocol):
         """
         ...
 
+    def recomputed_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
+        """Of :meth:`encoder_flops`, those that activation checkpointing has computed again in the backward pass."""
+        ...
+
     def head_flops(self, network: Network) -> float:
         """Forward operations of a head per position that it is applied at, without the scores of the vocabulary."""
         ...
 
-    def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
-        """Bytes per token that autograd keeps of the embeddings and one encoder, ``element`` bytes a number;
-        ``wanted`` as in :meth:`encoder_flops`."""
+    def encoder_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        """Bytes per token that autograd keeps of the embeddings and one encoder, ``element`` bytes a number, without
+        masks of attention; ``wanted`` as in :meth:`encoder_flops`."""
         ...
 
-    def dropped_elements(self, size: EncoderSize, wanted: float = 1.0) -> float:
-        """Numbers per token that dropout keeps a mask for, in the embeddings and an encoder."""
+    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        """What one layer keeps besides its input, bytes per token: with activation checkpointing autograd keeps it of
+        one layer at a time, while that layer's gradient is formed."""
+        ...
+
+    def masks(self, positions: int) -> int:
+        """How many masks of attention, ``positions`` numbers per token each, both networks together read."""
         ...
 
     def head_bytes(self, network: Network, element: int) -> float:

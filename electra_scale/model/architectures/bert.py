@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from electra_scale.model.architectures.architecture import Hidden, Network
+from electra_scale.model.attention import Tokens, tokens_of
+from electra_scale.model.checkpointing import run_layer
+from electra_scale.model.compiled import stage
 from electra_scale.model.embeddings import Embeddings
 from electra_scale.model.heads import BertDiscriminatorHead, BertGeneratorHead
 from electra_scale.model.initialisation import neighbour_attention
@@ -49,6 +52,7 @@ class EncoderLayer(nn.Module):
         hidden = size.hidden
         self.heads = size.heads
         self.attention_dropout = config.attention_dropout
+        self.compiles = config.compile
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.attention_output = nn.Linear(hidden, hidden)
         self.attention_norm = nn.LayerNorm(hidden, eps=config.architecture.layer_norm_eps)
@@ -57,29 +61,31 @@ class EncoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(hidden, eps=config.architecture.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, only: Tensor | None = None) -> Tensor:
-        """(B,S,H) and a (B,1,S,S) bool mask or None, to (B,S,H); or to (M,H), at the positions ``only`` (M,).
+    def forward(self, hidden: Tensor, tokens: Tokens, only: Tensor | None = None) -> Tensor:
+        """States (...,H) of ``tokens`` to (...,H); or to (M,H), at the places ``only`` (M,).
 
         All positions are attended to. What comes after attention looks at one position at a time.
         """
-        batch, positions, width = hidden.shape
+        compiles = self.compiles and self.training and torch.is_grad_enabled()
+        query, key, value = stage(EncoderLayer.before_attention, compiles, hidden)(self, hidden)
+        context = tokens.attend(query, key, value, None, self.attention_dropout if self.training else 0.0)
+        if only is None:
+            return stage(EncoderLayer.after_attention, compiles, hidden)(self, hidden, context)
+        # As many as are masked, which changes: compiled, each number would be compiled anew.
+        return self.after_attention(tokens.choose(hidden, only), tokens.choose(context, only))
+
+    def before_attention(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (...,heads,D) of states (...,H)."""
         # Rows of the fused weight are Q, then K, then V, each of `heads` blocks.
-        query, key, value = (
-            self.qkv(hidden).view(batch, positions, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        )
-        context = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
-        context = context.transpose(1, 2).reshape(batch, positions, width)
-        if only is not None:
-            context, hidden = (part.flatten(0, 1).index_select(0, only) for part in (context, hidden))
+        query, key, value = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return query, key, value
+
+    def after_attention(self, hidden: Tensor, context: Tensor) -> Tensor:
+        """The layer's output (...,H) of its input and the context, (...,H) both."""
         hidden = self.attention_norm(hidden + self.dropout(self.attention_output(context)))
         inner = F.gelu(self.ffn_in(hidden))
-        return self.ffn_norm(hidden + self.dropout(self.ffn_out(inner)))
+        found: Tensor = self.ffn_norm(hidden + self.dropout(self.ffn_out(inner)))
+        return found
 
 
 class BertEncoder(nn.Module):
@@ -92,6 +98,8 @@ class BertEncoder(nn.Module):
 
     def __init__(self, size: EncoderSize, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
+        self.head_width = size.hidden // size.heads
         self.project = nn.Linear(config.embedding, size.hidden) if config.embedding != size.hidden else None
         self.layers = nn.ModuleList(EncoderLayer(size, config) for _ in range(size.layers))
 
@@ -100,14 +108,15 @@ class BertEncoder(nn.Module):
     ) -> Hidden:
         """Encode embedded tokens (B,S,E); attention stays inside a segment of the layout."""
         assert only is None or len(self.layers) not in depths, "states of the last layer at all positions are wanted"
-        mask = layout.mask()
-        hidden = embedded if self.project is None else self.project(embedded)
-        at = {0: hidden} if 0 in depths else {}
+        tokens = tokens_of(layout, embedded.dtype, self.head_width, self.config, self.training)
+        hidden = tokens.enter(embedded)
+        hidden = hidden if self.project is None else self.project(hidden)
+        at = {0: tokens.leave(hidden)} if 0 in depths else {}
         for depth, layer in enumerate(self.layers, 1):
-            hidden = layer(hidden, mask, only if depth == len(self.layers) else None)
+            hidden = run_layer(layer, self.config, hidden, tokens, only if depth == len(self.layers) else None)
             if depth in depths:
-                at[depth] = hidden
-        return Hidden(hidden, at)
+                at[depth] = tokens.leave(hidden)
+        return Hidden(hidden if only is not None else tokens.leave(hidden), at)
 
     @torch.no_grad()
     def attend_to_neighbours(self) -> None:
@@ -200,6 +209,11 @@ class BertArchitecture:
         by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 4 * hidden * ffn)
         return float(project + attention + by_position)
 
+    def recomputed_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
+        """All but the input projection."""
+        hidden, embedding = size.hidden, self.config.embedding
+        return self.encoder_flops(size, positions, wanted) - (2 * embedding * hidden if embedding != hidden else 0)
+
     def head_flops(self, network: Network) -> float:
         """``2 H E`` for the generator's, ``2 H^2 + 2 H`` for the discriminator's."""
         if network == "generator":
@@ -207,27 +221,31 @@ class BertArchitecture:
         hidden = self.config.discriminator.hidden
         return float(2 * hidden * hidden + 2 * hidden)
 
-    def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
-        """``b (layers (8 H + 2 F + S) + E + E [E != H])`` with b bytes a number, if all positions are ``wanted``.
+    def encoder_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        """``b (layers (8 H + 2 F) + E + E [E != H])`` with b bytes a number, if all positions are ``wanted``.
 
         Per layer its input, Q, K, V, context, two LayerNorm inputs and one output of H each, the feed-forward's inner
-        values before and after GELU, and a row of the attention mask. Besides ``4 (layers (heads + 4) + 2)``: softmax
-        normalisers, means and deviations. Attention is fused: one that is not keeps heads x S probabilities as well. A
-        dropped number has a byte for its mask. Of the last layer's the LayerNorm inputs, the output and the inner
-        values are kept where its states are wanted, and there the context a second time.
+        values before and after GELU. Besides ``4 (layers (heads + 4) + 2)``: softmax normalisers, means and deviations.
+        Attention is fused: one that is not keeps heads x S probabilities as well. A dropped number has a byte for its
+        mask. Of the last layer's the LayerNorm inputs, the output and the inner values are kept where its states are
+        wanted, and there the context a second time. With activation checkpointing of a layer only its input is kept.
         """
         hidden, embedding = size.hidden, self.config.embedding
-        left_out = 1 - wanted
-        kept: float = size.layers * (8 * hidden + 2 * size.ffn + positions)
-        kept += embedding + (embedding if embedding != hidden else 0)
-        if left_out:
-            kept += wanted * hidden - left_out * (3 * hidden + 2 * size.ffn)
-        exact = 4 * (size.layers * (size.heads + 4) - 4 * left_out + 2)
-        dropped = self.dropped_elements(size, wanted) if self.config.dropout > 0 else 0
-        return float(kept * element + exact + dropped + _SMALL_TENSORS)
+        kept = size.layers * hidden + embedding + (embedding if embedding != hidden else 0)
+        dropped = embedding if self.config.dropout > 0 else 0
+        found = float(kept * element + 4 * 2 + dropped + _SMALL_TENSORS)
+        if self.config.activation_checkpointing:
+            return found
+        return found + (size.layers - 1) * self.layer_bytes(size, element) + self.layer_bytes(size, element, wanted)
 
-    def dropped_elements(self, size: EncoderSize, wanted: float = 1.0) -> float:
-        return self.config.embedding + 2 * (size.layers - 1 + wanted) * size.hidden
+    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        hidden, left_out = size.hidden, 1 - wanted
+        kept = 7 * hidden + 2 * size.ffn - left_out * (3 * hidden + 2 * size.ffn) + (wanted * hidden if left_out else 0)
+        dropped = 2 * wanted * hidden if self.config.dropout > 0 else 0
+        return kept * element + 4 * (size.heads + 4 - 4 * left_out) + dropped
+
+    def masks(self, positions: int) -> int:
+        return 1
 
     def head_bytes(self, network: Network, element: int) -> float:
         """``b (H + 3 E)`` of the generator's, ``3 b H`` of the discriminator's: input, dense, GELU, and features."""

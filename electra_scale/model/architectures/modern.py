@@ -117,6 +117,13 @@ class ModernArchitecture:
         by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 6 * hidden * ffn)
         return float(project + attention + by_position)
 
+    def recomputed_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
+        """All but the input projection and the product that ends a layer, whose result no gradient needs."""
+        hidden, embedding = size.hidden, self.config.embedding
+        left_out: float = 2 * embedding * hidden if embedding != hidden else 0
+        left_out += (size.layers - 1 + wanted) * 2 * hidden * size.ffn
+        return self.encoder_flops(size, positions, wanted) - left_out
+
     def head_flops(self, network: Network) -> float:
         """``2 H^2 + 2 H E [E != H]`` for the generator's, ``2 H^2 + 2 H`` for the discriminator's."""
         hidden, embedding = self._size(network).hidden, self.config.embedding
@@ -124,29 +131,40 @@ class ModernArchitecture:
             return float(2 * hidden * hidden + 2 * hidden)
         return float(2 * hidden * hidden + (2 * hidden * embedding if embedding != hidden else 0))
 
-    def encoder_bytes(self, size: EncoderSize, element: int, positions: int, wanted: float = 1.0) -> float:
-        """``b (layers (10 H + 4 F + S) + E + H [E != H])`` with b bytes a number, if all positions are ``wanted``.
+    def encoder_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        """``b (layers (10 H + 4 F) + E + H [E != H])`` with b bytes a number, if all positions are ``wanted``.
 
         Per layer its input and that of the second block, both after their LayerNorm too, Q, K, V, Q and K turned, and
-        the context, of H each; the gated block's two halves, GELU and product, of F each; and a row of the attention
-        mask. The first layer has no LayerNorm of its own, the last one is followed by one. Besides ``4 (layers (heads +
-        4) + 2)``, softmax normalisers, means and deviations, and 4 D for the angles of each of the two kinds of layer.
-        Attention is fused, and of what dropout drops a number has a byte.
+        the context, of H each; the gated block's two halves, GELU and product, of F each. The first layer has no
+        LayerNorm of its own, the last one is followed by one. Besides ``4 (layers (heads + 4) + 2)``, softmax
+        normalisers, means and deviations, and 4 D for the angles of each of the two kinds of layer. Attention is fused,
+        and of what dropout drops a number has a byte. With activation checkpointing of a layer only its input is kept.
         """
-        hidden, embedding, left_out = size.hidden, self.config.embedding, 1 - wanted
-        kept: float = size.layers * (10 * hidden + 4 * size.ffn + positions)
-        kept += embedding + (hidden if embedding != hidden else 0)
-        if left_out:
-            # The context is there a second time where states are wanted.
-            kept += wanted * hidden - left_out * (3 * hidden + 4 * size.ffn)
-        exact = 4 * (size.layers * (size.heads + 4) + 2 - 4 * left_out)
+        hidden, embedding = size.hidden, self.config.embedding
+        # The layers' inputs, and that of the last LayerNorm.
+        kept = (size.layers + wanted) * hidden + embedding + (hidden if embedding != hidden else 0)
         kinds = 1 if self._global_layers(size) == size.layers else 2
-        exact += 4 * kinds * (hidden // size.heads)
-        dropped = self.dropped_elements(size, wanted) if self.config.dropout > 0 else 0
-        return float(kept * element + exact + dropped + _SMALL_TENSORS)
+        exact = 4 * (2 + 2 * wanted) + 4 * kinds * (hidden // size.heads)
+        dropped = hidden if self.config.dropout > 0 else 0
+        found = float(kept * element + exact + dropped + _SMALL_TENSORS)
+        if self.config.activation_checkpointing:
+            return found
+        found += (size.layers - 1) * self.layer_bytes(size, element) + self.layer_bytes(size, element, wanted)
+        return found - (hidden * element + 4 * 2)
 
-    def dropped_elements(self, size: EncoderSize, wanted: float = 1.0) -> float:
-        return size.hidden + (size.layers - 1 + wanted) * (size.hidden + size.ffn)
+    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        hidden, left_out = size.hidden, 1 - wanted
+        kept = 9 * hidden + 4 * size.ffn - left_out * (2 * hidden + 4 * size.ffn)
+        # The context is there a second time where states are wanted.
+        kept += wanted * hidden if left_out else 0
+        dropped = wanted * (hidden + size.ffn) if self.config.dropout > 0 else 0
+        return kept * element + 4 * (size.heads + 4 - 2 * left_out) + dropped
+
+    def masks(self, positions: int) -> int:
+        """A second one for layers with a window, where a document of a whole row would reach beyond it."""
+        sizes = (self.config.generator, self.config.discriminator)
+        windowed = any(self._global_layers(size) < size.layers for size in sizes)
+        return 2 if windowed and positions - 1 > self.config.architecture.window // 2 else 1
 
     def head_bytes(self, network: Network, element: int) -> float:
         """Input, dense, GELU, the LayerNorm's output, features where they differ from it, and two numbers of it."""

@@ -10,39 +10,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from electra_scale.model.architectures.architecture import Hidden
+from electra_scale.model.attention import Tokens, tokens_of
+from electra_scale.model.checkpointing import run_layer
+from electra_scale.model.compiled import stage
 from electra_scale.model.initialisation import Dense, rotary_neighbour_attention
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines (B,S,1,1,D/2) of a head's angles; of one row where all rows have the same positions."""
+"""Cosines and sines (...,1,1,D/2) of a head's angles, for tokens (...)."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, dropout: float) -> Tensor:
-    """Context (B,S,H) of queries, keys and values (B,S,heads,D), inside segments and, if given, within ``window``.
-
-    The one place where positions see each other: a device's own attention over ``layout.boundaries`` goes here.
-    """
-    context = F.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=layout.mask(window),
-        dropout_p=dropout,
-    )
-    return context.transpose(1, 2).flatten(2)
-
-
-def rotation(layout: Layout, width: int, theta: float) -> Rotation:
-    """The angles of heads of ``width`` D, position times ``theta ** (-2 i / D)``, in float32 (Su et al. 2021)."""
-    positions = layout.positions[:1] if layout.whole else layout.positions
+def rotation(positions: Tensor, width: int, theta: float) -> Rotation:
+    """The angles of heads of ``width`` D at positions (...), each times ``theta ** (-2 i / D)``, in float32 (Su et al.
+    2021)."""
     rates = 1.0 / theta ** (torch.arange(0, width, 2, device=positions.device).float() / width)
-    angles = positions[:, :, None, None, None].float() * rates
+    angles = positions[..., None, None, None].float() * rates
     return angles.cos(), angles.sin()
 
 
 def rotate(states: Tensor, by: Rotation) -> Tensor:
-    """Turn states (B,S,n,heads,D), whose halves are pairs, by the angles of their positions; computed in float32."""
+    """Turn states (...,n,heads,D), whose halves are pairs, by the angles of their positions; computed in float32."""
     cosine, sine = by
     first, second = states.float().chunk(2, -1)
     turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
@@ -64,6 +52,7 @@ class ModernLayer(nn.Module):
         scale = output_scale(size)
         self.heads = size.heads
         self.attention_dropout = config.attention_dropout
+        self.compiles = config.compile
         self.window = None if index % settings.global_every == 0 else settings.window
         self.theta = settings.global_theta if self.window is None else settings.local_theta
         self.attention_norm = norm(hidden, config) if index else nn.Identity()
@@ -74,21 +63,33 @@ class ModernLayer(nn.Module):
         self.ffn_out = Dense(size.ffn, hidden, scale)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, layout: Layout, turn: Rotation, only: Tensor | None = None) -> Tensor:
-        """(B,S,H) to (B,S,H); or to (M,H), at the positions ``only`` (M,).
+    def forward(self, hidden: Tensor, tokens: Tokens, turn: Rotation, only: Tensor | None = None) -> Tensor:
+        """States (...,H) of ``tokens`` to (...,H); or to (M,H), at the places ``only`` (M,).
 
         All positions are attended to. What comes after attention looks at one position at a time.
         """
+        compiles = self.compiles and self.training and torch.is_grad_enabled()
+        query, key, value = stage(ModernLayer.before_attention, compiles, hidden)(self, hidden, turn)
+        dropout = self.attention_dropout if self.training else 0.0
+        context = tokens.attend(query, key, value, self.window, dropout)
+        if only is None:
+            return stage(ModernLayer.after_attention, compiles, hidden)(self, hidden, context)
+        # As many as are masked, which changes: compiled, each number would be compiled anew.
+        return self.after_attention(tokens.choose(hidden, only), tokens.choose(context, only))
+
+    def before_attention(self, hidden: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned, and values (...,heads,D) of states (...,H)."""
         # Rows of the fused weight are Q, then K, then V, each of `heads` blocks.
         states = self.qkv(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
-        query, key = rotate(states[:, :, :2], turn).unbind(2)
-        dropout = self.attention_dropout if self.training else 0.0
-        context = attend(query, key, states[:, :, 2], layout, self.window, dropout)
-        if only is not None:
-            context, hidden = (part.flatten(0, 1).index_select(0, only) for part in (context, hidden))
+        query, key = rotate(states[..., :2, :, :], turn).unbind(-3)
+        return query, key, states[..., 2, :, :]
+
+    def after_attention(self, hidden: Tensor, context: Tensor) -> Tensor:
+        """The layer's output (...,H) of its input and the context, (...,H) both."""
         hidden = hidden + self.dropout(self.attention_output(context))
         inner, gate = self.ffn_in(self.ffn_norm(hidden)).chunk(2, -1)
-        return hidden + self.ffn_out(self.dropout(F.gelu(inner) * gate))
+        found: Tensor = hidden + self.ffn_out(self.dropout(F.gelu(inner) * gate))
+        return found
 
 
 class ModernEncoder(nn.Module):
@@ -101,6 +102,7 @@ class ModernEncoder(nn.Module):
 
     def __init__(self, size: EncoderSize, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.head_width = size.hidden // size.heads
         self.project: nn.Linear | None = None
         if config.embedding != size.hidden:
@@ -121,15 +123,19 @@ class ModernEncoder(nn.Module):
         """
         count = len(self.layers)
         assert only is None or count not in depths, "states of the last layer at all positions are wanted"
-        hidden = embedded if self.project is None else self.project(embedded)
+        tokens = tokens_of(layout, embedded.dtype, self.head_width, self.config, self.training)
+        hidden = tokens.enter(embedded)
+        hidden = hidden if self.project is None else self.project(hidden)
         hidden = self.dropout(self.norm(hidden))
-        at = {0: hidden} if 0 in depths else {}
-        turns = {theta: rotation(layout, self.head_width, theta) for theta in self.thetas}
+        at = {0: tokens.leave(hidden)} if 0 in depths else {}
+        turns = {theta: rotation(tokens.positions, self.head_width, theta) for theta in self.thetas}
         for depth, layer in enumerate(self.layers, 1):
-            hidden = layer(hidden, layout, turns[layer.theta], only if depth == count else None)
+            chosen = only if depth == count else None
+            hidden = run_layer(layer, self.config, hidden, tokens, turns[layer.theta], chosen)
             if depth in depths:
-                at[depth] = hidden
+                at[depth] = tokens.leave(hidden)
         last = self.final_norm(hidden)
+        last = last if only is not None else tokens.leave(last)
         if count in depths:
             at[count] = last
         return Hidden(last, at)

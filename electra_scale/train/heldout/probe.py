@@ -170,7 +170,8 @@ def _redraw(
         many = copies_of(batch, numbers)
         drawn = propose(sampler, masked_copies(masked, copies, many.uniform))
         corruption = corruptor.replaced(many, masked, drawn)
-        layout = Layout.of(row.layout.segment.repeat(copies, 1)).to(many.ids.device)
+        # Gradients are taken apart by rows.
+        layout = Layout.of(row.layout.segment.repeat(copies, 1)).to(many.ids.device).in_rows()
         weight = corruption.token_weight.flatten()[many.masked]
         with recorded(part for spread in spreads for part in spread.parts) as calls, graph_from(layers[-1]):
             _, loss = task.detect(

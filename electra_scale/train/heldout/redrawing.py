@@ -77,7 +77,8 @@ class OneRow:
         real = (many.segment >= 0).float()
         at_masked = torch.zeros_like(real).flatten().index_copy(0, many.masked, drawn.weight.float()).view_as(real)
         at_others = real.flatten().index_fill(0, many.masked, 0.0).view_as(real)
-        layout = Layout.of(self.segment.repeat(copies, 1)).to(ids.device)
+        # In rows, since those who ask take gradients apart by rows.
+        layout = Layout.of(self.segment.repeat(copies, 1)).to(ids.device).in_rows()
         corruption = Corruption(ids, ids != many.ids, at_masked + at_others, many.masked)
         _, loss = self.task.detect(self.electra, self.electra.discriminator_hidden(ids, layout), corruption)
         return loss, at_masked, at_others, drawn.weight

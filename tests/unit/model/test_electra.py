@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.errors import UserError
+from electra_scale.model.attention import Rows
 from electra_scale.model.cost import discriminator_flops, generator_flops, parameter_counts
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout, attention_mask, positions_from_segments
@@ -48,8 +49,8 @@ def test_attention_stays_inside_a_segment() -> None:
 
 
 def test_no_mask_where_each_row_is_one_segment() -> None:
-    assert Layout.of(torch.tensor([[0, 0], [3, 3]])).mask() is None
-    assert Layout.of(torch.tensor([[0, 0], [3, -1]])).mask() is not None
+    assert Layout.of(torch.tensor([[0, 0], [3, 3]])).mask(torch.float32) is None
+    assert Layout.of(torch.tensor([[0, 0], [3, -1]])).mask(torch.float32) is not None
 
 
 def test_a_layout_knows_where_segments_begin_and_which_is_longest() -> None:
@@ -68,7 +69,7 @@ def test_states_of_inner_layers_are_given_where_asked(tiny: ModelConfig) -> None
         hidden = model.discriminator_hidden(ids, layout, depths=(0, 1))
         assert set(hidden.at) == {0, 1}
         assert hidden.at[0].shape == hidden.last.shape
-        after = model.discriminator.layers[1](hidden.at[1], None)
+        after = model.discriminator.layers[1](hidden.at[1], Rows(layout))
     assert torch.equal(after, hidden.last)
 
 

@@ -16,6 +16,7 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertForT
 from data_pipeline.errors import UserError
 from electra_scale.model.architectures.folding import split, unfold
 from electra_scale.model.architectures.modern_encoder import rotate, rotation
+from electra_scale.model.attention import Rows
 from electra_scale.model.electra import Electra
 from electra_scale.model.hf import export, import_checkpoint
 from electra_scale.model.layout import Layout
@@ -102,8 +103,8 @@ def test_a_window_reaches_half_of_it_on_each_side_and_no_farther() -> None:
     model = rough_model(modern(window=128))
     layer, layout = model.discriminator.layers[1], Layout.of((torch.arange(300) >= 210).long()[None])
     hidden = torch.randn(1, 300, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    turn = rotation(layout, 8, 10000.0)
-    (slope,) = torch.autograd.grad(layer(hidden, layout, turn)[0, 160].square().sum(), hidden)
+    turn = rotation(layout.positions, 8, 10000.0)
+    (slope,) = torch.autograd.grad(layer(hidden, Rows(layout), turn)[0, 160].square().sum(), hidden)
     reached = slope[0].abs().sum(-1) > 0
     assert torch.equal(reached.nonzero().flatten(), torch.arange(160 - 64, 210))
 
@@ -114,12 +115,12 @@ def whole(positions: int) -> Layout:
 
 
 def test_rows_no_longer_than_half_the_window_need_no_mask() -> None:
-    assert whole(65).mask(128) is None
-    assert whole(66).mask(128) is not None
+    assert whole(65).mask(torch.float32, 128) is None
+    assert whole(66).mask(torch.float32, 128) is not None
     packed = Layout.of(torch.tensor([[0] * 5 + [1] * 4]))
-    assert packed.mask(8) is packed.mask()
-    assert packed.mask(6) is not packed.mask()
-    assert packed.mask(6) is packed.mask(6)
+    assert packed.mask(torch.float32, 8) is packed.mask(torch.float32)
+    assert packed.mask(torch.float32, 6) is not packed.mask(torch.float32)
+    assert packed.mask(torch.float32, 6) is packed.mask(torch.float32, 6)
 
 
 def test_a_published_pair_is_imported_with_the_same_states_and_logits(tmp_path: Path) -> None:
@@ -271,7 +272,8 @@ def test_heads_that_start_with_neighbours_attend_to_them(heads: int) -> None:
     for encoder in (model.generator, model.discriminator):
         layer: Any = encoder.layers[0]
         states = layer.qkv(encoder.norm(model.embeddings(ids, layout.positions))).unflatten(-1, (3, heads, -1))
-        query, key = rotate(states[:, :, :2], rotation(layout, 128 // heads, layer.theta)).transpose(1, 3).unbind(2)
+        turn = rotation(layout.positions, 128 // heads, layer.theta)
+        query, key = rotate(states[:, :, :2], turn).transpose(1, 3).unbind(2)
         attention = (query @ key.transpose(-1, -2) / (128 // heads) ** 0.5).softmax(-1)
         for head, offset in enumerate((-1, 1, -2, 2)[:heads]):
             inner = torch.arange(5, 195)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from electra_scale.corruption import generator as training
 from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts
+from electra_scale.model.layout import Layout
 from electra_scale.plan.memory import Memory, device_memory
 from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
@@ -60,6 +62,34 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
     assert in_pass - weights == pytest.approx(found.moments["vocabulary pass"] - always, rel=0.03)
 
 
+@pytest.mark.parametrize("name", ["tiny.yaml", "modern-tiny.yaml"])
+def test_checkpointing_keeps_the_inputs_of_layers_and_takes_one_layer_at_a_time(name: str) -> None:
+    recipe = trained_recipe_of(name)
+    recipe.model.activation_checkpointing = True
+    module, batch = module_of(recipe), batch_of(recipe)
+    with LiveMemory() as live:
+        for parameter in module.parameters():
+            live.follow(parameter)
+        weights = live.now
+        loss = loss_of(module, batch, True)
+        kept = live.now
+        del loss
+    model = recipe.networks(VOCABULARY)
+    found = device_memory(recipe, model, {}, 1, ROWS, 1, "cpu")
+    assert kept - weights == pytest.approx(found.activations + found.vocabulary_pass, rel=0.01)
+    # Of the discriminator's layers alone, without gradients of weights.
+    electra, size = module_of(recipe).electra.requires_grad_(False), model.discriminator
+    embedded = electra.embeddings(batch.ids, Layout.of(batch.segment).positions).requires_grad_()
+    with LiveMemory() as live:
+        hidden = electra.discriminator(embedded, Layout.of(batch.segment)).last
+        kept = live.now
+        hidden.sum().backward()
+    electra.requires_grad_(True)
+    backward = live.most - kept
+    planned_bytes = batch.ids.numel() * (architecture_of(model).layer_bytes(size, 4) + 4 * size.ffn)
+    assert backward == pytest.approx(planned_bytes, rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["small.yaml", "modern-small.yaml"])
 def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = trained_recipe_of(name)
@@ -76,9 +106,11 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(name: str, monkeypa
     loss_of(module, batch)
     model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     masked = len(batch.masked) / tokens
-    architecture = architecture_of(model)
-    expected = architecture.dropped_elements(model.generator, masked)
-    expected += architecture.dropped_elements(model.discriminator)
+    kept = [
+        architecture.encoder_bytes(model.generator, 4, masked) + architecture.encoder_bytes(model.discriminator, 4)
+        for architecture in (architecture_of(model), architecture_of(replace(model, dropout=0.0)))
+    ]
+    expected = kept[0] - kept[1]
     assert dropped == pytest.approx(tokens * expected, rel=1e-12)
 
 

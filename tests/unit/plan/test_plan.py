@@ -18,8 +18,9 @@ from data_pipeline.errors import UserError
 from electra_scale.cli import main
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.cost import sampler_flops, sampler_parameters
-from electra_scale.model.cost import training_flops
+from electra_scale.model.cost import recomputed_flops, training_flops
 from electra_scale.plan.plan import Cluster, Tokens, plan
+from electra_scale.plan.text import plan_text
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.recipe import Recipe
@@ -82,6 +83,48 @@ def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sa
     planned += sampler_flops(recipe.corruption, model, masked) if joint else 0
     # The difference is the gradient of the vocabulary's bias.
     assert planned <= counter.get_total_flops() <= 1.003 * planned
+
+
+@pytest.mark.parametrize("phase", ["generator_warmup", "joint"])
+@pytest.mark.parametrize("name", ["tiny.yaml", "modern-tiny.yaml"])
+def test_flops_that_checkpointing_repeats_are_those_that_torch_counts(name: str, phase: Phase) -> None:
+    counted = []
+    for switch in (False, True):
+        recipe = recipe_of(name)
+        recipe.data.sequence_length, recipe.model.activation_checkpointing = 32, switch
+        module, batch = module_of(recipe, phase), batch_of(recipe)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            loss_of(module, batch).backward()
+        counted.append(counter.get_total_flops())
+    tokens, masked = batch.ids.numel(), len(batch.masked)
+    model = recipe.networks(VOCABULARY)
+    assert recomputed_flops(model, 32, masked / tokens, phase == "joint") * tokens == counted[1] - counted[0]
+
+
+def test_a_plan_has_the_time_of_checkpointing_and_no_mfu_for_it() -> None:
+    recipe = recipe_of("small.yaml")
+    plain = plan(recipe, BF16, TOKENS, Cluster(1, 1, "h100"))
+    recipe.model.activation_checkpointing = True
+    found = plan(recipe, BF16, TOKENS, Cluster(1, 1, "h100"))
+    assert plain["recomputed_flops_per_token"] == {"joint": 0, "generator_warmup": 0}
+    total, again = found["flops_per_token"]["total"], found["recomputed_flops_per_token"]["joint"]
+    assert total == plain["flops_per_token"]["total"]
+    assert found["step_seconds"] / plain["step_seconds"] == pytest.approx(1 + again / total)
+    assert found["mfu"] / plain["mfu"] == pytest.approx(total / (total + again))
+    assert "computed again" in plan_text(found)
+    assert "computed again" not in plan_text(plain)
+    assert found["memory"]["largest_micro_batch"] >= plain["memory"]["largest_micro_batch"]
+    assert found["memory"]["activations"] < plain["memory"]["activations"] / 4
+
+
+def test_masks_are_planned_where_a_device_needs_them() -> None:
+    recipe = recipe_of("small.yaml")
+    free = plan(recipe, BF16, TOKENS, Cluster(1, 1, "h100"))
+    recipe.model.attention_dropout = 0.1
+    masked = plan(recipe, BF16, TOKENS, Cluster(1, 1, "h100"))
+    positions = recipe.data.sequence_length
+    found = masked["memory"]["activations"] - free["memory"]["activations"]
+    assert found == pytest.approx(masked["batch"]["micro"] * positions * positions * 2)
 
 
 def _addmm_flops(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:

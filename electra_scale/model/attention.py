@@ -1,0 +1,112 @@
+"""Attention inside the documents of packed rows: the one place where positions see each other."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from electra_scale.model.layout import Layout, Spans, narrower
+from electra_scale.model.varlen import SegmentAttention
+from electra_scale.recipe.model import ModelConfig
+
+
+class Tokens(Protocol):
+    """The tokens of a batch in the form in which an encoder's layers work on them: (B,S) or (T), in short (...)."""
+
+    positions: Tensor
+    """(...) int64 position ids."""
+
+    def enter(self, embedded: Tensor) -> Tensor:
+        """States (...,E) of embedded tokens (B,S,E)."""
+        ...
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
+        """Context (...,H) of queries, keys and values (...,heads,D), inside segments and, if given, in ``window``."""
+        ...
+
+    def choose(self, states: Tensor, only: Tensor) -> Tensor:
+        """(M,H) of states (...,H) at the places ``only`` (M,) among the B x S positions, none of them padding."""
+        ...
+
+    def leave(self, states: Tensor) -> Tensor:
+        """(B,S,H) of states (...,H)."""
+        ...
+
+
+class Rows:
+    """Tokens (B,S) in their rows, padding among them; a mask keeps attention inside segments."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.positions = layout.positions
+
+    def enter(self, embedded: Tensor) -> Tensor:
+        return embedded
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
+        context = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=self._layout.mask(query.dtype, window),
+            dropout_p=dropout,
+        )
+        return context.transpose(1, 2).flatten(2)
+
+    def choose(self, states: Tensor, only: Tensor) -> Tensor:
+        return states.flatten(0, 1).index_select(0, only)
+
+    def leave(self, states: Tensor) -> Tensor:
+        return states
+
+
+class EndToEnd:
+    """Tokens (T) of all segments end to end, for a device's own attention; states of padding are 0 in the end.
+
+    All sizes that the device has to be given are integers of the host already, so nothing waits for it.
+    """
+
+    def __init__(self, layout: Layout, attention: SegmentAttention, spans: Spans) -> None:
+        self._shape = layout.segment.shape
+        self._function = attention.function
+        self._spans = spans
+        self.positions = self.enter(layout.positions)
+
+    def enter(self, embedded: Tensor) -> Tensor:
+        flat, taken = embedded.flatten(0, 1), self._spans.taken
+        return flat if taken is None else flat.index_select(0, taken)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
+        boundaries, longest = self._spans.boundaries, self._spans.longest
+        window = narrower(window, longest)
+        reach = -1 if window is None else window // 2
+        context: Tensor = self._function(
+            query, key, value, boundaries, boundaries, longest, longest, window_size=(reach, reach)
+        )
+        return context.flatten(1)
+
+    def choose(self, states: Tensor, only: Tensor) -> Tensor:
+        place = self._spans.place
+        return states.index_select(0, only if place is None else place.index_select(0, only))
+
+    def leave(self, states: Tensor) -> Tensor:
+        taken = self._spans.taken
+        if taken is not None:
+            whole = states.new_zeros(self._shape.numel(), states.shape[-1])
+            states = whole.index_copy(0, taken, states)
+        return states.unflatten(0, self._shape)
+
+
+def tokens_of(layout: Layout, dtype: torch.dtype, head_width: int, config: ModelConfig, training: bool) -> Tokens:
+    """The form for attention in this precision with heads of this width D: end to end where the layout's device can.
+
+    Padding is left out of it, except where layers are compiled, since their shapes must not change with a batch.
+    """
+    attention, text = layout.attention, layout.text
+    dropout = config.attention_dropout if training else 0.0
+    if attention is None or text is None or not attention.limits.allow(dtype, head_width, dropout):
+        return Rows(layout)
+    return EndToEnd(layout, attention, Spans(layout.boundaries, layout.longest) if config.compile else text)
