@@ -11,7 +11,7 @@ BENCH_READY := $(BENCH)/.installed
 # The suite starts hundreds of processes: without files of compiled modules each would compile them all again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast torture fuzz bench study lint types
+.PHONY: demo test test-fast torture fuzz bench gpu study lint types
 
 demo: $(READY)
 	@echo "demo: text -> tokenizer -> shards -> ZeRO-2 training -> export, all under runs/demo"
@@ -41,6 +41,12 @@ bench: $(BENCH_READY)
 	$(BENCH)/bin/python -m benchmarks.peers.data --text $(CORPUS) --megabytes 150 --rounds 3 --out runs/bench/data.json
 	$(BENCH)/bin/python -m benchmarks.streaming.stream --out runs/bench/stream.json
 	$(BENCH)/bin/python -m benchmarks.training.peers --lengths full documents sorted --out runs/bench/training.json
+
+# On a machine with a GPU and nothing else: PYTHON is the one that has torch, WHEELS a folder of what requirements.txt lists.
+gpu:
+	@echo "gpu: the tests that need a device, loss curves in two precisions, tokens/s and MFU; ten minutes, into runs/gpu"
+	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target runs/gpu/site $(WHEELS)/*.whl)
+	PYTHONPATH=.:runs/gpu/site $(PYTHON) -m benchmarks.gpu.check --out runs/gpu $(GPU)
 
 study: $(READY)
 	@echo "study: every arm of recipes/ablation with every seed, in the background (docs/experiments.md)"

@@ -26,6 +26,7 @@ from benchmarks.training.step import SPECIAL, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.data.batch import Batch
 from electra_scale.model.architectures.modern_encoder import ModernEncoder, ModernLayer, rotation
+from electra_scale.model.attention import tokens_of
 from electra_scale.model.cost import training_flops
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize
@@ -85,11 +86,11 @@ def local_layer(module: PretrainModule, batch: Batch) -> float:
     """Processor seconds of forward and backward of the discriminator's first layer that has a window."""
     encoder = cast(ModernEncoder, module.electra.discriminator)
     layer = next(one for one in encoder.layers if isinstance(one, ModernLayer) and one.window is not None)
-    layout = Layout.of(batch.segment)
+    tokens = tokens_of(Layout.of(batch.segment), torch.float32, encoder.head_width, encoder.config, True)
     hidden: Tensor = torch.randn(*batch.ids.shape, layer.qkv.in_features, requires_grad=True)
-    turn = rotation(layout, encoder.head_width, layer.theta)
+    turn = rotation(tokens.positions, encoder.head_width, layer.theta)
     start = time.process_time()
-    layer(hidden, layout, turn).sum().backward()
+    layer(hidden, tokens, turn).sum().backward()
     return time.process_time() - start
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from electra_scale.model.layout import Layout, Spans, narrower
 from electra_scale.model.varlen import SegmentAttention
+from electra_scale.model.windows import attend_in_blocks, pays
 from electra_scale.recipe.model import ModelConfig
 
 
@@ -37,7 +38,10 @@ class Tokens(Protocol):
 
 
 class Rows:
-    """Tokens (B,S) in their rows, padding among them; a mask keeps attention inside segments."""
+    """Tokens (B,S) in their rows, padding among them; a mask keeps attention inside segments.
+
+    A window is computed block by block where that costs less.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -47,6 +51,10 @@ class Rows:
         return embedded
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
+        window = narrower(window, self._layout.longest)
+        if window is not None and pays(query.shape[1], window):
+            mask = self._layout.mask_of_blocks(query.dtype, window)
+            return attend_in_blocks(query, key, value, mask, window, dropout).flatten(2)
         context = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from electra_scale.model.varlen import SegmentAttention, segment_attention_of
+from electra_scale.model.windows import block_mask
 
 
 def positions_from_segments(segment: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class Layout:
     whole: bool
     attention: SegmentAttention | None = None
     text: Spans | None = None
-    _masks: dict[tuple[torch.dtype, int | None], Tensor] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[torch.dtype, str, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, segment: Tensor) -> Layout:
@@ -130,11 +132,18 @@ class Layout:
         window = narrower(window, self.longest)
         if self.whole and window is None:
             return None
-        found = self._masks.get((dtype, window))
+        return self._added((dtype, "rows", window), lambda: attention_mask(self.segment, window))
+
+    def mask_of_blocks(self, dtype: torch.dtype, window: int) -> Tensor:
+        """The same (B n,1,b,k) of :func:`block_mask`."""
+        return self._added((dtype, "blocks", window), lambda: block_mask(self.segment, window))
+
+    def _added(self, which: tuple[torch.dtype, str, int | None], make: Callable[[], Tensor]) -> Tensor:
+        found = self._masks.get(which)
         if found is None:
-            allowed = attention_mask(self.segment, window)
-            found = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-            self._masks[dtype, window] = found.masked_fill_(allowed.logical_not_(), -torch.inf)
+            allowed = make()
+            found = torch.zeros(allowed.shape, dtype=which[0], device=allowed.device)
+            self._masks[which] = found.masked_fill_(allowed.logical_not_(), -torch.inf)
         return found
 
     def _without_padding(self) -> Spans:

@@ -71,7 +71,7 @@ def device_memory(
     generator = 0.0
     if recipe.corruption.uses_generator:
         generator = tokens * architecture.encoder_bytes(model.generator, element, wanted=masked / tokens)
-    masks = float(tokens * _mask_bytes(model, recipe.data.sequence_length, element, device_type))
+    masks = tokens * _row_attention_bytes(model, recipe.data.sequence_length, element, device_type)
     discriminator = tokens * architecture.encoder_bytes(model.discriminator, element)
     discriminator += tokens * architecture.head_bytes("discriminator", element)
     discriminator *= detects
@@ -120,10 +120,10 @@ def device_memory(
     return Memory(weights, optimizer, gradients, activations, kept, moments)
 
 
-def _mask_bytes(model: ModelConfig, positions: int, element: int, device_type: str) -> int:
-    """Per token, of the masks that are made once a micro-batch; none where both networks attend to documents end to end
-    (:mod:`electra_scale.model.varlen`), on any GPU that bf16 is for."""
+def _row_attention_bytes(model: ModelConfig, positions: int, element: int, device_type: str) -> float:
+    """Per token; none where both networks attend to documents end to end (:mod:`electra_scale.model.varlen`), on any
+    GPU that bf16 is for."""
     widths = [size.hidden // size.heads for size in (model.generator, model.discriminator)]
     if device_type == "cuda" and all(FLASH.allow(_DTYPES[element], width, model.attention_dropout) for width in widths):
-        return 0
-    return architecture_of(model).masks(positions) * positions * element
+        return 0.0
+    return architecture_of(model).row_attention_bytes(positions, element)

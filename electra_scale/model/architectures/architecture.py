@@ -129,8 +129,9 @@ class Architecture(Protocol):
         one layer at a time, while that layer's gradient is formed."""
         ...
 
-    def masks(self, positions: int) -> int:
-        """How many masks of attention, ``positions`` numbers per token each, both networks together read."""
+    def row_attention_bytes(self, positions: int, element: int) -> float:
+        """Bytes per token that attention in rows of S = ``positions`` keeps besides, of both networks together: masks,
+        and copies of what blocks of a window share."""
         ...
 
     def head_bytes(self, network: Network, element: int) -> float:

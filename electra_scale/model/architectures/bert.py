@@ -244,8 +244,9 @@ class BertArchitecture:
         dropped = 2 * wanted * hidden if self.config.dropout > 0 else 0
         return kept * element + 4 * (size.heads + 4 - 4 * left_out) + dropped
 
-    def masks(self, positions: int) -> int:
-        return 1
+    def row_attention_bytes(self, positions: int, element: int) -> float:
+        """One mask of S x S."""
+        return float(positions * element)
 
     def head_bytes(self, network: Network, element: int) -> float:
         """``b (H + 3 E)`` of the generator's, ``3 b H`` of the discriminator's: input, dense, GELU, and features."""

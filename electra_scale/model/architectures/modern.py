@@ -12,6 +12,7 @@ from electra_scale.model.architectures.folding import split, unfold
 from electra_scale.model.architectures.modern_encoder import ModernEncoder, output_scale
 from electra_scale.model.embeddings import WordEmbeddings
 from electra_scale.model.heads import ModernDiscriminatorHead, ModernGeneratorHead
+from electra_scale.model.windows import block_of, keys_of, pays
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 _SMALL_TENSORS = 32
@@ -160,11 +161,18 @@ class ModernArchitecture:
         dropped = wanted * (hidden + size.ffn) if self.config.dropout > 0 else 0
         return kept * element + 4 * (size.heads + 4 - 2 * left_out) + dropped
 
-    def masks(self, positions: int) -> int:
-        """A second one for layers with a window, where a document of a whole row would reach beyond it."""
-        sizes = (self.config.generator, self.config.discriminator)
-        windowed = any(self._global_layers(size) < size.layers for size in sizes)
-        return 2 if windowed and positions - 1 > self.config.architecture.window // 2 else 1
+    def row_attention_bytes(self, positions: int, element: int) -> float:
+        """A mask of S x S, and a second one for layers with a window where a document of a whole row would reach beyond
+        it. By blocks that one has k columns, and each such layer has K and V k / b times, for k keys of b queries."""
+        window, sizes = self.config.architecture.window, (self.config.generator, self.config.discriminator)
+        local = [(size.layers - self._global_layers(size)) * size.hidden for size in sizes]
+        if not any(local) or positions - 1 <= window // 2:
+            return float(positions * element)
+        if not pays(positions, window):
+            return float(2 * positions * element)
+        keys, copies = keys_of(window), keys_of(window) / block_of(window)
+        shared = 0.0 if self.config.activation_checkpointing else sum(local) * (2 * copies - 1)
+        return float((positions + keys + shared) * element)
 
     def head_bytes(self, network: Network, element: int) -> float:
         """Input, dense, GELU, the LayerNorm's output, features where they differ from it, and two numbers of it."""

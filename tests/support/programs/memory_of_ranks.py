@@ -93,7 +93,7 @@ def _measure(
     settings = (recipe.optimizer, 1e-3, case.rows, case.accumulation, world.size, parameters)
     content = resolve_deepspeed_json(case.deepspeed_json(), *settings)
     batch = batch_of(recipe, case.rows)
-    counts, layout = counts_of(batch), Layout.of(batch.segment)
+    counts = counts_of(batch)
     engine = Engine(module, content, recipe.optimizer, world)
     held = Held()
     # The moments are there after the first step.
@@ -102,7 +102,8 @@ def _measure(
         held.micro_batch = 0
         for _ in range(case.accumulation):
             live.most = live.now
-            engine.forward_backward(batch, layout, CLOCK, counts, False)
+            # Each micro-batch has a layout of its own, which holds its masks.
+            engine.forward_backward(batch, Layout.of(batch.segment), CLOCK, counts, False)
             held.micro_batch = max(held.micro_batch, live.most)
         live.most = live.now
         engine.step(1e-3)
