@@ -1,0 +1,1 @@
+"""What every trainer of replaced token detection must keep, checked through a small adapter: ours, and any other."""
