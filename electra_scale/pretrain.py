@@ -16,6 +16,7 @@ from data_pipeline.places.system_errors import refused_by_system
 from electra_scale.train.lifecycle.stop import Stopped, StopRequests
 
 if TYPE_CHECKING:
+    from electra_scale.train.lifecycle.profiled_steps import ProfiledSteps
     from electra_scale.train.lifecycle.time_slice import TimeSlice
 
 _END_SECONDS = 15.0
@@ -47,6 +48,7 @@ def _main(arguments: list[str], stop: StopRequests) -> int:
         recipe, options = parse_recipe(pretrain_parser(), arguments)
         stop.use(Path(options.stop_file) if options.stop_file else None, recipe.checkpoint.stop_signal)
         time_slice = _time_slice(options.time_slice_minutes, stop)
+        profiled = _profiled_steps(options.profile, recipe.total_steps)
         # Imported late: --help and a bad recipe need neither torch nor DeepSpeed.
         from electra_scale.train.engine.world import join_world, leave_world
         from electra_scale.train.lifecycle.failures import Failures
@@ -70,7 +72,7 @@ def _main(arguments: list[str], stop: StopRequests) -> int:
     stop.join()
     failures = Failures(world)
     try:
-        train(recipe, options.resume == "auto", world, stop, time_slice, failures)
+        train(recipe, options.resume == "auto", world, stop, time_slice, failures, profiled)
     except (Exception, SystemExit) as error:
         code = failures.settle(error).code
         if world.size > 1:
@@ -106,6 +108,14 @@ def _time_slice(minutes: float | None, stop: StopRequests) -> TimeSlice | None:
     if not minutes > 0:
         raise UserError(f"--time_slice_minutes is {minutes}; it must be above 0, or not given")
     return TimeSlice(60 * minutes, asks=stop.file is not None)
+
+
+def _profiled_steps(option: str | None, total: int) -> ProfiledSteps | None:
+    if option is None:
+        return None
+    from electra_scale.train.lifecycle.profiled_steps import ProfiledSteps
+
+    return ProfiledSteps.of(option, total)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,13 @@ class Batch:
         extra = {name: column.to(device, non_blocking=True) for name, column in self.extra.items()}
         return Batch(ids, segment, masked, shown, uniform, extra)
 
+    def pinned(self) -> Batch:
+        """The same batch in memory that a CUDA device copies from without the host."""
+        ids, segment, masked, shown, uniform = (
+            column.pin_memory() for column in (self.ids, self.segment, self.masked, self.shown_as_mask, self.uniform)
+        )
+        return Batch(ids, segment, masked, shown, uniform, {n: column.pin_memory() for n, column in self.extra.items()})
+
     def split(self, rows: int) -> list[Batch]:
         """The same rows in batches of ``rows`` (a divisor of B)."""
         width = self.ids.shape[1]

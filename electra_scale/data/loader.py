@@ -148,9 +148,18 @@ class Loader:
         )
 
     def feed(
-        self, first_step: int, last_step: int, first: int, count: int, micro: int, mask_share: float
+        self,
+        first_step: int,
+        last_step: int,
+        first: int,
+        count: int,
+        micro: int,
+        mask_share: float,
+        pinned: bool = False,
     ) -> Prefetcher[list[Batch]]:
         """Rows ``first`` to ``first + count`` of each step in turn, in micro-batches of ``micro``.
+
+        ``pinned``: in memory that a CUDA device copies from, which the threads fill too.
 
         The config's ``prefetch_threads`` read ahead, and fetch ``prefetch_shards`` before they are needed; the batches
         are the same for any.
@@ -161,6 +170,8 @@ class Loader:
 
         def assemble(steps: range) -> list[list[Batch]]:
             parts = self.rows(self._positions(steps, first, count), mask_share).split(micro)
+            if pinned:
+                parts = [part.pinned() for part in parts]
             each = count // micro
             return [parts[start : start + each] for start in range(0, len(parts), each)]
 

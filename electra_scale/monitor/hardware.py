@@ -10,7 +10,17 @@ from pathlib import Path
 
 import torch
 
-_DENSE_16_BIT_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "V100": 125.0}
+_DENSE_16_BIT_TFLOPS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "V100": 125.0,
+}
 """Dense peaks at 16 bit, from data sheets, by a part of the device's name; the first match is used."""
 
 
@@ -36,13 +46,16 @@ DEVICES = {
 without sparsity, fp32 without TF32. docs/plan.md lists their sources."""
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Peak FLOP/s: from the data sheet for a known GPU in 16 bit, otherwise measured by a few matrix products."""
+def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """Peak FLOP/s of a device, and where the figure is from.
+
+    That of its data sheet for a known GPU, whole, in 16 bit; otherwise measured by a few matrix products.
+    """
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
-        for known, tflops in _DENSE_16_BIT_TFLOPS.items():
-            if known in name:
-                return tflops * 1e12
+        known = next((known for known in _DENSE_16_BIT_TFLOPS if known in name), None)
+        if known is not None and "MIG" not in name:
+            return _DENSE_16_BIT_TFLOPS[known] * 1e12, f"the data sheet of {known}, dense, in 16 bit"
     size = 1024 if device.type == "cpu" else 4096
     left = torch.ones(size, size, device=device, dtype=dtype)
     best = float("inf")
@@ -50,7 +63,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         started = time.perf_counter()
         float((left @ left)[0, 0])
         best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best
+    of_what = f"{size:,} x {size:,} in {str(dtype).removeprefix('torch.')}"
+    return 2.0 * size**3 / best, f"measured at the start, the quickest of four products of {of_what}"
 
 
 def device_name(device: torch.device) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from data_pipeline.progress import shows_bars
+from electra_scale.monitor.stopwatch import PARTS
 from electra_scale.monitor.writer import RunWriter
 
 
@@ -77,6 +78,8 @@ _SHOWN = (
     ("disc_loss_variance/masked", "variance", ".3f"),
     ("sampling/identical_rate", "identical", ".3f"),
     ("optim/grad_norm", "grad", ".2f"),
+    ("speed/mfu", "mfu", ".3f"),
+    *((f"speed/{name}", name.replace("_", " "), ".0%") for name in PARTS),
 )
 
 

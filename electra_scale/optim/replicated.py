@@ -40,24 +40,22 @@ class ReplicatedOptimizer:
         self.weights = [parameter.detach().float().clone() for parameter in self.parameters]
         self.sum_over_ranks = sum_over_ranks
         self._flat = torch.zeros(0)
-        self._norm = 0.0
         self.optimizer = optimizer.replicated(part, self.weights)
 
-    def gather(self, gradient_scale: float) -> float:
-        """Sum the gradients that have come together over ranks, times ``gradient_scale``; their norm, on all ranks."""
+    def gather(self, gradient_scale: float) -> Tensor:
+        """Sum the gradients that have come together over ranks, times ``gradient_scale``; gives their norm ()."""
         parts = [
             torch.zeros_like(weight) if parameter.grad is None else parameter.grad.float()
             for parameter, weight in zip(self.parameters, self.weights, strict=True)
         ]
         self._flat = self.sum_over_ranks(torch.cat([part.flatten() for part in parts])).mul_(gradient_scale)
-        self._norm = float(self._flat.norm())
-        return self._norm
+        return self._flat.norm()
 
-    def step(self, rate: float) -> None:
-        """Update with what :meth:`gather` has summed, clipped."""
+    def step(self, rate: float, norm: float) -> None:
+        """Update with what :meth:`gather` has summed and given the norm of, clipped."""
         flat = self._flat
-        if 0 < self.part.clip < self._norm:
-            flat.mul_(self.part.clip / self._norm)
+        if 0 < self.part.clip < norm:
+            flat.mul_(self.part.clip / norm)
         for weight, gradient in zip(self.weights, flat.split([weight.numel() for weight in self.weights]), strict=True):
             weight.grad = gradient.view_as(weight)
         for group in self.optimizer.param_groups:

@@ -92,6 +92,13 @@ def pretrain_parser() -> RecipeParser:
         help="time that the job is given; a run that could never save in it is refused: with --stop_file start-up, a "
         "step and a save must fit, without it start-up, checkpoint.every steps and a save",
     )
+    parser.add_argument(
+        "--profile",
+        metavar="FROM:TO",
+        type=str,
+        help="record these steps, such as 10:12, with torch.profiler: a trace for Perfetto and TensorBoard in the run "
+        "folder's profile/, of rank 0",
+    )
     parser.add_argument("--local_rank", type=int, default=0, help="given by the deepspeed launcher; not read")
     return parser
 

@@ -167,8 +167,10 @@ def time_section(runs: Sequence[Run], spent: Sequence[TimeSpent | None]) -> str:
     head = ["part", *([run_heads(runs)[number] for number, _ in known] if several else ["time"])]
     return (
         '<figure id="speed-time"><figcaption><h3>Where time went</h3><p>From the times in the log and the speed in the '
-        "rows. The third part is all that is neither a step nor between two starts: start-up, evaluation, probes, "
-        f"saving, and steps that a restart did again.</p><p>{keys}</p></figcaption>\n{chart.svg()}</figure>\n"
+        "rows. Between ranks is all that waits for other ranks. The rest of the steps is logging and the host's own "
+        "work, and whole steps of runs of earlier releases, whose rows do not split them. The last part but one is all "
+        "that is neither a step nor between two starts: start-up, evaluation, probes, saving, and steps that a restart "
+        f"did again.</p><p>{keys}</p></figcaption>\n{chart.svg()}</figure>\n"
         + folded("Times as a table", table(head, rows))
     )
 

@@ -253,7 +253,8 @@ SECTIONS = (
                 "Share of the peak",
                 "share of peak FLOP/s",
                 (Series("speed/mfu", "MFU"),),
-                "The arithmetic of the model by what the devices could do at most.",
+                "The arithmetic that the text needs, attention inside documents only, by what the devices could do at "
+                "most.",
             ),
             Panel(
                 "wait",

@@ -31,10 +31,11 @@ class Flattener:
         values = {one.name: one.value for one in statistics}
         return torch.cat([values[name].reshape(-1).double() for name in self.names])
 
-    def maximum_mask(self, device: torch.device) -> Tensor:
-        """(N,) bool: entries that combine by maximum."""
-        flags = [flag for flag, size in zip(self.maxima, self.sizes, strict=True) for _ in range(size)]
-        return torch.tensor(flags, device=device)
+    def maximum_mask(self) -> Tensor | None:
+        """(N,) bool, on the host: entries that combine by maximum; None where there are none."""
+        if not any(self.maxima):
+            return None
+        return torch.tensor([flag for flag, size in zip(self.maxima, self.sizes, strict=True) for _ in range(size)])
 
     def unpack(self, vector: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """The values again by name, arrays of their sizes."""
@@ -42,10 +43,12 @@ class Flattener:
         return dict(zip(self.names, parts, strict=True))
 
 
-def combine(into: Tensor | None, vector: Tensor, maximum: Tensor) -> Tensor:
+def combine(into: Tensor | None, vector: Tensor, maximum: Tensor | None) -> Tensor:
     """Add a packed vector to another; entries under ``maximum`` take the larger value."""
     if into is None:
         return vector
+    if maximum is None:
+        return into + vector
     return torch.where(maximum, torch.maximum(into, vector), into + vector)
 
 

@@ -18,7 +18,8 @@ class StepDone:
         plan, engine, meter: of the step's phase.
         metrics: of the step's row, empty if the step is not logged; duties add to it.
         skipped: what was not finite (the loss or the gradient), so that nothing was updated; else empty.
-        rank_seconds: how long each rank worked on it before it needed another one; empty if the step is not logged.
+        rank_seconds: how long each rank worked on a step before it needed another one, on average since the last row;
+            empty if the step is not logged.
         completes_row: the step was made before the run was stopped in its evaluation; now its row is completed.
         measured: held-out text has been measured, if it was due; a stop before that leaves the row pending.
     """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from data_pipeline.errors import OneRankError
 from electra_scale.corruption.ahead import Ahead
 from electra_scale.data.batch import Batch
 from electra_scale.data.prefetch import Prefetcher
-from electra_scale.monitor.meter import Meter
+from electra_scale.monitor.stopwatch import Stopwatch
 
 
 class MicroBatches:
@@ -17,15 +16,15 @@ class MicroBatches:
 
     Args:
         feed: delivers the micro-batches of each step.
-        meter: gets the time that this rank waited for them.
+        stopwatch: splits this rank's time, of which waiting for them is a part.
         give_way: where it returns True, waiting for a batch ends. What is drawn ahead is waited for in any case.
     """
 
     def __init__(
-        self, feed: Prefetcher[list[Batch]], meter: Meter, give_way: Callable[[], bool] = lambda: False
+        self, feed: Prefetcher[list[Batch]], stopwatch: Stopwatch, give_way: Callable[[], bool] = lambda: False
     ) -> None:
         self._feed = feed
-        self._meter = meter
+        self._stopwatch = stopwatch
         self._give_way = give_way
         self._next: tuple[int, list[Batch]] | None = None
         self._ahead: list[Ahead] = []
@@ -66,10 +65,8 @@ class MicroBatches:
         if self._next is not None and self._next[0] == step:
             (_, batches), self._next = self._next, None
             return batches, None
-        started = time.monotonic()
         try:
-            return self._feed.take(step, give_way), None
+            with self._stopwatch.part("data_wait"):
+                return self._feed.take(step, give_way), None
         except OneRankError as error:
             return [], error
-        finally:
-            self._meter.waited += time.monotonic() - started

@@ -43,7 +43,8 @@ _WATCHED = "loss/discriminator"
 class StepResult:
     """``metrics`` where the step is logged, else empty; ``skipped`` is what was not finite, or empty.
 
-    ``rank_seconds`` of a logged step: how long each rank worked on it before it needed another.
+    ``rank_seconds`` of a logged step: how long each rank worked on a step, on average over those since the last row,
+    before it needed another.
     """
 
     metrics: dict[str, float]
@@ -94,14 +95,14 @@ class GlobalSteps:
         # The first one of a start may compile for minutes.
         self.where.at("computing the gradient", step + 1, long=self._first)
         self._first = False
-        kept, values = self._gradient(step, self._clock(step, plan), batches, ahead, engine, counts, logged)
+        kept, values, norms = self._gradient(step, self._clock(step, plan), batches, ahead, engine, counts, logged)
         finite = all(math.isfinite(values[one.name].sum()) for one in kept if one.weight is not None)
         if plan.name == "joint" and self.looks_ahead(step + 1, plan):
             self._draw_ahead(step + 1, steps, module, plan)
         self.where.at("updating the weights", step + 1)
         rate = learning_rate(plan, step, self.recipe)
-        norm, updated = engine.step(rate, refuse=not finite)
-        meter.steps += 1
+        updated = engine.step(rate, refuse=not finite, norms=norms)
+        meter.count(batches)
         skipped = ""
         if updated:
             self.skipped_in_row = 0
@@ -115,12 +116,13 @@ class GlobalSteps:
             self._count_skipped(step, skipped)
         if not logged:
             return StepResult({}, skipped)
-        metrics = self._metrics(plan, module, kept, values)
-        metrics |= {"optim/lr": rate, "optim/grad_norm": norm}
-        metrics["optim/head_grad_norm"] = engine.replicated_norms.get("sampler", 0.0)
-        metrics["optim/skipped_steps"] = float(self.skipped)
-        data, rank_seconds = self._data_metrics(float(counts["tokens"]), engine, meter)
-        return StepResult(metrics | data | meter.read(), skipped, rank_seconds)
+        with self.world.stopwatch.part("logging"):
+            metrics = self._metrics(plan, module, kept, values)
+            metrics |= {"optim/lr": rate, "optim/grad_norm": engine.gradient_norm()}
+            metrics["optim/head_grad_norm"] = engine.replicated_norms.get("sampler", 0.0)
+            metrics["optim/skipped_steps"] = float(self.skipped)
+            data, rank_seconds = self._data_metrics(self._exact["tokens"], meter)
+        return StepResult(metrics | data, skipped, rank_seconds)
 
     def looks_ahead(self, step: int, plan: PhasePlan) -> bool:
         """Whether a step's replacements are drawn before the update of the one before.
@@ -134,8 +136,7 @@ class GlobalSteps:
     def poll(self) -> None:
         """Raise Stopped if any rank has been asked to stop; every rank must call it."""
         self.where.again()
-        votes = torch.tensor(self.stop.votes(), dtype=torch.float64, device=self.world.device)
-        self.stop.raise_if_asked(self.world.sum(votes).tolist(), self.world.size)
+        self.stop.raise_if_asked(self.world.sum_of(self.stop.votes()), self.world.size)
 
     def _clock(self, step: int, plan: PhasePlan) -> Clock:
         epoch = step * self.recipe.batch.global_batch // self.loader.samples
@@ -150,29 +151,35 @@ class GlobalSteps:
         engine: Engine,
         counts: GlobalCounts,
         logged: bool,
-    ) -> tuple[list[Statistic], dict[str, Any]]:
-        """All micro-batches forward and backward; their statistics, and the values over all ranks, counts included."""
+    ) -> tuple[list[Statistic], dict[str, Any], list[float]]:
+        """All micro-batches forward and backward; their statistics, the values over all ranks, counts included, and the
+        norms of replicated gradients. What the host needs of the device for all this it reads once."""
         total: Tensor | None = None
+        maximum: Tensor | None = None
         flattener: Flattener | None = None
         lists: list[Lists] = []
-        engine.forward_seconds = 0.0
         for number, batch in enumerate(batches):
             self._seed_dropout(step, number)
             layout = Layout.of(batch.segment).to(self.world.device)
             statistics = engine.forward_backward(
                 batch.to(self.world.device), layout, clock, counts, logged, ahead[number]
             )
-            flattener = flattener or Flattener(statistics)
-            vector = flattener.pack(statistics)
-            total = combine(total, vector, flattener.maximum_mask(vector.device))
+            if flattener is None:
+                flattener = Flattener(statistics)
+                of_host = flattener.maximum_mask()
+                maximum = None if of_host is None else self.world.place(of_host)
+            total = combine(total, flattener.pack(statistics), maximum)
             lists.append(lists_of(statistics))
         assert flattener is not None
         assert total is not None
-        values: dict[str, Any] = dict(flattener.unpack(self._reduce(total, flattener).cpu().numpy()))
+        norms = engine.gather_replicated()
+        read = torch.cat([self._reduce(total, maximum), norms]).cpu().numpy()
+        values: dict[str, Any] = dict(flattener.unpack(read[: len(total)]))
         # The same names on every rank, and none in a step that is not logged.
         if lists[0]:
             values |= whole(joined(self.world.gather(joined(lists))))
-        return flattener.kept, {name: np.array([value]) for name, value in self._exact.items()} | values
+        counted = {name: np.array([value]) for name, value in self._exact.items()}
+        return flattener.kept, counted | values, read[len(total) :].tolist()
 
     def _count_skipped(self, step: int, what: str) -> None:
         self.skipped += 1
@@ -195,7 +202,8 @@ class GlobalSteps:
             return drawn
 
         self.where.at("waiting for its next data", step, patient=True)
-        steps.draw_ahead(step, draw)
+        with self.world.stopwatch.part("forward"):
+            steps.draw_ahead(step, draw)
 
     def _metrics(
         self, plan: PhasePlan, module: PretrainModule, kept: list[Statistic], values: Mapping[str, Any]
@@ -207,22 +215,24 @@ class GlobalSteps:
         metrics["disc_loss_variance/step_window"] = statistics.pvariance(recent) if len(recent) > 1 else 0.0
         return metrics
 
-    def _data_metrics(self, tokens: float, engine: Engine, meter: Meter) -> tuple[dict[str, float], tuple[float, ...]]:
+    def _data_metrics(self, tokens: float, meter: Meter) -> tuple[dict[str, float], tuple[float, ...]]:
         """How full the step's rows were, what all ranks have fetched since the run was started, and their speeds.
 
-        A rank's seconds are its forward passes, in which no rank waits for another, and its waiting for data.
+        A rank's seconds are those of its forward passes, in which no rank waits for another, and of its waiting for
+        data; of a step, on average over those since the row before.
         """
-        own = torch.zeros(self.world.size, dtype=torch.float64)
-        own[self.world.rank] = engine.forward_seconds + meter.waited / max(meter.steps, 1)
-        local = torch.cat([torch.tensor(self.loader.fetched(), dtype=torch.float64), own]).to(self.world.device)
-        size, errors, *seconds = self.world.sum(local).tolist()
+        own = meter.own()
+        seconds = [0.0] * self.world.size
+        seconds[self.world.rank] = (own["forward"] + own["data_wait"]) / meter.steps
+        size, errors, *summed = self.world.sum_of([*self.loader.fetched(), *own.values(), *seconds])
         positions = self.recipe.batch.global_batch * self.recipe.data.sequence_length
         metrics = {
             "data/packing_efficiency": tokens / positions,
             "data/fetched_mb": size / 1e6,
             "data/fetch_errors": errors,
         }
-        return metrics, tuple(seconds)
+        speeds = meter.read(dict(zip(own, summed, strict=False)))
+        return metrics | speeds, tuple(summed[len(own) :])
 
     def _global_counts(
         self, module: PretrainModule, batches: list[Batch], failure: OneRankError | None
@@ -231,19 +241,18 @@ class GlobalSteps:
         names = module.count_names
         own = [sum(module.count(name, batch) for batch in batches) for name in names]
         local = [failure is not None, *self.stop.votes(), *own]
-        summed = self.world.sum(torch.tensor(local, dtype=torch.float64, device=self.world.device))
-        failures, *rest = summed.tolist()
+        failures, *rest = self.world.sum_of(local)
         votes, counted = rest[: -len(names)], rest[-len(names) :]
         self.stop.raise_if_asked(votes, self.world.size)
         if failures > 0:
             raise failure or OtherRankError("another rank could not read its data; its own line and log.txt say why")
         self._exact = dict(zip(names, counted, strict=True))
-        return dict(zip(names, summed[-len(names) :].float().clamp(min=1).unbind(), strict=True))
+        on_device = self.world.place(torch.tensor(counted, dtype=torch.float64).float().clamp(min=1))
+        return dict(zip(names, on_device.unbind(), strict=True))
 
-    def _reduce(self, total: Tensor, flattener: Flattener) -> Tensor:
-        maximum = flattener.maximum_mask(total.device)
+    def _reduce(self, total: Tensor, maximum: Tensor | None) -> Tensor:
         summed = self.world.sum(total.clone())
-        if not maximum.any():
+        if maximum is None:
             return summed
         return torch.where(maximum, self.world.maximum(total), summed)
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from data_pipeline.errors import OneRankError, UserError
 from data_pipeline.places.folder import FolderPlace
 from data_pipeline.places.retries import retries
@@ -17,7 +19,7 @@ from electra_scale.data.loader import Loader, open_loader
 from electra_scale.data.prefetch import Prefetcher
 from electra_scale.data.retry_budget import RetryBudget
 from electra_scale.data.store import special_tokens
-from electra_scale.model.cost import training_flops
+from electra_scale.monitor.batch_flops import BatchFlops
 from electra_scale.monitor.hardware import device_name, peak_flops
 from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.trackers import check_tracker
@@ -33,6 +35,7 @@ from electra_scale.train.checkpoint.run_folder import MEASURES, RunFolder
 from electra_scale.train.checkpoint.state import tag_of
 from electra_scale.train.checkpointer import Checkpointer
 from electra_scale.train.drawn_ahead import load_draws
+from electra_scale.train.duties.profiling import Profiling
 from electra_scale.train.duties.rows import Rows
 from electra_scale.train.duties.saving import Saving
 from electra_scale.train.duties.slice_check import SliceCheck
@@ -45,6 +48,7 @@ from electra_scale.train.global_step import GlobalSteps
 from electra_scale.train.heldout.heldout import Heldout
 from electra_scale.train.lifecycle.agreement import open_inputs
 from electra_scale.train.lifecycle.failures import Failures
+from electra_scale.train.lifecycle.profiled_steps import ProfiledSteps
 from electra_scale.train.lifecycle.reporter import Reporter, cache_lines, headline
 from electra_scale.train.lifecycle.status import read_status, write_status
 from electra_scale.train.lifecycle.stop import Stopped, StopRequests
@@ -63,17 +67,18 @@ def train(
     stop: StopRequests | None = None,
     time_slice: TimeSlice | None = None,
     failures: Failures | None = None,
+    profiled: ProfiledSteps | None = None,
 ) -> None:
     """Run the recipe; every rank calls it. Raises UserError for whatever the user can put right.
 
     A run that ``stop`` asks to stop saves and returns. An error, of this rank or of another one that ``failures`` knows
-    of, is written into the run folder's status too.
+    of, is written into the run folder's status too. ``profiled`` are the steps that are recorded.
     """
     folder = Path(recipe.run_dir)
     run: Run | None = None
     held = contextlib.ExitStack()
     try:
-        run = Run(recipe, resume, world, stop or StopRequests(), time_slice, held, failures)
+        run = Run(recipe, resume, world, stop or StopRequests(), time_slice, held, failures, profiled)
         run.run()
     except Exception as error:
         if world.main and run is not None:
@@ -107,12 +112,14 @@ class Run:
         time_slice: TimeSlice | None,
         held: contextlib.ExitStack,
         failures: Failures | None = None,
+        profiled: ProfiledSteps | None = None,
     ) -> None:
         self.recipe = recipe
         self.world = world
         self.stop = stop
         self.time_slice = time_slice
         self.failures = failures
+        self.profiled = profiled
         self.started = False
         slices = time_slice is not None
         self.deepspeed_json, self.store = open_inputs(recipe, world, resume=resume, time_slice=slices)
@@ -249,6 +256,9 @@ class Run:
             Rows(self.recipe, self.reporter, self.folder.metrics, heldout=self.heldout is not None),
             self.saving,
         ]
+        if self.profiled is not None:
+            folder, watch = self.folder.path / "profile", self.world.stopwatch
+            found.insert(0, Profiling(self.profiled, self.start.step, folder, self.world.device, watch, self.reporter))
         if self.time_slice is not None:
             found.append(SliceCheck(self.time_slice, self.recipe.checkpoint.every, self.start, self.world))
         return found
@@ -301,20 +311,19 @@ class Run:
     def _run_phase(self, plan: PhasePlan, engine: Engine) -> None:
         state = self.saving.state
         length = self.recipe.data.sequence_length
-        flops = training_flops(
+        work = BatchFlops(
             self.config,
             length,
-            plan.mask_share,
             plan.name == "joint",
             self.recipe.corruption.uses_generator,
             self.recipe.optimizer.generator_rate > 0,
         )
-        meter = Meter(self.recipe.batch.global_batch * length, flops, self.peak * self.world.size)
+        meter = Meter(self.recipe.batch.global_batch * length, work, self.peak, self.world.stopwatch)
         for duty in self.duties:
             duty.begin_phase()
         first = max(state.step, plan.first)
         with contextlib.closing(self._feed(first, plan)) as feed:
-            batches = MicroBatches(feed, meter, self.stop.asked)
+            batches = MicroBatches(feed, self.world.stopwatch, self.stop.asked)
             try:
                 if state.pending is not None:
                     self._after(StepDone(state.step, plan, engine, meter, dict(state.pending), completes_row=True))
@@ -340,8 +349,9 @@ class Run:
 
     def _after(self, step: StepDone) -> None:
         self.last = step
-        for duty in self.duties:
-            duty.after_step(step)
+        with self.world.stopwatch.part("logging"):
+            for duty in self.duties:
+                duty.after_step(step)
 
     def _report_finished(self) -> None:
         """The newest checkpoint has all the steps that are asked for, or more."""
@@ -370,7 +380,8 @@ class Run:
     def _feed(self, first: int, plan: PhasePlan) -> Prefetcher[list[Batch]]:
         """This rank's micro-batches of each step of a phase from ``first`` on."""
         share = self.micro * self.accumulation
-        return self.loader.feed(first, plan.last, self.world.rank * share, share, self.micro, plan.mask_share)
+        pinned = self.world.device.type == "cuda"
+        return self.loader.feed(first, plan.last, self.world.rank * share, share, self.micro, plan.mask_share, pinned)
 
     def _loader(self, split: str) -> Loader:
         return open_loader(self.recipe, self.store, split, self.special, self.budget)
@@ -404,9 +415,13 @@ class Run:
         )
 
     def _peak(self) -> float:
+        """FLOP/s of all ranks' devices together, which speed/mfu is a share of."""
         if self.recipe.logging.peak_tflops is not None:
-            return self.recipe.logging.peak_tflops * 1e12
-        return peak_flops(self.world.device, precision_of(self.deepspeed_json))
+            own, source = self.recipe.logging.peak_tflops * 1e12, "logging.peak_tflops"
+        else:
+            own, source = peak_flops(self.world.device, precision_of(self.deepspeed_json))
+        self.lines.append(f"speed/mfu is a share of {own / 1e12:.4g} TFLOP/s a device ({source})")
+        return float(self.world.sum(torch.tensor(own, dtype=torch.float64, device=self.world.device)))
 
 
 def _collect_garbage_from_now_on() -> None:

@@ -213,8 +213,9 @@ def test_torchrun_starts_it_too(straight: tuple[Path, Path], tmp_path: Path) -> 
     assert rows(tmp_path / "run") == rows(reference)
 
 
-def test_bf16_trains_and_resumes(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    path = recipe_file(deepspeed=str(ROOT / "ds_configs/zero2_bf16.json"), **{"schedule.steps": 4})
+@pytest.mark.parametrize("file", ["zero2_bf16.json", "zero1_bf16.json"])
+def test_bf16_trains_and_resumes(file: str, recipe_file: RecipeFile, tmp_path: Path) -> None:
+    path = recipe_file(deepspeed=str(ROOT / "ds_configs" / file), **{"schedule.steps": 4, "batch.most_per_device": 2})
     result = run(ranks(2, "--config", path, "--run_dir", tmp_path / "run"), tmp_path)
     found = rows(tmp_path / "run")
     assert [row["step"] for row in found] == list(range(1, 11)), result.stderr

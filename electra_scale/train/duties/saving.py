@@ -58,8 +58,8 @@ class Saving(Duty):
         if step.completes_row:
             self._rewrite_state(step.plan)
         elif step.done % self.recipe.checkpoint.every == 0 or step.done == step.plan.last:
-            self._save(step.done, step.plan, step.engine, None)
-            step.meter.restart()
+            with step.meter.leave_out():
+                self._save(step.done, step.plan, step.engine, None)
 
     def stop(self, step: StepDone | None, plan: PhasePlan, engine: Engine, feed: MicroBatches) -> None:
         """Save where the run is, with all that the next step needs; ``step`` is the last one of this start, if any."""

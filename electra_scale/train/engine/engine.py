@@ -7,8 +7,7 @@ import io
 import logging
 import math
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from electra_scale.train.engine.lean_deepspeed import (
     UNIVERSAL_CHECKPOINT_VERSION_VALUE,
     compiler,
     deepspeed,
-    get_accelerator,
 )
 from electra_scale.train.engine.regrouped import load_regrouped
 from electra_scale.train.engine.weights import load_weights
@@ -75,10 +73,13 @@ class Engine:
         parts = parts_of(module, optimizer)
         method = build_optimizer(optimizer)
         self.peak_rate = float(deepspeed_json["optimizer"]["params"]["lr"])
-        self.forward_seconds = 0.0
         self._refused = False
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
-        with refusing(f"DeepSpeed refuses {source or 'its JSON'}", "change what it names"):
+        with (
+            refusing(f"DeepSpeed refuses {source or 'its JSON'}", "change what it names"),
+            # Its optimizer for stage 1 in bf16 prints the memory of the process.
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=module,
                 model_parameters=method.groups([part for part in parts if not part.replicated]),
@@ -97,17 +98,12 @@ class Engine:
     def forward_backward(
         self, batch: Batch, layout: Layout, clock: Clock, counts: GlobalCounts, detailed: bool, ahead: Any = None
     ) -> list[Statistic]:
-        """One micro-batch: add its gradients, give its statistics.
-
-        If ``detailed``, the forward pass, which waits for no other rank, is added to ``forward_seconds``.
-        """
-        began = time.monotonic()
-        loss, statistics = self._engine(batch, layout, clock, counts, self.loss_scale, detailed, ahead)
-        if detailed:
-            get_accelerator().synchronize()
-            self.forward_seconds += time.monotonic() - began
-        self._engine.backward(loss)
-        self._engine_step_if_inside()
+        """One micro-batch: add its gradients, give its statistics, those for all metrics if ``detailed``."""
+        with self.world.stopwatch.part("forward"):
+            loss, statistics = self._engine(batch, layout, clock, counts, self.loss_scale, detailed, ahead)
+        with self.world.stopwatch.part("backward"):
+            self._engine.backward(loss)
+            self._engine_step_if_inside()
         return statistics
 
     def _engine_step_if_inside(self) -> None:
@@ -136,29 +132,41 @@ class Engine:
         for gradient in getattr(self._engine.optimizer, "fp32_groups_gradient_flat_partition", ()):
             gradient.fill_(math.nan)
 
-    def step(self, learning_rate: float, refuse: bool = False) -> tuple[float, bool]:
+    def gather_replicated(self) -> Tensor:
+        """Sum the gradients of replicated parts over ranks; gives their norms (N,), which :meth:`step` takes."""
+        # The loss was scaled for an engine that averages over ranks.
+        norms = [one.gather(1 / self.world.size).double() for one in self._replicated]
+        return torch.stack(norms) if norms else torch.zeros(0, dtype=torch.float64, device=self.world.device)
+
+    def step(self, learning_rate: float, refuse: bool = False, norms: Sequence[float] | None = None) -> bool:
         """Update the weights after the last micro-batch, unless ``refuse`` or a gradient is not finite.
 
-        Returns the norm of the global gradient, without that of replicated parts, before clipping, and whether there
-        was an update; all ranks get the same, and without one weights and optimizer state are what they were.
+        ``norms``: of :meth:`gather_replicated`, for whoever reads other numbers of the step at the same time; without
+        them it is called here. Returns whether there was an update; all ranks get the same, and without one weights and
+        optimizer state are what they were.
         """
+        with self.world.stopwatch.part("optimizer"):
+            return self._step(learning_rate, refuse, self.gather_replicated().tolist() if norms is None else norms)
+
+    def _step(self, learning_rate: float, refuse: bool, norms: Sequence[float]) -> bool:
         self._refused = False
-        for one in self._replicated:
-            # The loss was scaled for an engine that averages over ranks.
-            self.replicated_norms[one.part.name] = one.gather(1 / self.world.size)
-            refuse = refuse or not math.isfinite(self.replicated_norms[one.part.name])
-        if refuse:
+        self.replicated_norms = {one.part.name: norm for one, norm in zip(self._replicated, norms, strict=True)}
+        if refuse or not all(map(math.isfinite, norms)):
             self._refuse()
         for group in self._optimizer.param_groups:
             group["lr"] = (self.peak_rate if group.get("constant") else learning_rate) * group.get("rate", 1.0)
         self._engine.step()
         updated = bool(self._engine.was_step_applied())
-        for one in self._replicated:
+        for one, norm in zip(self._replicated, norms, strict=True):
             if updated:
-                one.step(one.part.at(learning_rate, self.peak_rate))
+                one.step(one.part.at(learning_rate, self.peak_rate), norm)
             else:
                 one.skip()
-        return float(self._engine.get_global_grad_norm()), updated
+        return updated
+
+    def gradient_norm(self) -> float:
+        """Norm of the last step's global gradient, without that of replicated parts, before clipping."""
+        return float(self._engine.get_global_grad_norm())
 
     def save(self, folder: Path, tag: str) -> Sums:
         """Write this rank's part of a checkpoint and give its checksums; every rank must call it.

@@ -7,8 +7,8 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from electra_scale.cluster.slurm import adopt_ranks
+from electra_scale.monitor.stopwatch import Stopwatch
 from electra_scale.train.engine.freed_memory import keep_freed_memory
 from electra_scale.train.engine.lean_deepspeed import deepspeed, default_pg_timeout, get_accelerator, mpi_discovery
 from electra_scale.train.engine.rendezvous import Rendezvous, launched_rank
+from electra_scale.train.engine.timed_collectives import time_collectives
 
 T = TypeVar("T")
 
@@ -30,13 +32,19 @@ class LostMain(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others."""
+    """This process among the others.
+
+    ``stopwatch`` splits its time; waiting for others is a part of its own. ``host_group`` exchanges what hosts know
+    without the devices; None where these are the same.
+    """
 
     rank: int
     size: int
     device: torch.device
     local_size: int = 1
     rendezvous: Rendezvous | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch, compare=False)
+    host_group: dist.ProcessGroup | None = None
 
     @property
     def nodes(self) -> int:
@@ -49,12 +57,14 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        dist.barrier()
+        with self.stopwatch.part("exchange"):
+            dist.barrier()
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value (anything that can be pickled), in the order of the ranks."""
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        with self.stopwatch.part("exchange"):
+            dist.all_gather_object(found, value)
         return found
 
     def from_main(self, find: Callable[[], T]) -> T:
@@ -73,7 +83,8 @@ class World:
                 found = [error]
             except Exception as error:
                 found, failure = [LostMain(f"the main rank has failed with {type(error).__name__}")], error
-        dist.broadcast_object_list(found, device=self.device)
+        with self.stopwatch.part("exchange"):
+            dist.broadcast_object_list(found, device=self.device)
         if failure is not None:
             raise failure
         if isinstance(found[0], UserError | LostMain):
@@ -83,12 +94,27 @@ class World:
 
     def sum(self, value: Tensor) -> Tensor:
         """In-place sum over ranks."""
-        dist.all_reduce(value)
+        with self.stopwatch.part("exchange"):
+            dist.all_reduce(value)
         return value
+
+    def sum_of(self, values: Sequence[float]) -> list[float]:
+        """Sums over ranks of numbers that the host has; no device is waited for."""
+        summed = torch.tensor(values, dtype=torch.float64)
+        with self.stopwatch.part("exchange"):
+            dist.all_reduce(summed, group=self.host_group)
+        return summed.tolist()
+
+    def place(self, value: Tensor) -> Tensor:
+        """A tensor of the host on the device, which the host does not wait for."""
+        if self.device.type != "cuda":
+            return value.to(self.device)
+        return value.pin_memory().to(self.device, non_blocking=True)
 
     def maximum(self, value: Tensor) -> Tensor:
         """In-place maximum over ranks."""
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        with self.stopwatch.part("exchange"):
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
 
 
@@ -128,7 +154,10 @@ def join_world(give_way: Callable[[], None] = lambda: None) -> World:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
-    return World(dist.get_rank(), dist.get_world_size(), device, here, rendezvous)
+    hosts = dist.new_group(backend="gloo", timeout=default_pg_timeout) if device.type != "cpu" else None
+    world = World(dist.get_rank(), dist.get_world_size(), device, here, rendezvous, Stopwatch(device), hosts)
+    time_collectives(world.stopwatch)
+    return world
 
 
 def leave_world() -> None:

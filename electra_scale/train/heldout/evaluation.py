@@ -56,15 +56,19 @@ def evaluate(
     totals: list[Tensor | None] = [None] * len(names)
     lists: list[list[Lists]] = [[] for _ in names]
     flattener: Flattener | None = None
+    maximum: Tensor | None = None
     try:
         for turn in range(max(len(one) for one in pieces)):
             poll()
             if turn >= len(own):
                 continue
             statistics = measure(own[turn])
-            flattener = flattener or Flattener(statistics)
+            if flattener is None:
+                flattener = Flattener(statistics)
+                of_host = flattener.maximum_mask()
+                maximum = None if of_host is None else of_host.to(world.device)
             vector, source = flattener.pack(statistics), number[own[turn].start]
-            totals[source] = combine(totals[source], vector, flattener.maximum_mask(vector.device))
+            totals[source] = combine(totals[source], vector, maximum)
             lists[source].append(lists_of(statistics))
         # A rank without rows of its own still takes part, and needs the names.
         flattener = flattener or Flattener(measure(slice(0, 1)))
@@ -72,7 +76,7 @@ def evaluate(
         module.train(was_training)
     vectors = [None if total is None else total.cpu() for total in totals]
     ranks = world.gather((vectors, [joined(parts) for parts in lists]))
-    maxima = flattener.maximum_mask(torch.device("cpu"))
+    maxima = flattener.maximum_mask()
     by_source = [_added([of_rank[0][index] for of_rank in ranks], maxima) for index in range(len(names))]
     of_source = [joined([of_rank[1][index] for of_rank in ranks]) for index in range(len(names))]
     found = _metrics(module, flattener, _added(by_source, maxima), joined(of_source))
@@ -84,7 +88,7 @@ def evaluate(
     return found
 
 
-def _added(vectors: Sequence[Tensor | None], maxima: Tensor) -> Tensor:
+def _added(vectors: Sequence[Tensor | None], maxima: Tensor | None) -> Tensor:
     """Packed statistics (N,) of all parts together; each part of which some rank has rows has some."""
     total: Tensor | None = None
     for vector in vectors:

@@ -53,20 +53,19 @@ class Heldout(Duty):
     def after_step(self, step: StepDone) -> None:
         """Add to the step's metrics what is due after it and not there yet."""
         self.position.at("measuring held-out text", step.done)
-        if self.loader is not None and self._measure(step, self.loader):
-            step.meter.restart()
+        if self.loader is not None:
+            with step.meter.leave_out():
+                self._measure(step, self.loader)
         step.measured = True
 
-    def _measure(self, step: StepDone, loader: Loader) -> bool:
+    def _measure(self, step: StepDone, loader: Loader) -> None:
         logging, share = self.recipe.logging, self.recipe.data.mask_share
         module, metrics = step.engine.module, step.metrics
-        measured = False
         if self._evaluates_at(step.done, step.plan) and not any(name.startswith(_EVALUATION) for name in metrics):
             found = evaluate(module, loader, logging.evaluate_samples, share, self.micro_batch, self.world, self.poll)
             if self.pairs is not None and step.plan.name == "joint":
                 found |= self.pairs.measure(module, self.poll)
             metrics |= found
-            measured = True
         if self._probes_at(step.done, step.plan) and _PROBED not in metrics:
             redrawn = probe(
                 module,
@@ -80,8 +79,6 @@ class Heldout(Duty):
                 poll=self.poll,
             )
             metrics |= probe_metrics(redrawn)
-            measured = True
-        return measured
 
     def _evaluates_at(self, done: int, plan: PhasePlan) -> bool:
         return done % self.recipe.logging.evaluate_every == 0 or done == plan.last

@@ -58,7 +58,7 @@ class Poisoned:
         batch = make_loader(ROWS * self.world.size, ROWS).batch(0, self.world.rank * share, share, 0.3)
         counts = {"masked": torch.tensor(10.0), "tokens": torch.tensor(100.0)}
         self.engine.forward_backward(batch, Layout.of(batch.segment), clock_of(module), counts, False)
-        _, updated = self.engine.step(1e-3)
+        updated = self.engine.step(1e-3)
         after = self.engine.fp32_state()
         return {"updated": updated, "changed": any(not torch.equal(before[name], after[name]) for name in before)}
 

@@ -110,12 +110,12 @@ def test_a_replicated_part_is_updated_as_plain_pytorch_does(clip: float) -> None
     for _ in range(3):
         for one in (module, plain):
             gradients(one, [batch], counts_of(batch))
-        norm = optimizer.gather(1.0)
+        norm = float(optimizer.gather(1.0))
         expected = torch.stack([p.grad.norm() for p in reference]).norm()
         assert norm == pytest.approx(float(expected), rel=1e-5)
         if clip:
             torch.nn.utils.clip_grad_norm_(reference, clip)
-        optimizer.step(1e-3)
+        optimizer.step(1e-3, norm)
         theirs.step()
     for ours, other in zip(part.module.parameters(), reference, strict=True):
         assert torch.allclose(ours, other, rtol=1e-4, atol=1e-7)
@@ -127,8 +127,7 @@ def test_a_replicated_part_resumes_from_its_state() -> None:
     def steps(optimizer: ReplicatedOptimizer, module: PretrainModule, number: int) -> None:
         for _ in range(number):
             gradients(module, [batch], counts_of(batch))
-            optimizer.gather(1.0)
-            optimizer.step(1e-3)
+            optimizer.step(1e-3, float(optimizer.gather(1.0)))
 
     def fresh() -> tuple[PretrainModule, ReplicatedOptimizer]:
         module = module_of()

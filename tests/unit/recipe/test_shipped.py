@@ -52,7 +52,7 @@ def test_every_shipped_recipe_finds_its_deepspeed_json(name: str) -> None:
 
 def test_a_deepspeed_json_has_a_name_too() -> None:
     assert find_deepspeed_json("zero2") == find_deepspeed_json("ds_configs/zero2.json")
-    with pytest.raises(UserError, match=r"DeepSpeed JSON zero9 does not exist; .*: zero2, zero2_bf16"):
+    with pytest.raises(UserError, match=r"DeepSpeed JSON zero9 does not exist; .*: zero1_bf16, zero2, zero2_bf16"):
         read_deepspeed_json("zero9")
 
 

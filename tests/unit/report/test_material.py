@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.errors import UserError
 from electra_scale.report.material import differences, read_runs
 from electra_scale.report.summary import facts, paragraph, stands_out, tokens
-from electra_scale.report.time_spent import time_spent
+from electra_scale.report.time_spent import PARTS, time_spent
 from tests.unit.report.conftest import LOG, MakeRun, full_rows, row, write_scores
 
 
@@ -38,9 +38,26 @@ def test_time_is_shared_out_between_steps_waiting_the_rest_and_pauses(make_run: 
     found = time_spent(run)
     # 100 steps of 256 positions at 256 positions/s, a quarter of it waiting; 240 s in all.
     assert found is not None
-    assert found.seconds == [75.0, 25.0, 140.0, 3600.0]
+    assert found.seconds == [0.0, 0.0, 0.0, 0.0, 75.0, 25.0, 140.0, 3600.0]
     [silent] = read_runs([make_run("silent", rows=full_rows())])
     assert time_spent(silent) is None
+
+
+def test_the_time_of_steps_is_split_as_their_rows_say(make_run: MakeRun) -> None:
+    shares = {"speed__forward": 0.25, "speed__backward": 0.25, "speed__exchange": 0.125, "speed__optimizer": 0.0625}
+    [run] = read_runs([make_run(rows=[row(step, **shares) for step in range(1, 101)], log=LOG)])
+    found = time_spent(run)
+    assert found is not None
+    assert dict(zip(PARTS, found.seconds, strict=True)) == {
+        "forward": 25.0,
+        "backward": 25.0,
+        "between ranks": 12.5,
+        "update": 6.25,
+        "rest of the steps": 6.25,
+        "waiting for data": 25.0,
+        "evaluation, saving, start-up": 140.0,
+        "not running": 3600.0,
+    }
 
 
 @pytest.mark.parametrize(

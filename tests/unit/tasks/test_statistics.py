@@ -268,7 +268,7 @@ def test_metrics_do_not_depend_on_how_the_batch_was_split() -> None:
     splits = ((0, 5), (5, 6), (6, 12))
     for first, last in splits:
         vector = flattener.pack(sums(first, last))
-        total = combine(total, vector, flattener.maximum_mask(vector.device))
+        total = combine(total, vector, flattener.maximum_mask())
     assert total is not None
     split = flattener.unpack(total.numpy())
     together = flattener.unpack(flattener.pack(sums(0, size)).numpy())
@@ -341,8 +341,10 @@ def test_combining_adds_up_and_keeps_the_largest_weight() -> None:
         for largest, parts in ((3.0, [1.0, 2.0]), (2.0, [10.0, 20.0]))
     )
     flattener = Flattener(first)
-    mask = flattener.maximum_mask(torch.device("cpu"))
+    mask = flattener.maximum_mask()
+    assert mask is not None
     assert mask.sum() == 1
+    assert Flattener([one for one in first if one.name == "sum"]).maximum_mask() is None
     vector = combine(combine(None, flattener.pack(first), mask), flattener.pack(second), mask)
     back = flattener.unpack(vector.numpy())
     assert back["weight_max"].tolist() == [3]
