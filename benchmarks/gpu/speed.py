@@ -108,7 +108,7 @@ def main() -> None:
     leave_world()
     tokens = rows * options.length
     flops = training_flops(recipe.networks(VOCABULARY), options.length, recipe.data.mask_share, joint=True)
-    peak = peak_flops(device, torch.float32 if options.without_device else torch.bfloat16)
+    peak, _ = peak_flops(device, torch.float32 if options.without_device else torch.bfloat16)
     median = statistics.median(seconds)
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
     print(

@@ -17,8 +17,8 @@ from subprocess import PIPE
 from typing import Any
 
 from benchmarks.measure import table
-from benchmarks.scaling import Network, Work, step_of
 from benchmarks.training.start_ranks import end_ranks, start_ranks
+from benchmarks.training.step_on_paper import Network, Work, step_of
 
 RANKS = (1, 2, 4)
 _WARM_UP = 3

@@ -87,6 +87,14 @@ class Tilt(ABC):
         Returns the logarithm (R,) of the factor that was taken out of each row.
         """
 
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor] | None:
+        """The same by one kernel, which also sums the strips, on devices that have such: a tilt may do without.
+
+        ``out`` (R, W) is of whole strips of ``strip`` tokens; behind the tile's columns it is set to 0. Returns what
+        :meth:`tile` does and the sums (R, W / strip); None, by default, where there is no such kernel.
+        """
+        return None
+
     @abstractmethod
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
         """Logarithm (M,) of the tilt at one token for each position, given the generator's ``scores`` (M,) of it."""

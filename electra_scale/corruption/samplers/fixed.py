@@ -47,5 +47,11 @@ class _Softened(Tilt):
         exponential(out)
         return tile.top.double() / self.temperature
 
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor]:
+        from electra_scale.corruption.vocabulary import fused
+
+        assert tile.relative is not None
+        return tile.top.double() / self.temperature, fused.softened(tile.relative, self.temperature, out, strip)
+
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
         return scores.double() / self.temperature - scores

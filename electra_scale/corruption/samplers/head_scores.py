@@ -7,7 +7,7 @@ from torch import Tensor
 
 from electra_scale.corruption.sampler import Masked, Tile
 from electra_scale.corruption.samplers.head import SamplingHead
-from electra_scale.corruption.vocabulary.tiles import put
+from electra_scale.corruption.vocabulary.tiles import ScoreParts, put
 
 
 class HeadScores:
@@ -32,6 +32,15 @@ class HeadScores:
         torch.mm(self.features[rows], self.keys[columns].T, out=out).add_(self.offset[rows, None])
         if self.own is not None:
             put(out, columns, self.original[rows], self.own[rows])
+
+    def parts(self, tile: Tile, out: Tensor) -> ScoreParts:
+        """The same scores before they are added up; their product is written to ``out``."""
+        rows, columns = tile.rows, tile.columns
+        product = torch.mm(self.features[rows], self.keys[columns].T, out=out)
+        parts = ScoreParts(out.shape[1], product, offset=self.offset[rows])
+        if self.own is not None:
+            parts.special, parts.place = self.own[rows], self.original[rows] - columns.start
+        return parts
 
     def at(self, tokens: Tensor) -> Tensor:
         """The score (M,) of one token for each position."""

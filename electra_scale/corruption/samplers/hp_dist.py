@@ -78,6 +78,14 @@ class _Residual(Tilt):
         exponential(out.sub_(top[:, None]))
         return tile.top.double() + top
 
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor]:
+        from electra_scale.corruption.vocabulary import fused
+
+        parts = self.scores.parts(tile, out[:, : tile.exponentials.shape[1]])
+        parts.added = tile.relative
+        top, sums = fused.exponentials(parts, out, strip)
+        return tile.top.double() + top, sums
+
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
         return self.scores.at(tokens).double()
 

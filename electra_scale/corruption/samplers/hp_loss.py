@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
-from electra_scale.corruption.vocabulary.tiles import exponential, put
+from electra_scale.corruption.vocabulary.tiles import ScoreParts, exponential, put
 from electra_scale.recipe.corruption import GeneratorSettings
 
 _HIGHEST = 88.0
@@ -24,6 +24,8 @@ class _Scores(Protocol):
     original: Tensor
 
     def tile(self, tile: Tile, out: Tensor) -> None: ...
+
+    def parts(self, tile: Tile, out: Tensor) -> ScoreParts: ...
 
     def at(self, tokens: Tensor) -> Tensor: ...
 
@@ -107,6 +109,11 @@ class _TwoScores:
         out.copy_(self.other.expand_as(out))
         put(out, tile.columns, self.original[tile.rows], self.own[tile.rows].to(out.dtype))
 
+    def parts(self, tile: Tile, out: Tensor) -> ScoreParts:
+        place = self.original[tile.rows] - tile.columns.start
+        own = self.own[tile.rows]
+        return ScoreParts(out.shape[1], None, offset=self.other.expand_as(own), special=own, place=place)
+
     def at(self, tokens: Tensor) -> Tensor:
         return torch.where(tokens == self.original, self.own, self.other)
 
@@ -116,7 +123,10 @@ class _Hardness(Tilt):
 
     def __init__(self, scores: _Scores, rms: bool, floor: float) -> None:
         self.scores, self.rms, self.floor = scores, rms, floor
-        self.unit = self._hardness(scores.at(scores.original))
+        # Written down before it is overwritten: a kernel makes the unit of it by its own arithmetic.
+        at_original = scores.at(scores.original)
+        self.unit_score = at_original.clone()
+        self.unit = self._hardness(at_original)
 
     def _hardness(self, score: Tensor) -> Tensor:
         """L > 0 from raw scores, any shape; overwrites them."""
@@ -129,6 +139,14 @@ class _Hardness(Tilt):
         hardness = self._hardness(out).div_(self.unit[tile.rows, None])
         torch.mul(tile.exponentials, hardness, out=out)
         return tile.top.double()
+
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor]:
+        from electra_scale.corruption.vocabulary import fused
+
+        parts = self.scores.parts(tile, out[:, : tile.exponentials.shape[1]])
+        unit = self.unit_score[tile.rows]
+        sums = fused.hardened(parts, unit, self.rms, self.floor, tile.exponentials, out, strip)
+        return tile.top.double(), sums
 
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
         return (self._hardness(self.scores.at(tokens)) / self.unit).double().log()

@@ -32,6 +32,23 @@ def tiling_of(device_type: str) -> Tiling:
     return ON_CPU if device_type == "cpu" else ON_DEVICE
 
 
+@dataclass
+class ScoreParts:
+    """Scores (R, C) of a tile that are not added up yet, for a kernel that does that on its way.
+
+    ``product`` (R, C) + ``bias`` (C,) + ``offset`` (R,), in place of which each row has ``special`` (R,) at its token
+    ``place`` (R,), which may lie outside the tile; then ``added`` (R, C). What is None is left out.
+    """
+
+    columns: int
+    product: Tensor | None
+    bias: Tensor | None = None
+    offset: Tensor | None = None
+    special: Tensor | None = None
+    place: Tensor | None = None
+    added: Tensor | None = None
+
+
 _LOG2_E = 1.4426950408889634
 
 
@@ -45,13 +62,20 @@ def score_tile(features: Tensor, weight: Tensor, bias: Tensor, out: Tensor | Non
 
     Features and embeddings of 16 bits are taken as they are; their products are exact in float32, and so are summed.
     """
-    exact = torch.promote_types(features.dtype, torch.float32)
     if out is None:
+        exact = torch.promote_types(features.dtype, torch.float32)
         out = features.new_empty((len(features), len(weight)), dtype=exact)
-    if features.dtype == weight.dtype != exact and _sums_in_float32(features.device.type, features.dtype):
-        return out.copy_(torch.mm(features, weight.T, out_dtype=exact)).add_(bias)
+    product = score_product(features, weight, out)
     # Added afterwards: addmm would first fill the tile with the bias, which takes a CPU as long as half the product.
-    return torch.mm(features.to(exact), weight.to(exact).T, out=out).add_(bias)
+    return (product if product is out else out.copy_(product)).add_(bias)
+
+
+def score_product(features: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """Scores (R, C) before the bias, at least float32: in ``out``, or in memory that the device's product takes."""
+    exact = torch.promote_types(features.dtype, torch.float32)
+    if features.dtype == weight.dtype != exact and _sums_in_float32(features.device.type, features.dtype):
+        return torch.mm(features, weight.T, out_dtype=exact)
+    return torch.mm(features.to(exact), weight.to(exact).T, out=out)
 
 
 @cache

@@ -14,19 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt, mix
+from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tilt, mix
 from electra_scale.corruption.vocabulary.draws import choose
 from electra_scale.corruption.vocabulary.generator_loss import focal_loss, focal_slope
-from electra_scale.corruption.vocabulary.tiles import (
-    Tiling,
-    exponential,
-    pick,
-    put,
-    ranges,
-    score_tile,
-    scores_of,
-    tiling_of,
-)
+from electra_scale.corruption.vocabulary.sweeps import Scores, sweeps_of
+from electra_scale.corruption.vocabulary.tiles import Tiling, ranges, scores_of, tiling_of
 
 _FEWEST_ROWS = 32
 
@@ -192,10 +184,12 @@ class _Work:
         keeps = settings.gradients or settings.uniform is not None
         kinds = 2 if settings.tilt is not None else 1
         self.strip = math.gcd(settings.tiling.columns, _STRIP)
+        self.sweeps = sweeps_of(features.device, self.exact, self.strip)
         tiles = len(self.chunks) if keeps else 1
         self.rows, width = block_shape(len(features), len(weight), tiles * kinds * self.exact.itemsize, settings.tiling)
         self.buffers = [features.new_empty((tiles, self.rows, width), dtype=self.exact) for _ in range(kinds)]
-        reads = settings.entropy or (settings.tilt is not None and settings.tilt.reads_scores)
+        reads = settings.entropy and self.sweeps.entropy_reads_scores
+        reads |= settings.tilt is not None and settings.tilt.reads_scores
         self.relative = torch.empty_like(self.buffers[0][0]) if reads else None
         self.gradients: tuple[Tensor, ...] = ()
         if settings.gradients:
@@ -214,29 +208,31 @@ class _Work:
         in_tile = own
         tops, sums, spreads, scales, tilted_sums = [], [], [], [], []
         for number, columns in enumerate(self.chunks):
-            size = columns.stop - columns.start
-            whole = kept[number if len(kept) > 1 else 0]
-            scores = score_tile(features, self.weight[columns], self.bias[columns], out=whole[:, :size])
-            if settings.entropy:
-                in_tile = pick(scores, columns, settings.original[rows], in_tile)
-            if settings.without_original:
-                put(scores, columns, settings.original[rows], torch.full_like(own, -torch.inf))
-            # A tile of nothing but -inf must give zeros, not the NaN of -inf - -inf.
-            top = scores.amax(-1).clamp_(min=torch.finfo(self.exact).min)
-            scores.sub_(top[:, None])
+            scores = Scores(
+                features=features,
+                weight=self.weight[columns],
+                bias=self.bias[columns],
+                rows=rows,
+                columns=columns,
+                original=settings.original[rows],
+                excluded=settings.without_original,
+            )
             relative = None
             if self.relative is not None:
-                relative = self.relative[: len(features), :size].copy_(scores)
-            exponential(scores)
-            tops.append(top)
-            sums.append(self._strip_sums(whole, size))
+                relative = self.relative[: len(features), : columns.stop - columns.start]
+            summed = self.sweeps.exponentials(
+                scores, kept[number if len(kept) > 1 else 0], relative, in_tile if settings.entropy else None
+            )
+            tops.append(summed.tile.top)
+            sums.append(summed.sums)
             if settings.tilt is not None:
-                scales.append(settings.tilt.tile(Tile(rows, columns, top, scores, relative), tilted[number, :, :size]))
-                tilted_sums.append(self._strip_sums(tilted[number], size))
+                scale, strip_sums = self.sweeps.tilted(settings.tilt, summed.tile, tilted[number])
+                scales.append(scale)
+                tilted_sums.append(strip_sums)
             if settings.entropy:
-                assert relative is not None
-                # Where the exponential is 0 its product with -inf must be 0 too.
-                spreads.append(relative.clamp_(min=-1e30).mul_(scores).sum(-1))
+                assert summed.in_tile is not None
+                in_tile = summed.in_tile
+                spreads.append(self.sweeps.spread(summed))
         top = torch.stack(tops, -1).double()
         strip_sums = torch.stack(sums, 1)
         sum_ = strip_sums.sum(-1, dtype=torch.float64)
@@ -268,11 +264,6 @@ class _Work:
         if settings.gradients:
             self._add_gradients(rows, kept, scale, log_probability)
         return log_probability, hits, entropy, tokens, log_drawable, log_tilted
-
-    def _strip_sums(self, tile: Tensor, size: int) -> Tensor:
-        """Sums (R, C / strip) over the strips of a tile of which the first ``size`` columns are in use."""
-        tile[:, size:] = 0.0
-        return tile.unflatten(-1, (-1, self.strip)).sum(-1)
 
     def _draw(self, parts: list[tuple[Tensor, Tensor, Tensor]], uniform: Tensor) -> Tensor:
         """Invert the distribution function of a sum of parts: over all strips, then inside the chosen one.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.scaling import RANKS, SMALL_COLLECTIVES, Network, Work, bytes_of_a_step, scaled, step_of
+from benchmarks.training.step_on_paper import RANKS, SMALL_COLLECTIVES, Network, Work, bytes_of_a_step, scaled, step_of
 
 # 1 ms a row, 10 million numbers of 2 bytes; 1 us a hop, 20 GB/s inside a node of 8, 2 GB/s across.
 WORK = Work(row_seconds=1e-3, parameters=10_000_000, element=2)
