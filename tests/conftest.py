@@ -57,6 +57,18 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a device where none is; ``make gpu`` runs it on a machine that has one."""
+    of_device = [item for item in items if item.get_closest_marker("cuda")]
+    if not of_device:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in of_device:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device: make gpu on a machine that has one"))
+
+
 @pytest.fixture
 def require_part() -> Callable[[bool, str], None]:
     """Skip a test whose part of the system is missing, with the line that installs it; fail where CI promises it."""
