@@ -126,6 +126,8 @@ class Rendezvous:
             else:
                 self._join(keys)
         except RuntimeError as error:
+            # What made rank 0 end may concern this one as well.
+            self._give_way()
             raise OneRankError(
                 f"the store of rank 0 at {own.place} does not answer any more ({first_line(error)}): rank 0 has ended, "
                 "its own line says why"
@@ -162,9 +164,15 @@ class Rendezvous:
         line.daemon = True
         line.start()
         try:
-            return within(_ANSWER_SECONDS + _CONNECT_SECONDS, connect)
+            return within(_ANSWER_SECONDS + _CONNECT_SECONDS, connect, self._give_way)
         except RuntimeError as error:
             text = str(error)
+            self._give_way()
+            if not host and not self._listens():
+                raise OneRankError(
+                    f"nothing listens at {own.place} any more: rank 0 ended before this rank had reached it, its own "
+                    "line says why"
+                ) from error
             if not host:
                 raise OneRankError(
                     f"what listens at {own.place} does not answer as rank 0 does ({first_line(error)}): another "
@@ -248,6 +256,14 @@ class Rendezvous:
                     ) from error
                 self._pause(_LONGEST_PAUSE, lambda waiting=waiting: waiting)  # type: ignore[misc]
 
+    def _listens(self) -> bool:
+        """Whether something takes connections where rank 0 should."""
+        try:
+            socket.create_connection((self.launched.address, self.launched.port), _CONNECT_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
     def _join(self, keys: Store) -> None:
         own = self.launched
         self._wait_for_key(keys, "size")
@@ -305,8 +321,10 @@ class Rendezvous:
         time.sleep(seconds)
 
 
-def within(seconds: float, operation: Callable[[], T]) -> T:
+def within(seconds: float, operation: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:
     """What an operation of a store gives; a process that has stopped keeps those who ask it waiting for ever.
+
+    ``meanwhile`` is called again and again, and may raise.
 
     Raises:
         RuntimeError: there is no answer, or not in time.
@@ -320,10 +338,15 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
             answers.put((None, error))
 
     threading.Thread(target=ask, name="store", daemon=True).start()
-    try:
-        found, failure = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise RuntimeError(f"no answer within {seconds:.0f} s") from None
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            found, failure = answers.get(timeout=max(0.0, min(_LONGEST_PAUSE, end - time.monotonic())))
+            break
+        except queue.Empty:
+            if time.monotonic() >= end:
+                raise RuntimeError(f"no answer within {seconds:.0f} s") from None
+        meanwhile()
     if failure is not None:
         raise failure
     return cast(T, found)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from torch.distributed import TCPStore
 
 from data_pipeline.errors import UserError
 from electra_scale.train.engine import rendezvous
@@ -152,10 +153,71 @@ def test_two_processes_of_one_rank_are_told_apart_and_the_second_is_refused(port
     assert f"there is a rank 1 at 127.0.0.1:{port} already" in str(refused[0])
 
 
-def test_a_stop_ends_the_waiting(port: int) -> None:
-    class Stop(Exception):
-        pass
+class Stop(Exception):
+    """Somebody asks for it."""
 
+
+@pytest.fixture
+def gone() -> Iterator[tuple[int, threading.Event]]:
+    """A port at which rank 0 listened when it was looked for, and not any more when it is asked; and when that is."""
+    ended = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def leave() -> None:
+        server.accept()
+        server.close()
+        ended.set()
+
+    threading.Thread(target=leave, daemon=True).start()
+    yield server.getsockname()[1], ended
+    server.close()
+
+
+def test_a_stop_ends_the_waiting_for_a_rank_0_that_has_followed_it_already(gone: tuple[int, threading.Event]) -> None:
+    port, ended = gone
+
+    def stop() -> None:
+        if ended.is_set():
+            raise Stop
+
+    with pytest.raises(Stop):
+        Rendezvous(Launched(1, 2, "127.0.0.1", port), 20.0, print, stop)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stop_that_rank_0_has_followed_while_others_waited_for_ranks_ends_these_too(port: int) -> None:
+    """Its store ends with it, which is no error then."""
+    asked = threading.Event()
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    found: list[Exception] = []
+
+    def stop() -> None:
+        # Somebody asks for it between two looks of this rank, and rank 0 has ended by the next one.
+        if "ended" in ends:
+            raise Stop
+        if asked.is_set():
+            ends.append("ended")
+            raise RuntimeError("Connection reset by peer")
+
+    ends: list[str] = []
+    threading.Timer(0.3, asked.set).start()
+    try:
+        Rendezvous(Launched(1, 2, "127.0.0.1", port), 20.0, print, stop)
+    except Exception as error:
+        found.append(error)
+    del store
+    assert [type(error) for error in found] == [Stop]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_rank_0_that_ends_before_it_is_reached_is_not_taken_for_another_program(
+    gone: tuple[int, threading.Event],
+) -> None:
+    (error,), _ = meet(Launched(1, 2, "127.0.0.1", gone[0]))
+    assert f"nothing listens at 127.0.0.1:{gone[0]} any more: rank 0 ended" in str(error)
+
+
+def test_a_stop_ends_the_waiting(port: int) -> None:
     def stop() -> None:
         raise Stop
 
