@@ -13,8 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.speed import engine_of
-from benchmarks.training.step import FIRST_ORDINARY, made_up_batch
+from benchmarks.training.step import FIRST_ORDINARY, engine_of, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
@@ -45,7 +44,7 @@ def main() -> None:
     recipe, _ = parse_recipe(recipe_parser("curve"), [*given, "--model.unigram_bias", "false"])
     recipe.batch = replace(recipe.batch, most_per_device=recipe.batch.global_batch)
     world = join_world()
-    engine = engine_of(recipe, world, "zero2_bf16" if options.precision == "bf16" else "zero2", VOCABULARY)
+    engine = engine_of(recipe, VOCABULARY, world, "zero2_bf16" if options.precision == "bf16" else "zero2")
     losses = []
     for number in range(options.steps):
         batch = made_up_batch(recipe, VOCABULARY, number)

@@ -11,36 +11,19 @@ from dataclasses import replace
 import torch
 
 from benchmarks.measure import spread
-from benchmarks.training.step import SPECIAL, made_up_batch
+from benchmarks.training.step import engine_of, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.data.batch import Batch
 from electra_scale.model.cost import training_flops
 from electra_scale.model.layout import Layout
 from electra_scale.monitor.hardware import peak_flops
-from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import build_module
 from electra_scale.train.engine.engine import Engine
-from electra_scale.train.engine.world import World, join_world, leave_world
+from electra_scale.train.engine.world import join_world, leave_world
 
 VOCABULARY = 30522
 WARM_UP = 5
-
-
-def engine_of(recipe: Recipe, world: World, json_file: str, vocabulary: int = VOCABULARY) -> Engine:
-    """The engine that training would use for one micro-batch a step."""
-    module = build_module(recipe, recipe.networks(vocabulary), SPECIAL, "joint")
-    resolved = resolve_deepspeed_json(
-        read_deepspeed_json(json_file),
-        recipe.optimizer,
-        recipe.optimizer.learning_rate,
-        recipe.batch.global_batch,
-        1,
-        1,
-        sum(parameter.numel() for parameter in module.parameters()),
-    )
-    return Engine(module, resolved, recipe.optimizer, world)
 
 
 def step(engine: Engine, batch: Batch, recipe: Recipe, device: torch.device) -> None:
@@ -97,7 +80,7 @@ def main() -> None:
     while True:
         recipe.batch = replace(recipe.batch, global_batch=rows, most_per_device=rows)
         try:
-            engine = engine_of(recipe, world, "zero2" if options.without_device else "zero2_bf16")
+            engine = engine_of(recipe, VOCABULARY, world, "zero2" if options.without_device else "zero2_bf16")
             seconds = timed(engine, recipe, device, options.seconds)
             break
         except torch.OutOfMemoryError:

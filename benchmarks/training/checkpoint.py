@@ -22,15 +22,13 @@ import torch
 
 from benchmarks.measure import RESULT, report, seconds_table, spread, write_figures
 from benchmarks.training.start_ranks import start_ranks
-from benchmarks.training.step import SPECIAL, made_up_batch
+from benchmarks.training.step import engine_of, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.checkpoint import CheckpointConfig
-from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
-from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import checksums
 from electra_scale.train.checkpoint.run_folder import RunFolder
 from electra_scale.train.checkpoint.state import RunState, complete_tags, tag_of
@@ -73,17 +71,6 @@ def timed(act: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
-    config = recipe.networks(vocabulary)
-    module = build_module(recipe, config, SPECIAL, "joint")
-    micro, accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
-    content = read_deepspeed_json(recipe.deepspeed)
-    rate = recipe.optimizer.learning_rate
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    resolved = resolve_deepspeed_json(content, recipe.optimizer, rate, micro, accumulation, world.size, parameters)
-    return Engine(module.to(world.device), resolved, recipe.optimizer, world)
-
-
 def train_a_step(engine: Engine, recipe: Recipe, vocabulary: int) -> None:
     """Without one the optimizer has no moments to save."""
     batch = made_up_batch(recipe, vocabulary, engine.world.rank)
@@ -103,7 +90,7 @@ def checkpointer_of(args: argparse.Namespace, world: World, upload: str | None) 
 
 def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, Any]:
     """Saves without and with uploads; run on every rank."""
-    engine = engine_of(recipe, args.vocabulary, world)
+    engine = engine_of(recipe, args.vocabulary, world, recipe.deepspeed)
     train_a_step(engine, recipe, args.vocabulary)
     seconds: dict[str, list[float]] = {name: [] for name in ("save", "checksums", "save_uploading")}
     number = 0
@@ -141,7 +128,7 @@ def measure_saves(args: argparse.Namespace, recipe: Recipe, world: World) -> dic
 
 def measure_loads(args: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, Any]:
     """Loading a checkpoint that was converted already; run on every rank."""
-    engine = engine_of(recipe, args.vocabulary, world)
+    engine = engine_of(recipe, args.vocabulary, world, recipe.deepspeed)
     folder = RunFolder(args.work / "run").checkpoints
     tag = complete_tags(folder)[-1]
     seconds = [timed(lambda: engine.load(folder, tag, WRITERS)) for _ in range(args.saves)]

@@ -59,12 +59,13 @@ def made_up_batch(recipe: Recipe, vocabulary: int, step: int) -> Batch:
     return Batch(ids, torch.zeros(size, length, dtype=torch.int64), masked_at, shown, uniform)
 
 
-def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
+def engine_of(recipe: Recipe, vocabulary: int, world: World, deepspeed_json: str = "zero2") -> Engine:
+    """The engine that training would use, with a DeepSpeed JSON of the shipped ones."""
     config = recipe.networks(vocabulary)
     module = build_module(recipe, config, SPECIAL, "joint")
     micro, accumulation = batch_split(recipe.batch.global_batch, world.size, recipe.batch.most_per_device)
     resolved = resolve_deepspeed_json(
-        read_deepspeed_json("ds_configs/zero2.json"),
+        read_deepspeed_json(deepspeed_json),
         recipe.optimizer,
         recipe.optimizer.learning_rate,
         micro,
@@ -72,7 +73,7 @@ def engine_of(recipe: Recipe, vocabulary: int, world: World) -> Engine:
         world.size,
         sum(parameter.numel() for parameter in module.parameters()),
     )
-    return Engine(module, resolved, recipe.optimizer, world)
+    return Engine(module.to(world.device), resolved, recipe.optimizer, world)
 
 
 def timed_step(engine: Engine, batch: Batch, recipe: Recipe) -> float:

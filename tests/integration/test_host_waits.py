@@ -50,11 +50,13 @@ def test_a_step_that_is_not_logged_reads_its_statistics_once_and_deepspeed_decid
     assert ours == {"all_reduce in train/engine/world.py:sum_of": 1, "all_reduce in train/engine/world.py:sum": 2}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device beside the suite's environment")
 def test_on_a_gpu_nothing_else_waits(recipe_file: Callable[..., Path], tmp_path: Path) -> None:
     variables = {name: value for name, value in environment().items() if name != "DS_ACCELERATOR"}
     arguments = ["--config", str(recipe_file(**SHORT)), "--run_dir", str(tmp_path / "run")]
     command = [sys.executable, "-m", PROGRAM, str(tmp_path / "counts"), *arguments]
     subprocess.run(command, env=variables, check=True, timeout=600)
     # One for the statistics, three of DeepSpeed for the norm.
-    assert all(row["waits"] <= 4 for row in counted(tmp_path / "counts").values())
+    waits = [row["waits"] for row in counted(tmp_path / "counts").values()]
+    assert waits
+    assert max(waits) <= 4

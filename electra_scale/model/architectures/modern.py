@@ -106,8 +106,9 @@ class ModernArchitecture:
     def encoder_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
         """``2 E H [E != H] + sum over layers of (6 H^2 + 4 A H) + (layers - 1 + wanted) * (2 H^2 + 6 H F)``.
 
-        A is S in layers that attend to all, min(S, window + 1) in the others, as a kernel for windows computes it; a
-        row under a mask costs S there as well. The gated block has 3 products H x F. Element-wise work is not counted.
+        A is S in layers that attend to all, min(S, window + 1) in the others, as a kernel for windows computes it; in
+        rows it costs S there too, or 3/2 of a window by blocks (:mod:`electra_scale.model.windows`). The gated block
+        has 3 products H x F. Element-wise work is not counted.
         """
         hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
         project = 2 * embedding * hidden if embedding != hidden else 0

@@ -97,7 +97,8 @@ def test_the_pass_is_that_of_an_enumeration(name: str) -> None:
     assert found.drawn is not None
     assert found.entropy is not None
     assert torch.equal(found.drawn.tokens, wanted["tokens"])
-    assert torch.equal(found.hits, wanted["hits"])  # type: ignore[arg-type]
+    assert found.hits is not None
+    assert torch.equal(found.hits, wanted["hits"])
     torch.testing.assert_close(found.loss.double(), wanted["loss"], rtol=1e-6, atol=0)
     torch.testing.assert_close(found.drawn.weight.double(), wanted["weight"], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(found.entropy.double(), wanted["entropy"], rtol=1e-5, atol=1e-6)
