@@ -22,7 +22,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-fast: $(READY)
-	@echo "test-fast: every test that is not marked slow (3 minutes on two cores); make test runs all"
+	@echo "test-fast: every test that is not marked slow (4 minutes on two cores); make test runs all"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
 
 torture: $(READY)
