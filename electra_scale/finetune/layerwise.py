@@ -91,4 +91,6 @@ def optimizer(model: nn.Module, table: list[Rate], betas: tuple[float, float], e
         ],
         betas=betas,
         eps=epsilon,
+        # One pass over each weight instead of several.
+        fused=True,
     )

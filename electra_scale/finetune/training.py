@@ -27,6 +27,7 @@ from electra_scale.finetune.encode import Encoded
 from electra_scale.finetune.layerwise import optimizer, rates
 from electra_scale.finetune.processes import Processes
 from electra_scale.finetune.recipe import BETAS, CLIP, EPSILON, Choices, FineTuningRecipe, micro_batches
+from electra_scale.finetune.short_parts import parts, terms
 from electra_scale.finetune.tasks.task import Task
 
 _WHOLE = "whole"
@@ -44,6 +45,8 @@ class LayerWiseTrainer(Trainer):
         super().__init__(**settings)
         self._warmup = warmup
         self._stopped_by = stopped_by
+        self._term_weight = 1.0
+        self._share: float | None = None
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear warm-up over a share of the steps, then linear decay to 0."""
@@ -51,6 +54,36 @@ class LayerWiseTrainer(Trainer):
         optimizer = self.optimizer if optimizer is None else optimizer
         self.lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, num_training_steps)
         return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
+        """The micro-batches of a step, of whose terms, over all ranks, the loss is to be the mean."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        found = torch.tensor(sum(terms(batch) for batch in batches), device=device)
+        if self.args.world_size > 1:
+            found = self.accelerator.gather(found).sum()
+        self._term_weight = len(batches) * self.args.world_size / max(int(found), 1)
+        return batches, None
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of a micro-batch, on a processor in parts; its share of the loss of the step."""
+        # Scores of starts and ends are compared over padding too, so what is cut of a question would change its loss.
+        shares = parts(inputs) if self.args.device.type == "cpu" and "labels" in inputs else [inputs]
+        found = []
+        for number, share in enumerate(shares, 1):
+            self._share = terms(share) * self._term_weight
+            with ExitStack() as open_contexts:
+                if number < len(shares):
+                    open_contexts.enter_context(self.accelerator.no_sync(model))
+                found.append(super().training_step(model, share))
+        self._share = None
+        return torch.stack(found).sum()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """In training the loss of a part times its share. Trainer divides by the micro-batches, and ranks average."""
+        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return found if self._share is None else found * self._share
 
     def scores(self, part: Encoded) -> dict[str, float]:
         """The metrics of a split; every rank has to call it."""

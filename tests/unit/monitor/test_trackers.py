@@ -235,7 +235,7 @@ def test_a_server_that_does_not_answer_is_reported_once_and_counted(
 def test_a_tracker_that_fails_on_the_way_is_reported_once_and_gets_the_later_rows(
     tmp_path: Path, mlflow_folder: Path
 ) -> None:
-    """What is in the folder is looked at only while nobody writes: MLflow cannot read a file that is just being begun."""
+    """The folder is looked at only while nobody writes: MLflow cannot read a file that is just being begun."""
     before = Tracker("mlflow", tmp_path, {}, 0, [].append)
     before.row(1, "joint", {"loss/total": 1.0})
     before.close("stopped")
