@@ -153,7 +153,7 @@ class GlobalSteps:
         logged: bool,
     ) -> tuple[list[Statistic], dict[str, Any], list[float]]:
         """All micro-batches forward and backward; their statistics, the values over all ranks, counts included, and the
-        norms of replicated gradients. What the host needs of the device for all this it reads once."""
+        norms of the gradient. What the host needs of the device for the whole step it reads here, at once."""
         total: Tensor | None = None
         maximum: Tensor | None = None
         flattener: Flattener | None = None
@@ -172,7 +172,7 @@ class GlobalSteps:
             lists.append(lists_of(statistics))
         assert flattener is not None
         assert total is not None
-        norms = engine.gather_replicated()
+        norms = engine.gather_norms()
         read = torch.cat([self._reduce(total, maximum), norms]).cpu().numpy()
         values: dict[str, Any] = dict(flattener.unpack(read[: len(total)]))
         # The same names on every rank, and none in a step that is not logged.

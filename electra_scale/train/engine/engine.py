@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,9 @@ class Engine:
         method = build_optimizer(optimizer)
         self.peak_rate = float(deepspeed_json["optimizer"]["params"]["lr"])
         self._refused = False
+        self._norm: Tensor | None = None
+        self._norm_type = torch.float32
+        self._compute_norm: Callable[[], Tensor] | None = None
         self.accumulation = int(deepspeed_json["gradient_accumulation_steps"])
         with (
             refusing(f"DeepSpeed refuses {source or 'its JSON'}", "change what it names"),
@@ -126,30 +129,48 @@ class Engine:
 
         wrapped.check_grad_overflow = True
         wrapped.has_overflow = has_overflow
+        # Gradients that are offloaded have their norms on the host already.
+        if scans is None and wrapped.compute_grad_norm and not wrapped.cpu_offload:
+            self._compute_norm = wrapped.scaled_global_norm
+            wrapped.scaled_global_norm = self._known_norm
+
+    def _known_norm(self, norm_type: int = 2) -> Tensor:
+        """What DeepSpeed asks for in its step, on the host, where it decides by it."""
+        assert self._norm is not None
+        return self._norm
 
     def _refuse(self) -> None:
         self._refused = True
         for gradient in getattr(self._engine.optimizer, "fp32_groups_gradient_flat_partition", ()):
             gradient.fill_(math.nan)
 
-    def gather_replicated(self) -> Tensor:
-        """Sum the gradients of replicated parts over ranks; gives their norms (N,), which :meth:`step` takes."""
+    def gather_norms(self) -> Tensor:
+        """Sum the gradients of replicated parts over ranks; gives norms (1 + N,) on the device, for :meth:`step`.
+
+        First that of the global gradient without replicated parts, before clipping and scaled as DeepSpeed has it:
+        below 0 or not finite if the gradient is not finite, and 0 where only DeepSpeed's step computes it. Then those
+        of the parts.
+        """
+        own = self._compute_norm
+        scaled = (torch.zeros(()) if own is None else own()).reshape(()).to(self.world.device)
+        self._norm_type = scaled.dtype
         # The loss was scaled for an engine that averages over ranks.
         norms = [one.gather(1 / self.world.size).double() for one in self._replicated]
-        return torch.stack(norms) if norms else torch.zeros(0, dtype=torch.float64, device=self.world.device)
+        return torch.stack([scaled.double(), *norms])
 
     def step(self, learning_rate: float, refuse: bool = False, norms: Sequence[float] | None = None) -> bool:
         """Update the weights after the last micro-batch, unless ``refuse`` or a gradient is not finite.
 
-        ``norms``: of :meth:`gather_replicated`, for whoever reads other numbers of the step at the same time; without
+        ``norms``: of :meth:`gather_norms`, for whoever reads other numbers of the step at the same time; without
         them it is called here. Returns whether there was an update; all ranks get the same, and without one weights and
         optimizer state are what they were.
         """
         with self.world.stopwatch.part("optimizer"):
-            return self._step(learning_rate, refuse, self.gather_replicated().tolist() if norms is None else norms)
+            return self._step(learning_rate, refuse, *(self.gather_norms().tolist() if norms is None else norms))
 
-    def _step(self, learning_rate: float, refuse: bool, norms: Sequence[float]) -> bool:
+    def _step(self, learning_rate: float, refuse: bool, norm: float, *norms: float) -> bool:
         self._refused = False
+        self._norm = torch.tensor(norm, dtype=self._norm_type)
         self.replicated_norms = {one.part.name: norm for one, norm in zip(self._replicated, norms, strict=True)}
         if refuse or not all(map(math.isfinite, norms)):
             self._refuse()

@@ -31,6 +31,8 @@ _HOST_CALLERS = (
     # Batches are on the host until they are copied.
     "corruption/corruption.py:count",
     "train/engine/world.py:sum_of",
+    # It looks at the norm that the engine has read, as long as DeepSpeed does not compute one in its step.
+    "deepspeed/runtime/utils.py:is_invalid_grad_norm",
     # torch keeps AdamW's counts of updates on the host, unless it is fused.
     "optim/replicated.py:step",
 )
@@ -89,6 +91,14 @@ def main(arguments: list[str]) -> int:
         if counting.on:
             counting.collectives[f"{name} in {caller()}"] += 1
 
+    computed: Counter[str] = Counter()
+
+    def norm(_: str) -> None:
+        computed[caller()] += 1
+
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer as Wrapped
+
+    Wrapped.scaled_global_norm = counted("norm", Wrapped.scaled_global_norm, norm)
     for name in _READS:
         setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name), counting.read))
     for name in _COLLECTIVES:
@@ -100,6 +110,7 @@ def main(arguments: list[str]) -> int:
     def run(self: GlobalSteps, step: int, steps: Any, plan: Any, engine: Any, meter: Any, logged: bool) -> Any:
         counting.reads.clear()
         counting.collectives.clear()
+        computed.clear()
         counting.on = True
         try:
             with counting, warnings.catch_warnings(record=True) as warned:
@@ -114,6 +125,7 @@ def main(arguments: list[str]) -> int:
             found = {"step": step + 1, "phase": plan.name, "logged": logged}
             found["waits"] = sum("synchronizing" in str(one.message) for one in warned)
             found |= {"reads": dict(counting.reads), "collectives": dict(counting.collectives)}
+            found["norms"] = dict(computed)
             with Path(f"{out}.{os.environ.get('RANK', '0')}").open("a") as file:
                 file.write(json.dumps(found) + "\n")
 
