@@ -49,8 +49,8 @@ SECTIONS = (
                     Series("gen/cross_entropy", "training"),
                 ),
                 "The [generator] guesses [masked tokens]; lower is better, and a model that knows only how frequent "
-                "words are stays at the entropy of the vocabulary. The phases mask different shares, so their levels "
-                "differ.",
+                "words are stays at the entropy of the vocabulary. The phases mask different shares, so the "
+                "levels of training differ; held-out text is masked as in the joint phase all the time.",
             ),
             Panel(
                 "discriminator",

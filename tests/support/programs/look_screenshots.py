@@ -14,18 +14,22 @@ from tests.unit.look.conftest import serving
 
 TEXT = "The government of the country was elected by the people, and the war was over."
 
+MASKED = (7, 14)
+"""Tokens of TEXT that are masked: elected, war."""
+
 
 def main(run: str, folder: str, text: str = TEXT) -> None:
-    """The page with the masks of key 0, as a user of a bright, of a dark and of a small screen sees it."""
+    """The page with two masks, as a user of a bright, of a dark and of a small screen sees it."""
     with sync_playwright() as playwright, serving(open_run(run)) as url:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, screen, dark in (("light", DESKTOP, False), ("dark", DESKTOP, True), ("phone", PHONE, False)):
             with visit(browser, url, screen, dark) as seen:
                 seen.page.fill("#text", text)
                 seen.page.press("#text", "Enter")
-                seen.page.click("#random")
-                seen.page.wait_for_selector("#positions button")
-                seen.page.wait_for_selector("#status:has-text('key 0')")
+                for token in MASKED:
+                    seen.page.click(f"#tokens [data-index='{token}']")
+                    seen.page.wait_for_selector(f"#tokens [data-index='{token}'][aria-pressed=true]")
+                seen.page.wait_for_selector("#positions button:nth-child(2)")
                 # Where the generator is sure, a sampler that has learned changes most.
                 seen.page.locator("#positions button").last.click()
                 seen.page.wait_for_selector("#positions button:last-child[aria-pressed=true]")
