@@ -1,18 +1,22 @@
-"""How well a run's discriminator finds replacements of one fixed generator, and how well its own is calibrated.
+"""How well a run's discriminator finds replacements of fixed generators, and how well its own is calibrated.
 
-python -m benchmarks.study.detection RUN --generator OTHER_RUN --samples 2048 --out FILE.json
+python -m benchmarks.study.detection RUN --generator OTHER_RUN [OTHER_RUN ...] --samples 2048 --out FILE.json
 
 It is asked of each checkpoint that the run has kept. Every run meets the same held-out samples with the same masks and
 the same replacements, so that what differs is the discriminator alone: against its own generator, one that learned less
-would look better.
+would look better. A discriminator that has learned from a generator of one kind might know that kind's replacements
+best, so with several generators its figures are means over all of them. A run of masked prediction alone has no
+discriminator, so only what it predicts is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +120,8 @@ def load(run: Path, tag: str | None = None) -> tuple[Recipe, PretrainModule]:
     """A run's recipe, and its networks at a checkpoint, the newest if none is named."""
     folder = RunFolder(run)
     recipe = recipe_of_run(folder.recipe)
-    return recipe, load_module(folder, recipe, tag or checkpoint.complete_tags(folder.checkpoints)[-1]).eval()
+    tag = tag or checkpoint.complete_tags(folder.checkpoints)[-1]
+    return recipe, load_module(folder, recipe, tag, warmup=not recipe.task.detects).eval()
 
 
 def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Batch]:
@@ -129,20 +134,39 @@ def heldout(recipe: Recipe, module: PretrainModule, samples: int) -> Iterator[Ba
         yield loader.batch(0, first, min(_ROWS, last - first), data.mask_share)
 
 
+def measured(module: PretrainModule, generators: Mapping[str, PretrainModule], batches: list[Batch]) -> dict[str, Any]:
+    """Detection against each generator, the mean over them, and the cross-entropy of the module's own generator.
+
+    Without detection for masked prediction alone.
+    """
+    own = {"generator_cross_entropy": calibration(module, batches)["generator_cross_entropy"]}
+    if not isinstance(module.task, ReplacedTokens):
+        return own
+    found = {name: detection(module, generator, batches) for name, generator in generators.items()}
+    means = {name: statistics.fmean(one[name] for one in found.values()) for name in next(iter(found.values()))}
+    return {**means, **own, "by_generator": found}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Test a run's discriminator against another run's generator.")
+    parser = argparse.ArgumentParser(description="Test a run's discriminator against other runs' generators.")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--generator", type=Path, required=True, help="run folder whose generator is used")
+    parser.add_argument(
+        "--generator", type=Path, nargs="+", required=True, help="run folders whose generators are used"
+    )
     parser.add_argument("--samples", type=int, default=2048, help="held-out samples (2048)")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     options = parser.parse_args()
-    _, common = load(options.generator)
-    by_step: dict[int, dict[str, float]] = {}
+    common = {folder.name: load(folder) for folder in options.generator}
+    # The share of masked tokens is theirs for every run, whatever it was trained with.
+    data_of = next(iter(common.values()))[0]
+    generators = {name: module for name, (_, module) in common.items()}
+    by_step: dict[int, dict[str, Any]] = {}
     for tag in checkpoint.complete_tags(RunFolder(options.run).checkpoints):
-        recipe, module = load(options.run, tag)
+        _, module = load(options.run, tag)
         step = checkpoint.read_state(RunFolder(options.run).checkpoints, tag).step
-        by_step[step] = detection(module, common, heldout(recipe, module, options.samples))
-    figures = by_step[max(by_step)] | calibration(module, heldout(recipe, module, options.samples))
+        batches = list(heldout(data_of, module, options.samples))
+        by_step[step] = measured(module, generators, batches)
+    figures = by_step[max(by_step)] | calibration(module, batches)
     options.out.write_text(json.dumps({**figures, "by_step": by_step}, indent=1) + "\n")
 
 

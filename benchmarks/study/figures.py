@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.study.runs import BASELINE, FROZEN, TUNED, Study
+from benchmarks.study.arms import Study, Warmup
+from benchmarks.study.runs import FROZEN
+from electra_scale.finetune.tasks.known import TASKS
 
 EARLY = (0.25, 0.5)
 """Part of the joint steps that "early" figures are taken over: the first, while the rate rises, is left out."""
@@ -47,11 +49,15 @@ COLUMNS = (
     Column("bias_error", "its error", ".2%"),
     Column("auc", "AUC, common generator", ".4f", "difference"),
     Column("discriminator_loss", "loss, common generator", ".4f", "difference"),
-    Column("auc_reached", "steps to electra's AUC, share of all", ".2f"),
+    Column("auc_reached", "steps to the baseline's AUC, share of all", ".2f"),
     Column("pairs_swapped", "pairs swapped", ".3f", "difference"),
     Column("pairs_replaced", "pairs replaced", ".3f", "difference"),
+    Column("generator_pairs_swapped", "pairs swapped, by the generator", ".3f", "difference"),
+    Column("generator_pairs_replaced", "pairs replaced, by the generator", ".3f", "difference"),
+    Column("masked_cross_entropy", "15 % masked, nats", ".3f", "difference"),
+    Column("masked_accuracy", "15 % masked, accuracy", ".3f", "difference"),
     *(Column(f"frozen_{task}", f"frozen, {task}", ".3f", "difference") for task in FROZEN),
-    *(Column(f"tuned_{task}", f"tuned, {task}", ".3f", "difference") for task in TUNED),
+    *(Column(f"tuned_{task}", f"tuned, {task}", ".3f", "difference") for task in TASKS),
     Column("tokens_per_second", "tokens/s, median", ",.0f", "ratio"),
     Column("identical", "draws equal to x", ".3f", "difference"),
     Column("false_negatives", "of replaced: above x", ".3f"),
@@ -76,6 +82,11 @@ def read_rows(run: Path) -> list[Row]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def rows_of_the_arm(run: Path) -> list[Row]:
+    """Rows of the phase that an arm is about: all but those of a warm-up."""
+    return [row for row in read_rows(run) if row["phase"] != "generator_warmup"]
 
 
 def series(
@@ -124,7 +135,7 @@ def _off_the_line(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def run_figures(run: Path, steps: int) -> Values:
     """Everything of one arm and seed; None where it was not measured."""
-    rows = [row for row in read_rows(run) if row["phase"] == "joint"]
+    rows = rows_of_the_arm(run)
     loss = "loss/discriminator"
     figures: Values = {
         "draw_ratio_early": mean_of(rows, "disc_loss_variance/draw_ratio", EARLY, steps),
@@ -164,8 +175,12 @@ def _probed(run: Path) -> Values:
 
 def _detected(run: Path) -> Values:
     found = _read(run / "detection.json")
-    found.pop("by_step", None)
-    return found
+    return {name: value for name, value in found.items() if not isinstance(value, dict)}
+
+
+def detected_by_generator(run: Path) -> dict[str, float]:
+    """AUC at the last checkpoint against each of the common generators, by the names of their warm-ups."""
+    return {name: one["auc"] for name, one in _read(run / "detection.json").get("by_generator", {}).items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -176,7 +191,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _asked(run: Path) -> Values:
     """What ``electra-scale evaluate`` and ``finetune`` found at the last checkpoint."""
     found: Values = {}
-    for folder, prefix in (("pairs", ""), ("frozen", "frozen_")):
+    folders = {"pairs": "", "pairs_by_generator": "generator_", "masked": "", "frozen": "frozen_"}
+    for folder, prefix in folders.items():
         for path in (run / folder).glob("*.json"):
             found |= {prefix + score["name"]: score["value"] for score in _read(path)["scores"]}
     for result in _read(run / "tuned/suite.json").get("results", ()):
@@ -187,16 +203,17 @@ def _asked(run: Path) -> Values:
 def compare_speeds(study: Study, runs: Mapping[tuple[str, int], Values]) -> None:
     """Add to each run after which share of its steps it is where the baseline of its seed ends, by AUC."""
     for (arm, seed), figures in runs.items():
-        curve, baseline = detected_by_step(study.run(arm, seed)), runs.get((BASELINE, seed), {}).get("auc")
+        curve, baseline = by_step(study.run(arm, seed), "auc"), runs.get((study.baseline, seed), {}).get("auc")
         if baseline is not None and len(curve) > 1:
             reached = steps_to(curve, baseline)
             figures["auc_reached"] = None if reached is None else reached / curve[-1, 0]
 
 
-def detected_by_step(run: Path) -> NDArray[np.float64]:
-    """(n, 2) step and AUC against the common generator, of each checkpoint that was kept."""
+def by_step(run: Path, name: str) -> NDArray[np.float64]:
+    """(n, 2) step and what ``benchmarks.study.detection`` measured there, of each checkpoint that was kept."""
     found = _read(run / "detection.json").get("by_step", {})
-    return np.array(sorted((int(step), one["auc"]) for step, one in found.items()), dtype=np.float64).reshape(-1, 2)
+    pairs = sorted((int(step), one[name]) for step, one in found.items() if name in one)
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
 def steps_to(curve: NDArray[np.float64], level: float) -> float | None:
@@ -211,9 +228,9 @@ def steps_to(curve: NDArray[np.float64], level: float) -> float | None:
     return float(before + (after - before) * (level - low) / (high - low))
 
 
-def warmup_figures(study: Study, seed: int) -> Values:
-    """The generator that the arms of a seed start from: its held-out loss in nats."""
-    rows = [row for row in read_rows(study.warmup(seed)) if row["phase"] == "generator_warmup"]
+def warmup_figures(study: Study, seed: int, warmup: Warmup) -> Values:
+    """A generator that arms of a seed start from: its held-out loss in nats."""
+    rows = [row for row in read_rows(study.warmup(seed, warmup)) if row["phase"] == "generator_warmup"]
     losses = series(rows, "eval/generator_cross_entropy")
     return {"generator_cross_entropy": float(losses[-1, 1]) if len(losses) else None}
 
@@ -253,13 +270,13 @@ class Summary:
         return statistics.stdev(self.paired.values()) if len(self.paired) > 1 else None
 
 
-def summarise(runs: Mapping[tuple[str, int], Values]) -> dict[str, dict[str, Summary]]:
-    """Summaries by arm and figure, from the figures of each (arm, seed)."""
+def summarise(runs: Mapping[tuple[str, int], Values], baseline: str) -> dict[str, dict[str, Summary]]:
+    """Summaries by arm and figure, from the figures of each (arm, seed); paired with the arm ``baseline``."""
     arms = dict.fromkeys(arm for arm, _ in runs)
-    return {arm: {column.name: _summary(runs, arm, column) for column in COLUMNS} for arm in arms}
+    return {arm: {column.name: _summary(runs, arm, column, baseline) for column in COLUMNS} for arm in arms}
 
 
-def _summary(runs: Mapping[tuple[str, int], Values], arm: str, column: Column) -> Summary:
+def _summary(runs: Mapping[tuple[str, int], Values], arm: str, column: Column, baseline: str) -> Summary:
     values: dict[int, float] = {}
     paired: dict[int, float] = {}
     for (name, seed), figures in runs.items():
@@ -267,11 +284,11 @@ def _summary(runs: Mapping[tuple[str, int], Values], arm: str, column: Column) -
         if name != arm or value is None:
             continue
         values[seed] = value
-        baseline = runs.get((BASELINE, seed), {}).get(column.name)
-        if column.paired is None or arm == BASELINE or baseline is None:
+        other = runs.get((baseline, seed), {}).get(column.name)
+        if column.paired is None or arm == baseline or other is None:
             continue
         if column.paired == "difference":
-            paired[seed] = value - baseline
-        elif baseline > 0:
-            paired[seed] = value / baseline
+            paired[seed] = value - other
+        elif other > 0:
+            paired[seed] = value / other
     return Summary(values, paired)

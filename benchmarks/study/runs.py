@@ -9,31 +9,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.study.arms import ROOT, Study, Warmup
 from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
-from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.train.checkpoint import state as checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
-BASELINE = "electra"
 COMMON_SEED = 0
-"""The generator of this seed's warm-up is the one that every discriminator is tested against."""
+"""The generators of this seed's warm-ups are those that every discriminator is tested against."""
 WARMUP_SEEDS = 1000
-"""Added to the seed of a warm-up, so that arms train on samples that their generator has not seen."""
+"""Added to the seed of a warm-up, so that arms train on samples that their generator has not seen; and to that of an
+arm without one, which begins with the weights and the samples of a warm-up."""
 AT_A_TIME = 2
-PAIRS = 4000
-"""Held-out sentences of each kind; with so many a share of 0.9 has an error of 0.005."""
 FROZEN = ("cola", "cr", "trec")
 """Tasks of one sentence that a linear classifier over frozen states is trained on."""
-TUNED = ("cola", "mrpc", "cr", "conll2000")
-"""The tasks of ``downstream.yaml``."""
-DOWNSTREAM = Path(__file__).with_name("downstream.yaml")
 PARTIAL = "{partial}"
 """In a command: where its output is written until it is whole."""
 
@@ -42,58 +36,8 @@ _JOINT_TOKENS_PER_SECOND = 8000.0
 _WARMUP_TOKENS_PER_SECOND = 14000.0
 _OTHER_SECONDS = 75.0
 
-
-@dataclass(frozen=True)
-class Study:
-    """What is studied. ``arms`` are names of files beside ``base.yaml`` in the folder ``recipes``.
-
-    ``data`` has a folder of labelled rows for each task of ``downstream.yaml``; without it nothing is asked of frozen
-    or of tuned encoders.
-    """
-
-    out: Path
-    recipes: Path
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int | None = None
-    samples: int = 2048
-    data: Path | None = None
-    tuned: tuple[str, ...] = ()
-    """Arms that are fine-tuned too."""
-    probe_samples: int = 64
-    probe_draws: int = 32
-
-    @property
-    def store(self) -> Path:
-        return self.out / "store"
-
-    def warmup(self, seed: int) -> Path:
-        """Run folder of a seed's generator warm-up."""
-        return self.out / f"seed-{seed}" / "warmup"
-
-    def start(self, seed: int) -> Path:
-        """Exported weights that all arms of a seed start from."""
-        return self.out / f"seed-{seed}" / "start"
-
-    def run(self, arm: str, seed: int) -> Path:
-        """Run folder of an arm and seed."""
-        return self.out / f"seed-{seed}" / arm
-
-    def configs(self, arm: str | None = None) -> list[str]:
-        """Options that name the recipe's files."""
-        files = [self.recipes / "base.yaml"] + ([self.recipes / f"{arm}.yaml"] if arm else [])
-        return [option for file in files for option in ("--config", str(file))]
-
-    def recipe(self, arm: str | None = None) -> Recipe:
-        """The recipe of an arm, or the base; raises UserError where it is not possible."""
-        steps = [] if self.steps is None else ["--schedule.steps", str(self.steps)]
-        return parse_recipe(recipe_parser("study"), self.configs(arm) + steps)[0]
-
-
-def arms_in(recipes: Path) -> tuple[str, ...]:
-    """Names of the arms of a folder, the baseline first."""
-    names = sorted(file.stem for file in recipes.glob("*.yaml"))
-    return (BASELINE, *(name for name in names if name not in (BASELINE, "base")))
+_PRETRAIN = ("-m", "electra_scale.pretrain")
+_CLI = ("-m", "electra_scale.cli")
 
 
 @dataclass(frozen=True)
@@ -115,6 +59,8 @@ class Job:
     folder: Path
     tasks: tuple[Task, ...]
     seconds: float
+    needs: tuple[str, ...] = ()
+    """Labels of jobs that come before it in a plan and must have succeeded."""
 
     def open_tasks(self) -> list[Task]:
         """What is still to be done."""
@@ -132,75 +78,99 @@ def probe_file(run: Path, step: int) -> Path:
     return run / "probe" / f"{checkpoint.tag_of(step)}.json"
 
 
-def warmup_job(study: Study, seed: int) -> Job:
+def warmup_job(study: Study, seed: int, warmup: Warmup) -> Job:
     """The generator alone, from scratch, and one joint step at a fraction of the rate: only then it can be exported."""
-    recipe, run, start = study.recipe(), study.warmup(seed), study.start(seed)
+    recipe, run, start = study.recipe(warmup.arm), study.warmup(seed, warmup), study.start(seed, warmup)
     steps = recipe.generator_warmup.steps
-    options = [*study.configs(), "--data.store", str(study.store), "--run_dir", str(run)]
+    options = [*study.configs(warmup.arm), "--data.store", str(study.store), "--run_dir", str(run)]
     options += ["--seed", str(WARMUP_SEEDS + seed), "--schedule.steps", "1", "--resume", "auto"]
-    export = ("-m", "electra_scale.cli", "export", str(run), PARTIAL)
     tokens = steps * recipe.batch.global_batch * recipe.data.sequence_length
     return Job(
-        f"seed {seed} warm-up",
+        _warmup_label(seed, warmup),
         run,
         (
-            Task("train", ("-m", "electra_scale.pretrain", *options), lambda: reached(run, steps + 1)),
-            Task("export", export, start.exists, output=start),
+            Task("train", (*_PRETRAIN, *options), lambda: reached(run, steps + 1)),
+            Task("export", (*_CLI, "export", str(run), PARTIAL), start.exists, output=start),
         ),
         tokens / _WARMUP_TOKENS_PER_SECOND + _OTHER_SECONDS,
     )
 
 
+def _warmup_label(seed: int, warmup: Warmup) -> str:
+    return f"seed {seed} warm-up" + (f" of {warmup.arm}" if warmup.arm else "")
+
+
 def arm_job(study: Study, arm: str, seed: int) -> Job:
-    """The joint phase of an arm, then what is measured on its last checkpoint."""
-    recipe, run = study.recipe(arm), study.run(arm, seed)
-    steps = recipe.schedule.steps
-    options = [*study.configs(arm), "--data.store", str(study.store), "--seed", str(seed), "--run_dir", str(run)]
-    options += ["--generator_warmup.steps", "0", "--model.init_from", str(study.start(seed))]
-    # The start has both networks.
-    options += ["--generator_warmup.discriminator_from_generator", "false"]
+    """The joint phase of an arm, or all of an arm without a warm-up, then what is measured on its last checkpoint."""
+    recipe, run, warmup = study.recipe(arm), study.run(arm, seed), study.starts[arm]
+    steps, detects = recipe.schedule.steps, recipe.task.detects
+    options = [*study.configs(arm), "--data.store", str(study.store), "--run_dir", str(run)]
+    if warmup is None:
+        options += ["--seed", str(WARMUP_SEEDS + seed)]
+    else:
+        options += ["--seed", str(seed), "--generator_warmup.steps", "0"]
+        # The start has both networks.
+        options += ["--generator_warmup.discriminator_from_generator", "false"]
+        options += ["--model.init_from", str(study.start(seed, warmup))]
     options += ["--schedule.steps", str(steps), "--resume", "auto"]
-    probe: tuple[str, ...] = ("-m", "electra_scale.cli", "probe", str(run))
-    probe += ("--samples", str(study.probe_samples), "--draws", str(study.probe_draws))
-    detection = run / "detection.json"
-    detect: tuple[str, ...] = (
-        "-m",
-        "benchmarks.study.detection",
-        str(run),
-        "--generator",
-        str(study.warmup(COMMON_SEED)),
-    )
-    detect += ("--samples", str(study.samples), "--out", PARTIAL)
-    evaluate: tuple[str, ...] = ("-m", "electra_scale.cli", "evaluate", "--model", str(run), "--out", PARTIAL)
-    pairs, frozen, tuned = run / "pairs", run / "frozen", run / "tuned"
-    tasks = [
-        Task("train", ("-m", "electra_scale.pretrain", *options), lambda: reached(run, steps)),
-        Task("probe", probe, lambda: probe_file(run, steps).is_file(), optional=True),
-        Task("detect", detect, detection.is_file, output=detection),
-        Task("pairs", (*evaluate, "--pairs", "--count", str(PAIRS)), pairs.is_dir, output=pairs, optional=True),
-    ]
-    if study.data is not None:
-        folders = [str(study.data / name) for name in FROZEN]
-        tasks.append(Task("frozen", (*evaluate, "--linear", *folders), frozen.is_dir, output=frozen))
-        if arm in study.tuned:
-            # It resumes in its own folder, seed by seed, so that there is nothing to be renamed.
-            tune: tuple[str, ...] = ("-m", "electra_scale.cli", "finetune", "--model", str(run), "--out", str(tuned))
-            tune += ("--suite", str(DOWNSTREAM), "--data", str(study.data))
-            tasks.append(Task("tune", tune, (tuned / "suite.json").is_file))
+    tasks = [Task("train", (*_PRETRAIN, *options), lambda: reached(run, steps))]
+    if detects and recipe.logging.probe_every:
+        probe = ("--samples", str(study.probe_samples), "--draws", str(study.probe_draws))
+        tasks.append(
+            Task("probe", (*_CLI, "probe", str(run), *probe), lambda: probe_file(run, steps).is_file(), optional=True)
+        )
+    tasks += _measured(study, recipe, run)
+    if study.data is not None and arm in study.tuned:
+        # It resumes in its own folder, seed by seed, so that there is nothing to be renamed.
+        tuned = run / "tuned"
+        tune: tuple[str, ...] = ("finetune", "--model", str(run), "--out", str(tuned))
+        tune += ("--suite", str(study.suite), "--data", str(study.data))
+        tasks.append(Task("tune", (*_CLI, *tune), (tuned / "suite.json").is_file))
+    rate = _JOINT_TOKENS_PER_SECOND if detects else _WARMUP_TOKENS_PER_SECOND
     tokens = steps * recipe.batch.global_batch * recipe.data.sequence_length
+    needed = dict.fromkeys([(COMMON_SEED, each) for each in study.warmups] + ([(seed, warmup)] if warmup else []))
     return Job(
         f"seed {seed} {arm}",
         run,
         tuple(tasks),
-        tokens / _JOINT_TOKENS_PER_SECOND + _OTHER_SECONDS,
+        tokens / rate + _OTHER_SECONDS,
+        tuple(_warmup_label(*each) for each in needed),
     )
 
 
-def plan(study: Study) -> tuple[dict[int, Job], list[tuple[int, Job]]]:
-    """The warm-up of each seed, the common one's too; and the arms with their seeds, seed after seed."""
-    seeds = dict.fromkeys((COMMON_SEED, *study.seeds))
-    warmups = {seed: warmup_job(study, seed) for seed in seeds}
-    return warmups, [(seed, arm_job(study, arm, seed)) for seed in study.seeds for arm in study.arms]
+def _measured(study: Study, recipe: Recipe, run: Path) -> list[Task]:
+    """What is asked of the networks as they are; of one without a discriminator, what it predicts."""
+    detection = run / "detection.json"
+    common = [str(study.warmup(COMMON_SEED, warmup)) for warmup in study.warmups]
+    detect = ("-m", "benchmarks.study.detection", str(run), "--generator", *common)
+    detect += ("--samples", str(study.samples), "--out", PARTIAL)
+    tasks = [Task("detect", detect, detection.is_file, output=detection)]
+
+    def evaluated(label: str, folder: str, *options: str, optional: bool = False) -> None:
+        command = (*_CLI, "evaluate", "--model", str(run), "--out", PARTIAL, *options)
+        out = run / folder
+        tasks.append(Task(label, command, out.is_dir, output=out, optional=optional))
+
+    pairs = ("--pairs", "--count", str(study.pairs))
+    if recipe.task.detects:
+        evaluated("pairs", "pairs", *pairs, optional=True)
+    if study.has_masked_alone:
+        evaluated("pairs by generator", "pairs_by_generator", *pairs, "--pairs-by", "generator", optional=True)
+        text = ("--masked-tokens", str(study.store), "--passages", str(study.samples))
+        evaluated("masked tokens", "masked", *text, "--length", str(recipe.data.sequence_length))
+    if study.data is not None:
+        evaluated("frozen", "frozen", "--linear", *(str(study.data / name) for name in FROZEN))
+    return tasks
+
+
+def plan(study: Study) -> list[Job]:
+    """All jobs in order: seed after seed its warm-ups and then its arms, after those of the common seed."""
+    jobs: list[Job] = []
+    for seed in dict.fromkeys((COMMON_SEED, *study.seeds)):
+        needed = set(study.warmups) if seed == COMMON_SEED else {study.starts[arm] for arm in study.arms}
+        jobs += [warmup_job(study, seed, warmup) for warmup in study.warmups if warmup in needed]
+        jobs += [arm_job(study, arm, seed) for arm in study.arms if seed in study.seeds]
+    return jobs
 
 
 def keep_settings(study: Study) -> None:
@@ -208,13 +178,14 @@ def keep_settings(study: Study) -> None:
     path = study.out / "settings.json"
     files = {name: (study.recipes / f"{name}.yaml").read_text() for name in ("base", *study.arms)}
     data = None if study.data is None else str(study.data)
-    ours = {"steps": study.steps, "samples": study.samples, "data": data, "recipes": files}
+    suite = study.suite.read_text() if study.tuned else None
+    numbers = {name: getattr(study, name) for name in ("steps", "samples", "pairs")}
+    ours = {**numbers, "data": data, "suite": suite, "recipes": files}
     if path.is_file():
         before = json.loads(path.read_text())
-        changed = [name for name in ("steps", "samples") if before[name] != ours[name]]
-        # Figures may be asked for later, but not of other rows.
-        if before.get("data") not in (None, data):
-            changed.append("data")
+        changed = [name for name, value in numbers.items() if before.get(name, value) != value]
+        # Figures may be asked for later, but not of other rows, and not of other tasks.
+        changed += [name for name in ("data", "suite") if before.get(name) not in (None, ours[name])]
         changed += [f"{name}.yaml" for name, text in files.items() if before["recipes"].get(name, text) != text]
         if changed:
             raise UserError(
@@ -236,15 +207,21 @@ class Runner:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
-    def run(self, warmups: dict[int, Job], arms: list[tuple[int, Job]], finished: Callable[[], None]) -> list[str]:
-        """Run what is not done; ``finished`` is called after each arm. Returns the labels of jobs that failed."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        total = sum(bool(job.open_tasks()) for job in [*warmups.values(), *(job for _, job in arms)])
-        start, ended = time.monotonic(), 0
+    def run(self, jobs: Sequence[Job], finished: Callable[[], None]) -> list[str]:
+        """Run what is not done of a plan; ``finished`` is called after each job that others had to come before.
 
-        def one(job: Job, needs: list[Future[bool]]) -> bool:
+        Returns the labels of jobs that failed.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        total = sum(bool(job.open_tasks()) for job in jobs)
+        start, ended = time.monotonic(), 0
+        guard = threading.Lock()
+        futures: dict[str, Future[bool]] = {}
+
+        def one(job: Job) -> bool:
             nonlocal ended
-            if not all(needed.result() for needed in needs) or self._stopped.is_set():
+            # What it waits for has been started before it, so it never blocks that.
+            if not all(futures[needed].result() for needed in job.needs) or self._stopped.is_set():
                 return False
             if not job.open_tasks():
                 return True
@@ -254,20 +231,15 @@ class Runner:
                 left = (time.monotonic() - start) / ended * (total - ended)
                 result = "done" if good else "FAILED"
                 self.report(f"{job.label}: {result} ({ended} of {total}, about {_clock(left)} left)")
-                if needs and good:
+                if job.needs and good:
                     finished()
             return good
 
-        guard = threading.Lock()
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             try:
-                # Warm-ups are first in line and wait for nothing, so an arm that waits for one never blocks it.
-                started = {seed: pool.submit(one, job, []) for seed, job in warmups.items()}
-                futures = [
-                    (job.label, pool.submit(one, job, [started[seed], started[COMMON_SEED]])) for seed, job in arms
-                ]
-                results = [(warmups[seed].label, future.result()) for seed, future in started.items()]
-                results += [(label, future.result()) for label, future in futures]
+                for job in jobs:
+                    futures[job.label] = pool.submit(one, job)
+                results = [(label, future.result()) for label, future in futures.items()]
             except BaseException:
                 self.stop()
                 raise

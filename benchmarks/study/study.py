@@ -15,10 +15,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.study.runs import AT_A_TIME, ROOT, Runner, Study, arms_in, environment, keep_settings, plan
+from benchmarks.study.arms import DOWNSTREAM, ROOT, Study, arms_in
+from benchmarks.study.runs import AT_A_TIME, Runner, environment, keep_settings, plan
 from data_pipeline.errors import UserError
 from data_pipeline.report.plots import check_plots
 
@@ -31,6 +33,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--steps", type=int, help="joint steps (as in base.yaml)")
     parser.add_argument("--samples", type=int, default=2048, help="held-out samples of the common test (2048)")
+    parser.add_argument("--pairs", type=int, default=4000, help="held-out pairs of sentences of each kind (4000)")
     parser.add_argument(
         "--recipes", type=Path, default=ROOT / "recipes/ablation", help="folder with base.yaml and the arms"
     )
@@ -40,6 +43,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         help="folder with a folder of labelled rows for each task; without it encoders are not tuned",
     )
     parser.add_argument("--tuned", nargs="+", default=[], help="arms that are fine-tuned too (none)")
+    parser.add_argument(
+        "--suite", type=Path, default=DOWNSTREAM, help="tasks, seeds and epochs of fine-tuning (downstream.yaml)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and about how long it takes")
     parser.add_argument("--report", action="store_true", help="write table and plots of what is finished, run nothing")
     parser.add_argument("--foreground", action="store_true", help="run here and now, not in the background")
@@ -76,41 +82,50 @@ def main(given: list[str] | None = None) -> int:
 def chosen(options: argparse.Namespace) -> Study:
     """The study that the options describe; raises UserError for an arm that is not there or not possible."""
     known = arms_in(options.recipes)
-    arms = tuple(options.arms or known)
-    unknown = [arm for arm in (*arms, *options.tuned) if arm not in known]
+    unknown = [arm for arm in (*(options.arms or ()), *options.tuned) if arm not in known]
     if unknown:
         raise UserError(f"no arm is called {', '.join(unknown)}; there are {', '.join(known)}")
-    seeds = tuple(dict.fromkeys(options.seeds))
     if options.tuned and options.data is None:
         raise UserError("--tuned needs labelled rows: name their folder with --data")
     data = None if options.data is None else options.data.resolve()
     if data is not None and not data.is_dir():
         raise UserError(f"--data {data} is not a folder; it must hold a folder for each task")
+    if not options.suite.is_file():
+        raise UserError(f"--suite {options.suite} is not a file; name one with tasks (docs/finetune.md)")
     study = Study(
         options.out.resolve(),
         options.recipes.resolve(),
-        arms,
-        seeds,
+        tuple(options.arms or known),
+        tuple(dict.fromkeys(options.seeds)),
         options.steps,
         options.samples,
         data,
         tuple(options.tuned),
+        options.suite.resolve(),
+        options.pairs,
     )
-    for arm in arms:
-        study.recipe(arm)
+    baseline = study.baseline
+    if not options.arms:
+        study = replace(study, arms=tuple(sorted(known, key=lambda arm: (arm != baseline, arm))))
+    plan(study)
     return study
 
 
 def plan_text(study: Study) -> str:
-    """What would be run, what of it is done, and about how long the rest takes."""
-    warmups, arms = plan(study)
-    jobs = [*warmups.values(), *(job for _, job in arms)]
+    """What would be run, what of it is done, what each arm costs if the store is built, and how long the rest takes."""
+    from benchmarks.study.cost import costs
+
+    jobs = plan(study)
     lines, left = [], 0.0
     for job in jobs:
         open_tasks = job.open_tasks()
         left += job.seconds if open_tasks else 0.0
         lines.append(f"{job.label:<36} {', '.join(task.label for task in open_tasks) or 'done'}")
     minutes = left / AT_A_TIME / 60
+    lines += [
+        f"{arm:<36} {cost.flops / 1e12:,.2f} TFLOP, {cost.tokens / 1e6:,.2f} M positions, warm-up included"
+        for arm, cost in costs(study).items()
+    ]
     lines.append(f"{len(jobs)} runs in {study.out}, {AT_A_TIME} at a time: about {minutes:.0f} min on two free cores")
     return "\n".join(lines)
 
@@ -166,7 +181,7 @@ def run_all(study: Study, corpus: Path | None, lock: int) -> int:
         _log(f"store: {study.store}")
         build(study.store, corpus)
     runner = Runner(study.out / "logs", _log, lock)
-    failed = runner.run(*plan(study), finished=lambda: _write_report(study, quiet=True))
+    failed = runner.run(plan(study), finished=lambda: _write_report(study, quiet=True))
     _write_report(study)
     if failed:
         _log(f"failed: {', '.join(failed)}; see {study.out}/logs, then run the same command to try them again")

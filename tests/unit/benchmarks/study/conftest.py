@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.study.runs import Study
+from benchmarks.study.arms import Study
 from electra_scale.train.checkpoint import state as checkpoint
 from tests.support.fixtures.runs import RECIPE
 
@@ -22,8 +22,17 @@ def write_arms(folder: Path, **objectives: dict[str, Any]) -> Path:
     base["corruption"] = {"sampler": "electra", "head": {"width": 16}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     for arm, objective in objectives.items():
-        (folder / f"{arm}.yaml").write_text(yaml.safe_dump({"corruption": objective}))
+        write_arm(folder, arm, corruption=objective)
     return folder
+
+
+def write_arm(folder: Path, arm: str, **sections: dict[str, Any]) -> None:
+    """An arm of these sections of a recipe."""
+    (folder / f"{arm}.yaml").write_text(yaml.safe_dump(sections))
+
+
+MASKED_ALONE: dict[str, dict[str, Any]] = {"task": {"kind": "mlm"}, "generator_warmup": {"steps": 0}}
+"""Sections of an arm that is masked prediction from its first step to its last."""
 
 
 def write_run(

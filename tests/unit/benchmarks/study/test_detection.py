@@ -9,9 +9,20 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from benchmarks.study.detection import calibration, corrupted, detection
+from benchmarks.study.detection import calibration, corrupted, detection, measured
+from electra_scale.recipe.task import MaskedTokensSettings
+from electra_scale.tasks.masked_tokens import MaskedTokens
 from electra_scale.tasks.module import PretrainModule
-from tests.unit.train.conftest import SAMPLERS, discriminate, make_batch, make_module, masked_positions, roughen
+from tests.unit.train.conftest import (
+    MODELS,
+    SAMPLERS,
+    SPECIAL,
+    discriminate,
+    make_batch,
+    make_module,
+    masked_positions,
+    roughen,
+)
 
 
 @pytest.fixture
@@ -111,3 +122,24 @@ def test_a_generator_that_knows_the_answer_is_perfectly_calibrated() -> None:
     found = calibration(module, [batch])
     assert found["generator_accuracy"] == found["generator_probability"] == 1.0
     assert found["expected_calibration_error"] == 0.0
+
+
+def test_against_several_generators_the_figures_are_means(
+    discriminator: PretrainModule, generator: PretrainModule
+) -> None:
+    other = copy.deepcopy(generator)
+    roughen(other.electra.generator, 14)
+    generators, batches = {"one": generator, "other": other}, [make_batch()]
+    found = measured(discriminator, generators, batches)
+    apart = {name: detection(discriminator, module, batches) for name, module in generators.items()}
+    assert apart["one"] != apart["other"]
+    assert found["by_generator"] == apart
+    for name in ("auc", "discriminator_loss"):
+        assert found[name] == pytest.approx((apart["one"][name] + apart["other"][name]) / 2)
+
+
+def test_of_masked_prediction_alone_only_what_it_predicts_is_measured(generator: PretrainModule) -> None:
+    alone, batches = copy.deepcopy(generator), [make_batch()]
+    alone.task = MaskedTokens(MaskedTokensSettings(), MODELS["bert"], SPECIAL)
+    expected = calibration(generator, batches)["generator_cross_entropy"]
+    assert measured(alone, {"one": generator}, batches) == {"generator_cross_entropy": expected}

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.study.arms import Study, Warmup
+from benchmarks.study.cost import ArmCost, PhaseCost
 from benchmarks.study.figures import (
     COLUMNS,
     Values,
@@ -19,9 +21,8 @@ from benchmarks.study.figures import (
     summarise,
     variance_over_steps,
 )
-from benchmarks.study.plots import moving_variance
+from benchmarks.study.plots import by_operations, moving_variance
 from benchmarks.study.report import markdown, report
-from benchmarks.study.runs import Study
 
 from .conftest import write_run
 
@@ -79,7 +80,10 @@ def finished(small: Study) -> Study:
     write_probe(small.run("hp_loss_own", 0), plain=0.80, weighted=0.82)
     for seed in small.seeds:
         write_run(
-            small.warmup(seed), 6, {"eval/generator_cross_entropy": lambda step: 6.0 - step / 10}, "generator_warmup"
+            small.warmup(seed, Warmup()),
+            6,
+            {"eval/generator_cross_entropy": lambda step: 6.0 - step / 10},
+            "generator_warmup",
         )
     return small
 
@@ -99,7 +103,13 @@ def test_a_run_folder_gives_the_figures_that_its_rows_hold(finished: Study) -> N
 
 def test_what_was_asked_of_the_encoder_is_read_from_its_files(small: Study) -> None:
     run = small.run("hp_loss_own", 0)
-    for folder, scores in (("pairs", {"pairs_swapped": 0.9, "pairs_replaced": 0.8}), ("frozen", {"cola": 0.7})):
+    asked = {
+        "pairs": {"pairs_swapped": 0.9, "pairs_replaced": 0.8},
+        "pairs_by_generator": {"pairs_swapped": 0.95},
+        "masked": {"masked_cross_entropy": 3.5},
+        "frozen": {"cola": 0.7},
+    }
+    for folder, scores in asked.items():
         (run / folder).mkdir(parents=True)
         content = {"scores": [{"name": name, "value": value} for name, value in scores.items()]}
         (run / folder / "probe-40.json").write_text(json.dumps(content))
@@ -107,7 +117,14 @@ def test_what_was_asked_of_the_encoder_is_read_from_its_files(small: Study) -> N
     result = {"task": "mrpc", "metric": "f1", "mean": {"f1": 0.82, "accuracy": 0.7}}
     (run / "tuned/suite.json").write_text(json.dumps({"version": 1, "results": [result]}))
     found = {name: value for name, value in run_figures(run, STEPS).items() if value is not None}
-    assert found == {"pairs_swapped": 0.9, "pairs_replaced": 0.8, "frozen_cola": 0.7, "tuned_mrpc": 0.82}
+    assert found == {
+        "pairs_swapped": 0.9,
+        "pairs_replaced": 0.8,
+        "generator_pairs_swapped": 0.95,
+        "masked_cross_entropy": 3.5,
+        "frozen_cola": 0.7,
+        "tuned_mrpc": 0.82,
+    }
 
 
 def test_a_run_is_as_far_as_the_baseline_ends_where_its_curve_first_is_there(small: Study) -> None:
@@ -127,6 +144,26 @@ def test_a_run_is_as_far_as_the_baseline_ends_where_its_curve_first_is_there(sma
     assert steps_to(np.array([[10, 0.5], [20, 0.55]]), 0.4) == 10
 
 
+def test_arms_with_other_phases_are_drawn_along_operations_and_shown_with_their_cost(finished: Study) -> None:
+    joint = PhaseCost("joint", STEPS, 3e9, 2048)
+    cost = {
+        "electra": ArmCost((PhaseCost("generator_warmup", 100, 1e9, 2048), joint)),
+        "hp_loss_own": ArmCost((PhaseCost("mlm", 218, 1e9, 2048),)),
+    }
+    assert by_operations(np.array([[10.0, 0.5], [40.0, 0.6]]), cost["electra"]).tolist() == [[0.13, 0.5], [0.22, 0.6]]
+    text = markdown({}, {}, None, "electra", cost, [["arm", "warmup", "warmup-b"], ["electra", "0.6", "0.7"]])
+    row = cells(text, "## Cost", "hp_loss_own")
+    assert list(row.values()) == ["hp_loss_own", "218 mlm", "0.22", "-0.9%", "0.45"]
+    assert cells(text, "## Cost", "electra")["steps"] == "100 generator_warmup + 40 joint"
+    assert cells(text, "## AUC against each", "electra")["warmup-b"] == "0.7"
+
+
+def test_rows_of_masked_prediction_alone_are_those_of_its_arm(small: Study) -> None:
+    run = small.run("electra", 0)
+    write_run(run, STEPS, {"speed/tokens_per_second": float}, "mlm")
+    assert run_figures(run, STEPS)["tokens_per_second"] == (STEPS + 1) / 2
+
+
 def test_what_is_absent_is_not_measured_and_nothing_is_made_up(tmp_path: Path) -> None:
     assert set(run_figures(tmp_path, STEPS).values()) == {None}
     write_run(tmp_path, STEPS, {"loss/discriminator": lambda step: 0.5 + step % 2, "sampling/ess": lambda _: None})
@@ -136,7 +173,7 @@ def test_what_is_absent_is_not_measured_and_nothing_is_made_up(tmp_path: Path) -
 
 def test_means_deviations_and_paired_differences_are_those_of_the_seeds(finished: Study) -> None:
     runs = {(arm, seed): run_figures(finished.run(arm, seed), STEPS) for arm in finished.arms for seed in (0, 1)}
-    own = summarise(runs)["hp_loss_own"]
+    own = summarise(runs, "electra")["hp_loss_own"]
     assert own["auc"].mean == pytest.approx(0.67)
     assert own["auc"].deviation == pytest.approx(0.12 / math.sqrt(2))
     assert own["auc"].paired == {0: pytest.approx(0.01), 1: pytest.approx(0.03)}
@@ -147,8 +184,8 @@ def test_means_deviations_and_paired_differences_are_those_of_the_seeds(finished
         assert own[f"step_variance_{part}"].paired == {0: pytest.approx(0.25), 1: pytest.approx(0.25)}
     assert own["gradient_ratio"].mean == 0.9
     assert own["gradient_ratio"].deviation is None
-    assert summarise(runs)["electra"]["auc"].paired == {}
-    assert summarise(runs)["electra"]["gradient_ratio"].mean is None
+    assert summarise(runs, "electra")["electra"]["auc"].paired == {}
+    assert summarise(runs, "electra")["electra"]["gradient_ratio"].mean is None
 
 
 def test_a_seed_without_a_baseline_has_no_paired_difference() -> None:
@@ -158,7 +195,7 @@ def test_a_seed_without_a_baseline_has_no_paired_difference() -> None:
         ("focal", 0): {**empty, "auc": 0.5},
         ("focal", 1): {**empty, "auc": 1.0},
     }
-    focal = summarise(runs)["focal"]["auc"]
+    focal = summarise(runs, "electra")["focal"]["auc"]
     assert focal.values == {0: 0.5, 1: 1.0}
     assert focal.paired == {0: pytest.approx(-0.1)}
 
@@ -215,7 +252,7 @@ def test_a_run_that_is_not_finished_is_left_out(finished: Study) -> None:
 
 
 def test_a_generator_is_shown_beside_the_unigram_entropy() -> None:
-    text = markdown({}, {0: {"generator_cross_entropy": 5.25}}, 6.5)
+    text = markdown({}, {"0": {"generator_cross_entropy": 5.25}}, 6.5, "electra", {}, [])
     assert cells(text, "## Generators", "0") == {
         "seed": "0",
         "held-out loss, nats": "5.250",
