@@ -18,8 +18,9 @@ from benchmarks.measure import table, write_figures
 from benchmarks.training.step_on_paper import Network, Step, Work, bytes_of_a_step, scaled
 from electra_scale.model.cost import parameter_counts, training_flops
 from electra_scale.monitor.hardware import DEVICES
-from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, read_deepspeed_json
+from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, bucket_of, read_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
+from electra_scale.recipe.phases import phases, trained_parts
 
 
 def arguments() -> argparse.Namespace:
@@ -65,16 +66,19 @@ def on_paper(args: argparse.Namespace, name: str) -> dict[str, Any]:
     element = 2 if content.get("bf16", {}).get("enabled") else 4
     sheet = DEVICES[args.gpu]
     peak = 1e12 * (args.peak_tflops or (sheet.bf16_tflops if element == 2 else sheet.fp32_tflops))
-    flops = length * training_flops(config, length, recipe.data.mask_share, True)
+    phase = phases(recipe)[-1].name
+    trained, with_generator = trained_parts(recipe, phase), recipe.corruption.uses_generator
+    flops = length * training_flops(config, length, recipe.data.mask_share, phase == "joint", with_generator, trained)
     zero = content["zero_optimization"]
-    counted = parameter_counts(config).total
+    counts = parameter_counts(config, with_generator)
+    counted = counts.of(trained)
     bucket = zero.get("reduce_bucket_size", LARGEST_BUCKET)
     work = Work(
         args.row_ms / 1000 if args.row_ms else flops / (peak * args.mfu),
         counted,
         element,
         zero["stage"],
-        min(counted, LARGEST_BUCKET) if bucket == "auto" else int(bucket),
+        bucket_of(counts.total) if bucket == "auto" else int(bucket),
         args.fixed_ms / 1000,
     )
     overlap = args.overlap if args.overlap is not None else (0.8 if zero.get("overlap_comm") else 0.0)

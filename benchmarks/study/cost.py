@@ -11,7 +11,7 @@ from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
 from electra_scale.monitor.batch_flops import BatchFlops
 from electra_scale.recipe.batch import batch_split
-from electra_scale.recipe.phases import Phase, PhasePlan, phases
+from electra_scale.recipe.phases import Phase, PhasePlan, phases, trained_parts
 from electra_scale.recipe.recipe import Recipe
 
 _BATCHES = 16
@@ -68,7 +68,7 @@ def _phase(recipe: Recipe, store: Store, plan: PhasePlan) -> PhaseCost:
     length, rows = recipe.data.sequence_length, recipe.batch.global_batch
     config = recipe.networks(store.manifest.tokenizer.vocab_size)
     joint = plan.name == "joint"
-    work = BatchFlops(config, length, joint, recipe.corruption.uses_generator, recipe.optimizer.generator_rate > 0)
+    work = BatchFlops(config, length, joint, recipe.corruption.uses_generator, trained_parts(recipe, plan.name))
     special = special_tokens(store.tokenizer_dir)
     loader = Loader(Split(store, "train", special, recipe.data), 0, rows, shuffle=False, spread=True)
     _, times = batch_split(rows, 1, recipe.batch.most_per_device)

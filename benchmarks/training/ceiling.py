@@ -25,6 +25,7 @@ from benchmarks.measure import pick_cores, spread, table, write_figures
 from benchmarks.training.step import engine_of, made_up_batch, timed_step
 from electra_scale.model.cost import training_flops
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
+from electra_scale.recipe.phases import trained_parts
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.train.engine.world import join_world, leave_world
 
@@ -169,8 +170,8 @@ def main() -> None:
     parts = parts_of_a_step(step)
     leave_world()
     positions = recipe.data.sequence_length
-    learns = recipe.optimizer.generator_rate > 0
-    counted = training_flops(recipe.networks(args.vocabulary), positions, recipe.data.mask_share, True, True, learns)
+    networks, trained = recipe.networks(args.vocabulary), trained_parts(recipe, "joint")
+    counted = training_flops(networks, positions, recipe.data.mask_share, True, True, trained)
     counted *= args.rows * positions
     called = sum(count * one.operations for one, count in products.found.items())
     rates = {

@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from data_pipeline.errors import UserError
+from electra_scale.plan.exchange import rounds_of
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET
 
@@ -97,7 +98,7 @@ def bytes_of_a_step(work: Work, accumulation: int) -> dict[str, float]:
     ZeRO-1 once. Both gather the parameters once.
     """
     once = float(work.parameters * work.element)
-    return {"reduced": once * (accumulation if work.stage == 2 else 1), "gathered": once}
+    return {"reduced": once * rounds_of(work.stage, accumulation), "gathered": once}
 
 
 def step_of(work: Work, network: Network, ranks: int, micro: int, accumulation: int) -> Step:
@@ -108,13 +109,13 @@ def step_of(work: Work, network: Network, ranks: int, micro: int, accumulation: 
     computing = work.computing(micro, accumulation)
     moved = bytes_of_a_step(work, accumulation)
     buckets = math.ceil(work.parameters / work.bucket)
-    rounds = accumulation if work.stage == 2 else 1
+    rounds = rounds_of(work.stage, accumulation)
     bucket = moved["reduced"] / rounds / buckets
     reducing = rounds * buckets * network.all_reduce(bucket, ranks)
     gathering = network.all_gather(moved["gathered"], ranks)
     small = SMALL_COLLECTIVES * network.all_reduce(8.0, ranks)
     # An exchange can hide behind the backward passes that it belongs to only: one of ZeRO-1 behind the last.
-    beside = _BACKWARD * computing * (1.0 if work.stage == 2 else 1 / accumulation)
+    beside = _BACKWARD * computing * (rounds / accumulation)
     hidden = min(reducing, network.overlap * beside)
     exposed = reducing - hidden + gathering + small
     return Step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.kinds import method_of
 from electra_scale.recipe.model import ModelConfig
-from electra_scale.recipe.optimizer import PartSettings
+from electra_scale.recipe.optimizer import PARTS, PartSettings
 from electra_scale.recipe.phases import Phase, PhasePlan
 
 Sums = Mapping[str, NDArray[np.floating[Any]]]
@@ -176,8 +176,8 @@ class Corruptor(ABC):
         """Take note of the global sums of a step, after its update; most corruptions need none."""
 
     @classmethod
-    def cost(cls, settings: Any, model: ModelConfig) -> CorruptionCost:
-        """What it adds to a step, from the settings alone."""
+    def cost(cls, settings: Any, model: ModelConfig, trained: Collection[str]) -> CorruptionCost:
+        """What it adds to a step that trains the parts of these names, from the settings alone."""
         return CorruptionCost()
 
 
@@ -214,9 +214,9 @@ def build_corruptor(settings: Any, model: ModelConfig, special: SpecialTokens, s
     return found
 
 
-def cost_of(settings: Any, model: ModelConfig) -> CorruptionCost:
-    """What the corruption that the recipe chooses adds to a step."""
-    found: CorruptionCost = method_of("corruption", settings.kind).cost(settings, model)
+def cost_of(settings: Any, model: ModelConfig, trained: Collection[str] = PARTS) -> CorruptionCost:
+    """What the corruption that the recipe chooses adds to a step that trains the parts of these names."""
+    found: CorruptionCost = method_of("corruption", settings.kind).cost(settings, model, trained)
     return found
 
 

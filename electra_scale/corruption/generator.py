@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import torch
@@ -180,5 +180,5 @@ class GeneratorCorruption(Corruptor):
         return Masked(head(hidden), networks.word_embeddings, head.bias, hidden, original, batch.uniform)
 
     @classmethod
-    def cost(cls, settings: GeneratorSettings, model: ModelConfig) -> CorruptionCost:
-        return GeneratorCost(settings, model)
+    def cost(cls, settings: GeneratorSettings, model: ModelConfig, trained: Collection[str]) -> CorruptionCost:
+        return GeneratorCost(settings, model, trained)

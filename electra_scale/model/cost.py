@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from electra_scale.model.architectures.architecture import architecture_of
+from electra_scale.model.architectures.architecture import Network, architecture_of
 from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.optimizer import PARTS
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Trainable parameters by part; what a corruption learns besides is not among them."""
+    """Parameters by part; what a corruption learns besides is not among them."""
 
     embeddings: int
     generator: int
@@ -25,8 +27,12 @@ class ParameterCounts:
 
     @property
     def generator_phase(self) -> int:
-        """Those that a warm-up of the generator alone trains."""
+        """Those of the parts that a warm-up of the generator alone runs."""
         return self.embeddings + self.generator + self.generator_head
+
+    def of(self, names: Collection[str]) -> int:
+        """Those of the parts with these names; other names are passed over."""
+        return sum(count for name, count in vars(self).items() if name in names)
 
 
 def parameter_counts(config: ModelConfig, with_generator: bool = True) -> ParameterCounts:
@@ -75,16 +81,23 @@ def recomputed_flops(
     masked_share: float,
     joint: bool,
     with_generator: bool = True,
-    generator_learns: bool = True,
+    trained: Collection[str] = PARTS,
 ) -> float:
     """Operations per token that a training step does twice, because of activation checkpointing; MFU does not count
     them. Arguments are those of :func:`training_flops`."""
     if not config.activation_checkpointing:
         return 0.0
     architecture, found = architecture_of(config), 0.0
-    if with_generator and (generator_learns or not joint):
+    if with_generator and reaches("generator", trained):
         found += architecture.recomputed_flops(config.generator, positions, wanted=masked_share)
-    return found + (architecture.recomputed_flops(config.discriminator, positions) if joint else 0.0)
+    if joint and reaches("discriminator", trained):
+        found += architecture.recomputed_flops(config.discriminator, positions)
+    return found
+
+
+def reaches(network: Network, trained: Collection[str]) -> bool:
+    """Whether a gradient goes through a network's encoder, given the parts that train: for itself or the embeddings."""
+    return network in trained or "embeddings" in trained
 
 
 def training_flops(
@@ -93,22 +106,47 @@ def training_flops(
     masked_share: float,
     joint: bool,
     with_generator: bool = True,
-    generator_learns: bool = True,
+    trained: Collection[str] = PARTS,
 ) -> float:
-    """Operations of a training step per token, which MFU is taken from: 3 times the forward pass of what learns.
+    """Operations of a training step per token, which MFU is taken from: 3 times the forward pass where all learns.
 
-    Backward forms two products for each of forward's. What a corruption learns besides is not among them
+    Backward forms two products for each of forward's: the gradient of a weight where its part trains, and that of what
+    it is applied to where a part below trains. What a corruption learns besides is not among them
     (:func:`electra_scale.corruption.samplers.cost.sampler_flops`).
 
     Args:
         config: the model.
         positions: row length S.
         masked_share: M/S, masked positions per position.
-        joint: both networks train; else the generator alone.
+        joint: both networks run; else the generator alone.
         with_generator: there is a generator.
-        generator_learns: in the joint phase too.
+        trained: names of the parts that train (:func:`electra_scale.recipe.phases.trained_parts`).
     """
-    generator = generator_flops(config, positions, masked_share) if with_generator else 0.0
-    if not joint:
-        return 3 * generator
-    return (3 if generator_learns else 1) * generator + 3 * discriminator_flops(config, positions)
+    found = 0.0
+    if with_generator:
+        found += generator_flops(config, positions, masked_share)
+        found += _backward_flops(config, "generator", positions, masked_share, trained)
+        # Gradients of the scores are all formed in one pass, or none is.
+        if "generator_head" in trained or reaches("generator", trained):
+            found += masked_share * 2 * 2 * config.embedding * config.vocab_size
+    if joint:
+        found += discriminator_flops(config, positions)
+        found += _backward_flops(config, "discriminator", positions, 1.0, trained)
+    return found
+
+
+def _backward_flops(
+    config: ModelConfig, network: Network, positions: int, wanted: float, trained: Collection[str]
+) -> float:
+    """Operations per token of the backward pass of an encoder and its head, which ``wanted`` positions have."""
+    architecture, size = architecture_of(config), getattr(config, network)
+    reached = reaches(network, trained)
+    found = wanted * architecture.head_flops(network) * (reached + (f"{network}_head" in trained))
+    if reached:
+        attention = architecture.attention_flops(size, positions)
+        products = architecture.encoder_flops(size, positions, wanted) - attention
+        # Both factors of a product in attention are made of hidden states.
+        found += 2 * attention + products * (1 + (network in trained))
+        if "embeddings" not in trained:
+            found -= architecture.input_flops(size)
+    return found

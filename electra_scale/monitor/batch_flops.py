@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from electra_scale.data.batch import Batch
 from electra_scale.model.cost import training_flops
 from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.optimizer import PARTS
 
 
 class BatchFlops:
@@ -21,14 +24,19 @@ class BatchFlops:
     Args:
         config: the model.
         length: positions of a row, S.
-        joint, with_generator, generator_learns: as :func:`electra_scale.model.cost.training_flops` has them.
+        joint, with_generator, trained: as :func:`electra_scale.model.cost.training_flops` has them.
     """
 
     def __init__(
-        self, config: ModelConfig, length: int, joint: bool, with_generator: bool = True, generator_learns: bool = True
+        self,
+        config: ModelConfig,
+        length: int,
+        joint: bool,
+        with_generator: bool = True,
+        trained: Collection[str] = PARTS,
     ) -> None:
         def per_token(attended: int, masked_share: float) -> float:
-            return training_flops(config, attended, masked_share, joint, with_generator, generator_learns)
+            return training_flops(config, attended, masked_share, joint, with_generator, trained)
 
         # A document's FLOPs by its length, without masked positions, whose cost does not depend on it.
         self._of_document = np.array([n * per_token(n, 0.0) for n in range(length + 1)])

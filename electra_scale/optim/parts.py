@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
-from electra_scale.recipe.optimizer import AdamWSettings, PartSettings
+from electra_scale.recipe.optimizer import AdamWSettings, PartSettings, training_of_parts
 from electra_scale.tasks.module import PretrainModule
-
-_GENERATORS = ("embeddings", "generator", "generator_head")
-"""What the generator's distribution depends on."""
 
 
 @dataclass
@@ -43,33 +40,26 @@ class Part:
 
 
 def parts_of(module: PretrainModule, settings: AdamWSettings) -> list[Part]:
-    """What the module's phase trains.
+    """What the module's phase trains, by :func:`electra_scale.recipe.optimizer.training_of_parts`.
 
     Parts that are frozen, or that the phase does not train, are left out, because DeepSpeed decays whatever it is
-    given; those that are frozen get no gradient either. A ``generator_rate`` of 0 freezes the generator in the joint
-    phase, with its head and the embeddings, unless one of them has a rate of its own.
+    given; those that are frozen get no gradient either.
     """
-    electra, joint = module.electra, module.phase == "joint"
-    pace = settings.generator_rate if joint else 1.0
-    found: list[tuple[str, nn.Module, PartSettings]] = [("embeddings", electra.embeddings, PartSettings(rate=1.0))]
-    if electra.generator is not None and electra.generator_head is not None:
-        found.append(("generator", electra.generator, PartSettings(rate=pace)))
-        found.append(("generator_head", electra.generator_head, PartSettings(rate=pace)))
-    if joint:
-        found.append(("discriminator", electra.discriminator, PartSettings(rate=1.0)))
-        found.append(("discriminator_head", electra.discriminator_head, PartSettings(rate=1.0)))
-        for name, (part, training) in module.learned.items():
-            if any(True for _ in part.parameters()):
-                found.append((name, part, training))
-    left = _GENERATORS if joint and pace == 0 and electra.generator is not None else ()
+    electra = module.electra
+    learned = {name: part for name, part in module.learned.items() if any(True for _ in part[0].parameters())}
+    training = training_of_parts(
+        settings,
+        module.phase == "joint",
+        electra.generator is not None,
+        {name: training for name, (_, training) in learned.items()},
+    )
     parts = []
-    for name, part, usual in found:
-        own = settings.parts.get(name, PartSettings())
-        if own.frozen or (name in left and own.rate is None):
+    for name, own in training.items():
+        part: nn.Module = learned[name][0] if name in learned else getattr(electra, name)
+        if own.frozen:
             part.requires_grad_(False)
-            continue
-        changed = {key: value for key, value in vars(own).items() if value not in (None, False, "phase")}
-        parts.append(_part(name, part, replace(usual, **changed), settings))
+        else:
+            parts.append(_part(name, part, own, settings))
     return parts
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from electra_scale.corruption.corruption import cost_of
-from electra_scale.model.architectures.architecture import architecture_of
-from electra_scale.model.cost import parameter_counts
+from electra_scale.model.architectures.architecture import Network, architecture_of
+from electra_scale.model.cost import parameter_counts, reaches
 from electra_scale.model.varlen import FLASH
-from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, bucket_of
-from electra_scale.recipe.model import ModelConfig
+from electra_scale.plan.gradients import gradients_of
+from electra_scale.plan.trained import trained_counts
+from electra_scale.recipe.model import EncoderSize, ModelConfig
+from electra_scale.recipe.phases import Phase, PhasePlan, trained_parts
 from electra_scale.recipe.recipe import Recipe
 
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -20,12 +22,14 @@ _DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a device in the joint phase.
+    """Bytes on a device in a phase.
 
-    ``weights`` and ``optimizer`` are held all the time; ``gradients``, ``activations`` and ``vocabulary_pass`` are what
-    is held when a backward pass starts. ``moments`` are the totals at those times of a step that may be its peak.
+    ``phase`` is its name. ``weights`` and ``optimizer`` are held all the time; ``gradients``, ``activations`` and
+    ``vocabulary_pass`` are what is held when a backward pass starts. ``moments`` are the totals at those times of a
+    step that may be its peak.
     """
 
+    phase: Phase
     weights: float
     optimizer: float
     gradients: float
@@ -46,6 +50,7 @@ class Memory:
 
 def device_memory(
     recipe: Recipe,
+    phase: PhasePlan,
     model: ModelConfig,
     deepspeed_json: dict[str, Any],
     ranks: int,
@@ -53,71 +58,75 @@ def device_memory(
     accumulation: int,
     device_type: str = "cuda",
 ) -> Memory:
-    """Memory of a device of torch's ``device_type``, by part, for a micro-batch; ZeRO divides it by ``ranks``."""
-    zero = deepspeed_json.get("zero_optimization", {})
-    half = bool(deepspeed_json.get("bf16", {}).get("enabled"))
-    element = 2 if half else 4
-    counts, detects = parameter_counts(model, recipe.corruption.uses_generator), recipe.task.detects
-    parameters = counts.total if detects else counts.generator_phase
+    """Memory of a device of torch's ``device_type`` in a phase, by part, for a micro-batch; ZeRO divides it by
+    ``ranks``."""
+    element = 2 if deepspeed_json.get("bf16", {}).get("enabled") else 4
+    joint, with_generator = phase.name == "joint", recipe.corruption.uses_generator
+    counts, training = parameter_counts(model, with_generator), trained_parts(recipe, phase.name)
+    head = cost_of(recipe.corruption, model).parameters
     # Masked prediction alone draws nothing.
-    corruption = recipe.corruption if detects else replace(recipe.corruption, sampler="electra")
-    architecture, cost = architecture_of(model), cost_of(corruption, model)
-    head = cost.parameters
+    corruption = recipe.corruption if joint else replace(recipe.corruption, sampler="electra")
+    architecture, cost = architecture_of(model), cost_of(corruption, model, training)
     tokens = micro_batch * recipe.data.sequence_length
-    masked = round(tokens * recipe.data.mask_share)
-    table = model.vocab_size * model.embedding
-    part = parameters / ranks
+    masked = round(tokens * phase.mask_share)
+    trained = trained_counts(recipe, phase.name, model)
 
-    generator = 0.0
-    if recipe.corruption.uses_generator:
-        generator = tokens * architecture.encoder_bytes(model.generator, element, wanted=masked / tokens)
+    def encoder(network: Network, size: EncoderSize, wanted: float = 1.0) -> float:
+        if not reaches(network, training):
+            return 0.0
+        learns, below = network in training, "embeddings" in training
+        return tokens * architecture.encoder_bytes(size, element, wanted, learns, below)
+
     masks = tokens * _row_attention_bytes(model, recipe.data.sequence_length, element, device_type)
-    discriminator = tokens * architecture.encoder_bytes(model.discriminator, element)
-    discriminator += tokens * architecture.head_bytes("discriminator", element)
-    discriminator *= detects
+    generator = encoder("generator", model.generator, masked / tokens) if with_generator else 0.0
+    discriminator = 0.0
+    if joint:
+        discriminator = encoder("discriminator", model.discriminator)
+        learns = "discriminator_head" in training
+        if learns or reaches("discriminator", training):
+            discriminator += tokens * architecture.head_bytes("discriminator", element, learns)
     at_masked = cost.masked_bytes(masked, element)
     running = cost.running_bytes(masked, element, device_type)
     kept = cost.kept_bytes(masked, element) + cost.backward_bytes(masked, element, device_type)
 
-    bucket_size = zero.get("reduce_bucket_size", LARGEST_BUCKET)
-    bucket_size = bucket_of(parameters + head) if bucket_size == "auto" else int(bucket_size)
-    contiguous = bool(zero.get("contiguous_gradients", True))
-    bucket = float(bucket_size * element * (2 if zero.get("overlap_comm") else 1)) if contiguous else 0.0
-    accumulates_exactly = half and deepspeed_json.get("data_types", {}).get("grad_accum_dtype") == "fp32"
-    # With a single precision DeepSpeed keeps whole parameters' gradients: a part of the table means all of it.
-    own = 4 * part if accumulates_exactly else element * max(part, table if ranks > 1 else 0)
-    if zero.get("stage") == 1:
-        own = float((4 if accumulates_exactly else element) * parameters)
-    copied = float(element * min(bucket_size, parameters)) if ranks > 1 else 0.0
-    # The norm takes a copy of each gradient in float64; sums in float32 are in one piece already.
-    scratch = max(8 * min(table, part), 0 if accumulates_exactly else 4 * part)
-    if not deepspeed_json.get("optimizer", {}).get("params", {}).get("fused"):
-        # The whole gradient of this rank's part, and AdamW's intermediate results.
-        scratch = 8 * part
+    shared_parts = {name for name, part in training.items() if not part.replicated}
+    table = model.vocab_size * model.embedding if "embeddings" in training else 0
+    sizes = {"generator": model.generator, "discriminator": model.discriminator}
+    encoders = [architecture.largest_parameter(size) for name, size in sizes.items() if name in shared_parts]
+    largest = max(0, *encoders, table if "embeddings" in shared_parts else 0)
+    sums = gradients_of(trained.shared, largest, counts.total + head, deepspeed_json, ranks, accumulation)
 
-    # The head is in float32 whatever the networks are.
-    # A discriminator that is not trained is there all the same.
+    # The head is in float32 whatever the networks are. What a phase does not train is there all the same.
     weights = float(counts.total * element + head * 4)
-    # float32 weights and two moments: this rank's part; for the head all of them, and its whole gradient.
-    optimizer = 12 * part + 16 * head
+    # float32 weights and two moments: this rank's part; of what each rank keeps whole all, and its whole gradient.
+    optimizer = 12 * trained.shared / ranks + 16 * (trained.replicated + trained.head) + sums.always
     always = weights + optimizer
-    # A bucket that holds the whole gradient is reduced only when the backward pass is over.
-    before = own if accumulation > 1 or parameters > bucket_size else 0.0
-    gradients = bucket + before + head * 4
+    whole = float(trained.replicated * element + trained.head * 4)
+    between = sums.between + (whole if accumulation > 1 else 0.0)
+    gradients = sums.start + whole
     # The gradient of a layer's inner values, and what is made again of a layer that kept its input only.
-    in_backward = float(tokens * model.discriminator.ffn * element)
-    if model.activation_checkpointing:
-        in_backward += tokens * architecture.layer_bytes(model.discriminator if detects else model.generator, element)
+    in_backward, deepest = 0.0, None
+    if joint and reaches("discriminator", training):
+        deepest = model.discriminator
+    elif with_generator and reaches("generator", training):
+        deepest = model.generator
+    if deepest is not None:
+        in_backward = float(tokens * deepest.ffn * element)
+        if model.activation_checkpointing:
+            in_backward += tokens * architecture.layer_bytes(deepest, element)
     activations = masks + generator + discriminator + at_masked
     moments = {
-        "vocabulary pass": always + (own if accumulation > 1 else 0.0) + masks + generator + at_masked + kept + running,
+        "vocabulary pass": always + between + masks + generator + at_masked + kept + running,
         "start of backward": always + gradients + activations + kept + in_backward,
-        # Both networks' gradients for the word embeddings exist before they are added.
-        "gradient of the embeddings": always + gradients + masks + generator + at_masked + kept + 2 * element * table,
-        "reduction": always + bucket + copied + own,
-        "update": always + own + scratch,
+        "reduction": always + whole + sums.reduction,
+        "update": always + whole + sums.update,
     }
-    return Memory(weights, optimizer, gradients, activations, kept, moments)
+    if table:
+        # Both networks' gradients for the word embeddings exist before they are added.
+        moments["gradient of the embeddings"] = (
+            always + sums.late + whole + masks + generator + at_masked + kept + 2 * element * table
+        )
+    return Memory(phase.name, weights, optimizer, gradients, activations, kept, moments)
 
 
 def _row_attention_bytes(model: ModelConfig, positions: int, element: int, device_type: str) -> float:

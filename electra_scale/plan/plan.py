@@ -11,10 +11,16 @@ from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.cost import parameter_counts, recomputed_flops, training_flops
 from electra_scale.monitor.hardware import DEVICES, DeviceSheet
-from electra_scale.plan.memory import device_memory
+from electra_scale.plan.exchange import exchange_of
+from electra_scale.plan.memory import Memory, device_memory
+from electra_scale.plan.trained import trained_counts
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.optimizer import PARTS
+from electra_scale.recipe.phases import Phase, phases, trained_parts
 from electra_scale.recipe.recipe import Recipe
+
+_WARM_UP: Phase = "generator_warmup"
 
 EFFICIENCY = 0.2
 """Share of the peak that computing is assumed to reach, between two published figures of ELECTRA-base on one A100."""
@@ -107,14 +113,17 @@ def plan(
     if not recipe.task.detects:
         counts = replace(counts, discriminator=0, discriminator_head=0)
     micro, accumulation = batch_split(recipe.batch.global_batch, cluster.ranks, recipe.batch.most_per_device)
+    *_, last = phases(recipe)
+    trained = trained_parts(recipe, last.name)
     flops = _flops(recipe, model, micro)
     step_tokens = recipe.batch.global_batch * recipe.data.sequence_length
     run_tokens = step_tokens * recipe.total_steps
     element = 2 if deepspeed_json.get("bf16", {}).get("enabled") else 4
     # The peak is for 16 bit; float32 products run on other units of the device, which have a peak of their own.
     peak = (cluster.sheet.bf16_tflops if element == 2 else cluster.sheet.fp32_tflops) * 1e12
-    moved = _communication(counts.total, element, accumulation, cluster)
-    in_warmup = _communication(counts.generator_phase, element, accumulation, cluster)
+    moved, in_warmup = (
+        _communication(recipe, name, model, deepspeed_json, accumulation, cluster) for name in (last.name, _WARM_UP)
+    )
     computing = step_tokens / (cluster.ranks * peak * efficiency)
     # Added up, because the shipped DeepSpeed JSONs do not overlap computing and communication.
     again = _recomputed(recipe, model)
@@ -125,6 +134,7 @@ def plan(
     return {
         "parameters": asdict(counts)
         | {"total": counts.total, "sampling_head": cost_of(recipe.corruption, model).parameters},
+        "not_trained": [name for name in PARTS if name not in trained and _has(name, recipe)],
         "flops_per_token": flops,
         "recomputed_flops_per_token": again,
         "flops_formulas": list(architecture_of(model).flops_formulas),
@@ -153,42 +163,60 @@ def plan(
     }
 
 
+def _has(part: str, recipe: Recipe) -> bool:
+    """Whether the last phase runs a part, trained or not."""
+    if part.startswith("discriminator"):
+        return bool(recipe.task.detects)
+    if part == "sampler":
+        return bool(recipe.task.detects and recipe.corruption.learns)
+    return part == "embeddings" or bool(recipe.corruption.uses_generator)
+
+
 def _flops(recipe: Recipe, model: ModelConfig, micro: int) -> dict[str, float]:
     """Training FLOPs per token, as speed/mfu counts them, and separately those of the sampling head."""
     positions, share = recipe.data.sequence_length, recipe.data.mask_share
-    with_generator = recipe.corruption.uses_generator
-    joint = recipe.task.detects
-    total = training_flops(model, positions, share, joint, with_generator, recipe.optimizer.generator_rate > 0)
-    discriminator = training_flops(model, positions, share, True, False) if joint else 0.0
+    with_generator, joint = recipe.corruption.uses_generator, recipe.task.detects
+    trained, in_warmup = (trained_parts(recipe, name) for name in (phases(recipe)[-1].name, _WARM_UP))
+    total = training_flops(model, positions, share, joint, with_generator, trained)
+    discriminator = training_flops(model, positions, share, True, False, trained) if joint else 0.0
     masked = round(micro * positions * share)
+    head = cost_of(recipe.corruption, model, trained).flops(masked) / (micro * positions) if joint else 0.0
+    warmup_share = recipe.generator_warmup.mask_share
     return {
         "generator": total - discriminator,
         "discriminator": discriminator,
         "total": total,
-        "sampling_head": cost_of(recipe.corruption, model).flops(masked) / (micro * positions) if joint else 0.0,
-        "generator_warmup": training_flops(model, positions, recipe.generator_warmup.mask_share, False, with_generator),
+        "sampling_head": head,
+        "generator_warmup": training_flops(model, positions, warmup_share, False, with_generator, in_warmup),
     }
 
 
 def _recomputed(recipe: Recipe, model: ModelConfig) -> dict[str, float]:
     """Training FLOPs per token that activation checkpointing adds, in both phases."""
     positions, with_generator = recipe.data.sequence_length, recipe.corruption.uses_generator
-    learns, joint = recipe.optimizer.generator_rate > 0, recipe.task.detects
-    warmup_share = recipe.generator_warmup.mask_share
+    trained, in_warmup = (trained_parts(recipe, name) for name in (phases(recipe)[-1].name, _WARM_UP))
+    share, warmup_share = recipe.data.mask_share, recipe.generator_warmup.mask_share
     return {
-        "joint": recomputed_flops(model, positions, recipe.data.mask_share, joint, with_generator, learns),
-        "generator_warmup": recomputed_flops(model, positions, warmup_share, False, with_generator),
+        "joint": recomputed_flops(model, positions, share, recipe.task.detects, with_generator, trained),
+        "generator_warmup": recomputed_flops(model, positions, warmup_share, False, with_generator, in_warmup),
     }
 
 
-def _communication(parameters: int, element: int, accumulation: int, cluster: Cluster) -> dict[str, float]:
-    """Bytes that a device sends in a step, and the seconds that sending them takes.
+def _communication(
+    recipe: Recipe,
+    phase: Phase,
+    model: ModelConfig,
+    deepspeed_json: dict[str, Any],
+    accumulation: int,
+    cluster: Cluster,
+) -> dict[str, float]:
+    """Bytes that a device sends in a step of a phase, and the seconds that sending them takes.
 
-    DeepSpeed reduces ZeRO-2's buckets by an all-reduce for each micro-batch, which sends as much as a reduce-scatter
-    and an all-gather, and each rank keeps its part.
+    An all-reduce sends as much as a reduce-scatter and an all-gather.
     """
-    once = parameters * element * (cluster.ranks - 1) / cluster.ranks
-    reduce, gather = 2 * once * accumulation, once
+    exchanged = exchange_of(trained_counts(recipe, phase, model), deepspeed_json, accumulation)
+    share = (cluster.ranks - 1) / cluster.ranks
+    reduce, gather = 2 * exchanged.reduced * share, exchanged.gathered * share
     gigabytes, _ = cluster.link
     return {
         "reduce": reduce,
@@ -206,14 +234,18 @@ def _memory(
     micro: int,
     accumulation: int,
 ) -> dict[str, Any]:
+    """Of the phase that needs most."""
+    parts = [phase for phase in phases(recipe) if phase.last > phase.first] or phases(recipe)
+
     usable = cluster.sheet.memory_gb * 1e9 * (1 - _RESERVED)
     share = micro * accumulation
 
-    def needed(size: int) -> float:
-        return device_memory(recipe, model, deepspeed_json, cluster.ranks, size, share // size).total
+    def needed(size: int) -> Memory:
+        settings = model, deepspeed_json, cluster.ranks, size, share // size
+        return max((device_memory(recipe, phase, *settings) for phase in parts), key=lambda found: found.total)
 
-    fitting = [size for size in range(1, share + 1) if share % size == 0 and needed(size) <= usable]
-    found = device_memory(recipe, model, deepspeed_json, cluster.ranks, micro, accumulation)
+    fitting = [size for size in range(1, share + 1) if share % size == 0 and needed(size).total <= usable]
+    found = needed(micro)
     return {
         "weights": found.weights,
         "optimizer": found.optimizer,
@@ -222,6 +254,7 @@ def _memory(
         "vocabulary_pass": found.vocabulary_pass,
         "most": found.total,
         "most_at": found.moment,
+        "phase": found.phase,
         "moments": found.moments,
         "usable": usable,
         "fits": found.total <= usable,

@@ -15,6 +15,7 @@ def plan_text(found: dict[str, Any]) -> str:
     lines = ["parameters"]
     lines += [_row(name, f"{count:,}") for name, count in found["parameters"].items()]
     lines += [
+        *_not_trained(found["not_trained"]),
         *_flops(found),
         "tokens",
         _row(
@@ -47,6 +48,10 @@ def _row(name: str, value: str, note: str = "") -> str:
     return f"  {name.replace('_', ' '):<26}{value:>16}  {note}".rstrip()
 
 
+def _not_trained(names: list[str]) -> list[str]:
+    return [f"  not trained in the last phase: {', '.join(names).replace('_', ' ')}"] if names else []
+
+
 def _flops(found: dict[str, Any]) -> list[str]:
     flops, again = found["flops_per_token"], found["recomputed_flops_per_token"]["joint"]
     lines = ["FLOPs per token of training = 3 x forward", *(f"  {line}" for line in found["flops_formulas"])]
@@ -70,7 +75,9 @@ def _memory(memory: dict[str, Any], micro: int, gpu: str) -> list[str]:
     }
     lines = ["memory of a device, GB"]
     lines += [_row(name, f"{memory[name] / 1e9:.3f}", note) for name, note in parts.items()]
-    lines.append(_row("peak", f"{memory['most'] / 1e9:.3f}", f"reached at: {memory['most_at']}"))
+    lines.append(
+        _row("peak", f"{memory['most'] / 1e9:.3f}", f"reached at: {memory['most_at']}, phase {memory['phase']}")
+    )
     largest, usable = memory["largest_micro_batch"], f"{memory['usable'] / 1e9:.1f} GB of {gpu} (a tenth is kept back)"
     if memory["fits"]:
         lines.append(
@@ -100,8 +107,8 @@ def _streamed(streamed: dict[str, Any]) -> list[str]:
 
 def _communication(moved: dict[str, float]) -> list[str]:
     lines = [
-        "sent by a device in a step, by ZeRO-2 of DeepSpeed, for P parameters of b bytes and R ranks",
-        _row("GB all-reduce", f"{moved['reduce'] / 1e9:.4f}", "accumulated x 2 b P (R - 1) / R"),
+        "sent by a device in a step, by DeepSpeed, for P trained parameters of b bytes and R ranks",
+        _row("GB all-reduce", f"{moved['reduce'] / 1e9:.4f}", "2 b P (R - 1) / R, under ZeRO-2 for each micro-batch"),
         _row("GB all-gather", f"{moved['all_gather'] / 1e9:.4f}", "b P (R - 1) / R"),
         _row(
             "seconds",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 PARTS = ("embeddings", "generator", "generator_head", "discriminator", "discriminator_head", "sampler")
 """Names of the parts of the model."""
+
+_GENERATORS = ("embeddings", "generator", "generator_head")
+"""What the generator's distribution depends on."""
 
 
 @dataclass
@@ -107,3 +111,34 @@ class AdamWSettings:
         for name, part in self.parts.items():
             found += part.problems(name)
         return found
+
+
+def training_of_parts(
+    settings: AdamWSettings, joint: bool, with_generator: bool, learned: Mapping[str, PartSettings]
+) -> dict[str, PartSettings]:
+    """How each part that runs in a phase is trained there, by name; ``frozen`` for those that are left as they are.
+
+    A ``generator_rate`` of 0 freezes the generator in the joint phase, with its head and the embeddings, unless one of
+    them has a rate of its own.
+
+    Args:
+        settings: the recipe's.
+        joint: the phase trains the discriminator too.
+        with_generator: there is a generator.
+        learned: what the corruption and the task learn besides the networks in the joint phase, and how.
+    """
+    pace = settings.generator_rate if joint else 1.0
+    usual = {"embeddings": PartSettings(rate=1.0)}
+    if with_generator:
+        usual |= {name: PartSettings(rate=pace) for name in _GENERATORS[1:]}
+    if joint:
+        usual |= {name: PartSettings(rate=1.0) for name in ("discriminator", "discriminator_head")}
+        usual |= learned
+    left = _GENERATORS if joint and pace == 0 and with_generator else ()
+    found = {}
+    for name, part in usual.items():
+        own = settings.parts.get(name, PartSettings())
+        changed = {key: value for key, value in vars(own).items() if value not in (None, False, "phase")}
+        found[name] = replace(part, **changed)
+        found[name].frozen |= name in left and own.rate is None
+    return found

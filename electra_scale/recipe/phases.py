@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from electra_scale.recipe.optimizer import PartSettings, training_of_parts
 from electra_scale.recipe.recipe import Recipe
 
 Phase = Literal["generator_warmup", "joint", "mlm"]
@@ -42,6 +43,16 @@ def phases(recipe: Recipe) -> list[PhasePlan]:
     if warmup.steps == 0:
         return [joint]
     return [PhasePlan("generator_warmup", 0, warmup.steps, warmup.mask_share, warmup.learning_rate), joint]
+
+
+def trained_parts(recipe: Recipe, phase: Phase) -> dict[str, PartSettings]:
+    """The parts of the model that a phase of the recipe trains, by name, and how; what it leaves is not among them.
+
+    What the corruption learns is ``sampler``. Of its rate and clip only what the recipe says is known here.
+    """
+    learned = {"sampler": PartSettings(replicated=True)} if recipe.corruption.learns else {}
+    found = training_of_parts(recipe.optimizer, phase == "joint", recipe.corruption.uses_generator, learned)
+    return {name: part for name, part in found.items() if not part.frozen}
 
 
 def learning_rate(plan: PhasePlan, step: int, recipe: Recipe) -> float:

@@ -25,7 +25,7 @@ from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.trackers import check_tracker
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.deepspeed_json import resolve_deepspeed_json
-from electra_scale.recipe.phases import Phase, PhasePlan, phases
+from electra_scale.recipe.phases import Phase, PhasePlan, phases, trained_parts
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.recipe.resuming import Settings, draws_differ
 from electra_scale.tasks.module import PretrainModule, build_module
@@ -316,7 +316,7 @@ class Run:
             length,
             plan.name == "joint",
             self.recipe.corruption.uses_generator,
-            self.recipe.optimizer.generator_rate > 0,
+            trained_parts(self.recipe, plan.name),
         )
         meter = Meter(self.recipe.batch.global_batch * length, work, self.peak, self.world.stopwatch)
         for duty in self.duties:

@@ -22,7 +22,7 @@ from electra_scale.corruption.vocabulary.tiles import Tiling, ranges, scores_of,
 
 _FEWEST_ROWS = 32
 
-_STRIP = 128
+STRIP = 128
 """Tokens of a strip. Tiles are summed by strips: a draw picks a strip, then looks at no more tokens than it has."""
 
 
@@ -129,7 +129,7 @@ def block_shape(positions: int, vocabulary: int, bytes_per_column: int, tiling: 
 
     ``bytes_per_column``: what a block keeps for one row and one column of a tile, over all of its tiles.
     """
-    strip = math.gcd(tiling.columns, _STRIP)
+    strip = math.gcd(tiling.columns, STRIP)
     width = -(-min(tiling.columns, vocabulary) // strip) * strip
     most = max(_FEWEST_ROWS, min(tiling.rows, tiling.memory // (width * bytes_per_column)))
     # Blocks of about equal size.
@@ -183,7 +183,7 @@ class _Work:
         self.chunks = ranges(len(weight), settings.tiling.columns)
         keeps = settings.gradients or settings.uniform is not None
         kinds = 2 if settings.tilt is not None else 1
-        self.strip = math.gcd(settings.tiling.columns, _STRIP)
+        self.strip = math.gcd(settings.tiling.columns, STRIP)
         self.sweeps = sweeps_of(features.device, self.exact, self.strip)
         tiles = len(self.chunks) if keeps else 1
         self.rows, width = block_shape(len(features), len(weight), tiles * kinds * self.exact.itemsize, settings.tiling)

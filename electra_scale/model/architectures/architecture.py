@@ -111,6 +111,14 @@ class Architecture(Protocol):
         """
         ...
 
+    def attention_flops(self, size: EncoderSize, positions: float) -> float:
+        """Of :meth:`encoder_flops`, those of scores and values, products whose factors are both hidden states."""
+        ...
+
+    def input_flops(self, size: EncoderSize) -> float:
+        """Of the backward pass, operations per token that only the gradient of the embeddings needs."""
+        ...
+
     def recomputed_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
         """Of :meth:`encoder_flops`, those that activation checkpointing has computed again in the backward pass."""
         ...
@@ -119,14 +127,22 @@ class Architecture(Protocol):
         """Forward operations of a head per position that it is applied at, without the scores of the vocabulary."""
         ...
 
-    def encoder_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+    def encoder_bytes(
+        self, size: EncoderSize, element: int, wanted: float = 1.0, learns: bool = True, below: bool = True
+    ) -> float:
         """Bytes per token that autograd keeps of the embeddings and one encoder, ``element`` bytes a number, without
-        masks of attention; ``wanted`` as in :meth:`encoder_flops`."""
+        masks of attention; ``wanted`` as in :meth:`encoder_flops`. The encoder ``learns``, the embeddings ``below`` it
+        do; if neither does, nothing is kept."""
         ...
 
-    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0, learns: bool = True) -> float:
         """What one layer keeps besides its input, bytes per token: with activation checkpointing autograd keeps it of
-        one layer at a time, while that layer's gradient is formed."""
+        one layer at a time, while that layer's gradient is formed. A layer that does not learn keeps no factors of
+        products with its weights."""
+        ...
+
+    def largest_parameter(self, size: EncoderSize) -> int:
+        """Numbers of an encoder's largest parameter."""
         ...
 
     def row_attention_bytes(self, positions: int, element: int) -> float:
@@ -134,8 +150,9 @@ class Architecture(Protocol):
         and copies of what blocks of a window share."""
         ...
 
-    def head_bytes(self, network: Network, element: int) -> float:
-        """Bytes that autograd keeps of a head per position that it is applied at, its input and output included."""
+    def head_bytes(self, network: Network, element: int, learns: bool = True) -> float:
+        """Bytes that autograd keeps of a head per position that it is applied at, its input included, its output not;
+        less of one that only lets gradients through."""
         ...
 
     def transformers_config(self, network: Network) -> Any:

@@ -205,9 +205,17 @@ class BertArchitecture:
         """
         hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
         project = 2 * embedding * hidden if embedding != hidden else 0
-        attention = size.layers * (6 * hidden * hidden + 4 * positions * hidden)
+        by_row = size.layers * 6 * hidden * hidden + self.attention_flops(size, positions)
         by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 4 * hidden * ffn)
-        return float(project + attention + by_position)
+        return float(project + by_row + by_position)
+
+    def attention_flops(self, size: EncoderSize, positions: float) -> float:
+        return 4 * positions * size.hidden * size.layers
+
+    def input_flops(self, size: EncoderSize) -> float:
+        """Of the projection, or of the first layer's Q, K and V."""
+        hidden, embedding = size.hidden, self.config.embedding
+        return float(2 * embedding * hidden if embedding != hidden else 6 * hidden * hidden)
 
     def recomputed_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
         """All but the input projection."""
@@ -221,7 +229,9 @@ class BertArchitecture:
         hidden = self.config.discriminator.hidden
         return float(2 * hidden * hidden + 2 * hidden)
 
-    def encoder_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+    def encoder_bytes(
+        self, size: EncoderSize, element: int, wanted: float = 1.0, learns: bool = True, below: bool = True
+    ) -> float:
         """``b (layers (8 H + 2 F) + E + E [E != H])`` with b bytes a number, if all positions are ``wanted``.
 
         Per layer its input, Q, K, V, context, two LayerNorm inputs and one output of H each, the feed-forward's inner
@@ -229,30 +239,47 @@ class BertArchitecture:
         Attention is fused: one that is not keeps heads x S probabilities as well. A dropped number has a byte for its
         mask. Of the last layer's the LayerNorm inputs, the output and the inner values are kept where its states are
         wanted, and there the context a second time. With activation checkpointing of a layer only its input is kept.
-        """
-        hidden, embedding = size.hidden, self.config.embedding
-        kept = size.layers * hidden + embedding + (embedding if embedding != hidden else 0)
-        dropped = embedding if self.config.dropout > 0 else 0
-        found = float(kept * element + 4 * 2 + dropped + _SMALL_TENSORS)
-        if self.config.activation_checkpointing:
-            return found
-        return found + (size.layers - 1) * self.layer_bytes(size, element) + self.layer_bytes(size, element, wanted)
 
-    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+        What only a weight's gradient needs is not kept of an encoder that does not learn: inputs, that output, the
+        values after GELU and the second context. Without embeddings that learn their own LayerNorm keeps nothing.
+        """
+        if not (learns or below):
+            return 0.0
+        hidden, embedding = size.hidden, self.config.embedding
+        checkpointed = self.config.activation_checkpointing
+        kept = size.layers * hidden * (learns or checkpointed)
+        kept += embedding * learns if embedding != hidden else 0
+        found = float(kept * element + _SMALL_TENSORS)
+        if below:
+            found += embedding * element + 4 * 2 + (embedding if self.config.dropout > 0 else 0)
+        if checkpointed:
+            return found
+        whole, last = (self.layer_bytes(size, element, share, learns) for share in (1.0, wanted))
+        return found + (size.layers - 1) * whole + last
+
+    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0, learns: bool = True) -> float:
         hidden, left_out = size.hidden, 1 - wanted
-        kept = 7 * hidden + 2 * size.ffn - left_out * (3 * hidden + 2 * size.ffn) + (wanted * hidden if left_out else 0)
+        by_position = (2 + learns) * hidden + (1 + learns) * size.ffn
+        kept = 4 * hidden + wanted * by_position + (wanted * hidden if left_out and learns else 0)
         dropped = 2 * wanted * hidden if self.config.dropout > 0 else 0
         return kept * element + 4 * (size.heads + 4 - 4 * left_out) + dropped
+
+    def largest_parameter(self, size: EncoderSize) -> int:
+        return size.hidden * max(3 * size.hidden, size.ffn)
 
     def row_attention_bytes(self, positions: int, element: int) -> float:
         """One mask of S x S."""
         return float(positions * element)
 
-    def head_bytes(self, network: Network, element: int) -> float:
-        """``b (H + 3 E)`` of the generator's, ``3 b H`` of the discriminator's: input, dense, GELU, and features."""
+    def head_bytes(self, network: Network, element: int, learns: bool = True) -> float:
+        """``b (H + 2 E)`` of the generator's, ``3 b H`` of the discriminator's: input, dense and GELU.
+
+        Of one that does not learn only what GELU, and the generator's LayerNorm, are applied to.
+        """
+        hidden, embedding = self.config.discriminator.hidden, self.config.embedding
         if network == "generator":
-            return float((self.config.generator.hidden + 3 * self.config.embedding) * element)
-        return float(3 * self.config.discriminator.hidden * element)
+            return float((self.config.generator.hidden + 2 * embedding if learns else 2 * embedding) * element)
+        return float((3 if learns else 1) * hidden * element)
 
     def transformers_config(self, network: Network) -> Any:
         from transformers import ElectraConfig

@@ -112,12 +112,20 @@ class ModernArchitecture:
         """
         hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
         project = 2 * embedding * hidden if embedding != hidden else 0
+        by_row = size.layers * 6 * hidden * hidden + self.attention_flops(size, positions)
+        by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 6 * hidden * ffn)
+        return float(project + by_row + by_position)
+
+    def attention_flops(self, size: EncoderSize, positions: float) -> float:
         everywhere = self._global_layers(size)
         attended = everywhere * positions
         attended += (size.layers - everywhere) * min(positions, self.config.architecture.window + 1)
-        attention = size.layers * 6 * hidden * hidden + 4 * attended * hidden
-        by_position = (size.layers - 1 + wanted) * (2 * hidden * hidden + 6 * hidden * ffn)
-        return float(project + attention + by_position)
+        return 4 * attended * size.hidden
+
+    def input_flops(self, size: EncoderSize) -> float:
+        """Of the projection; without one the encoder starts with a LayerNorm of its own, which wants its gradient."""
+        hidden, embedding = size.hidden, self.config.embedding
+        return float(2 * embedding * hidden if embedding != hidden else 0)
 
     def recomputed_flops(self, size: EncoderSize, positions: float, wanted: float = 1.0) -> float:
         """All but the input projection and the product that ends a layer, whose result no gradient needs."""
@@ -133,7 +141,9 @@ class ModernArchitecture:
             return float(2 * hidden * hidden + 2 * hidden)
         return float(2 * hidden * hidden + (2 * hidden * embedding if embedding != hidden else 0))
 
-    def encoder_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+    def encoder_bytes(
+        self, size: EncoderSize, element: int, wanted: float = 1.0, learns: bool = True, below: bool = True
+    ) -> float:
         """``b (layers (10 H + 4 F) + E + H [E != H])`` with b bytes a number, if all positions are ``wanted``.
 
         Per layer its input and that of the second block, both after their LayerNorm too, Q, K, V, Q and K turned, and
@@ -141,26 +151,36 @@ class ModernArchitecture:
         LayerNorm of its own, the last one is followed by one. Besides ``4 (layers (heads + 4) + 2)``, softmax
         normalisers, means and deviations, and 4 D for the angles of each of the two kinds of layer. Attention is fused,
         and of what dropout drops a number has a byte. With activation checkpointing of a layer only its input is kept.
+
+        What only a weight's gradient needs is not kept of an encoder that does not learn: what LayerNorms give, that
+        product, the projection's and the first layer's input.
         """
+        if not (learns or below):
+            return 0.0
         hidden, embedding = size.hidden, self.config.embedding
+        checkpointed = self.config.activation_checkpointing
         # The layers' inputs, and that of the last LayerNorm.
-        kept = (size.layers + wanted) * hidden + embedding + (hidden if embedding != hidden else 0)
+        kept = (size.layers + wanted - (not learns and not checkpointed)) * hidden
+        kept += hidden + embedding * learns if embedding != hidden else hidden
         kinds = 1 if self._global_layers(size) == size.layers else 2
         exact = 4 * (2 + 2 * wanted) + 4 * kinds * (hidden // size.heads)
         dropped = hidden if self.config.dropout > 0 else 0
         found = float(kept * element + exact + dropped + _SMALL_TENSORS)
-        if self.config.activation_checkpointing:
+        if checkpointed:
             return found
-        found += (size.layers - 1) * self.layer_bytes(size, element) + self.layer_bytes(size, element, wanted)
-        return found - (hidden * element + 4 * 2)
+        whole, last = (self.layer_bytes(size, element, share, learns) for share in (1.0, wanted))
+        return found + (size.layers - 1) * whole + last - (hidden * element * learns + 4 * 2)
 
-    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0) -> float:
+    def layer_bytes(self, size: EncoderSize, element: int, wanted: float = 1.0, learns: bool = True) -> float:
         hidden, left_out = size.hidden, 1 - wanted
-        kept = 9 * hidden + 4 * size.ffn - left_out * (2 * hidden + 4 * size.ffn)
+        by_row, by_position = (6 + learns) * hidden, (1 + learns) * hidden + (3 + learns) * size.ffn
         # The context is there a second time where states are wanted.
-        kept += wanted * hidden if left_out else 0
+        kept = by_row + wanted * by_position + (wanted * hidden if left_out and learns else 0)
         dropped = wanted * (hidden + size.ffn) if self.config.dropout > 0 else 0
         return kept * element + 4 * (size.heads + 4 - 2 * left_out) + dropped
+
+    def largest_parameter(self, size: EncoderSize) -> int:
+        return size.hidden * max(3 * size.hidden, 2 * size.ffn)
 
     def row_attention_bytes(self, positions: int, element: int) -> float:
         """A mask of S x S, and a second one for layers with a window where a document of a whole row would reach beyond
@@ -175,11 +195,14 @@ class ModernArchitecture:
         shared = 0.0 if self.config.activation_checkpointing else sum(local) * (2 * copies - 1)
         return float((positions + keys + shared) * element)
 
-    def head_bytes(self, network: Network, element: int) -> float:
-        """Input, dense, GELU, the LayerNorm's output, features where they differ from it, and two numbers of it."""
+    def head_bytes(self, network: Network, element: int, learns: bool = True) -> float:
+        """Input, dense, GELU, the LayerNorm's output where a product follows, and two numbers of it; of a head that
+        does not learn what GELU and LayerNorm are applied to."""
         hidden, embedding = self._size(network).hidden, self.config.embedding
-        features = embedding if network == "generator" and embedding != hidden else 0
-        return float((4 * hidden + features) * element + 8)
+        if not learns:
+            return float(2 * hidden * element + 8)
+        ends = network == "generator" and embedding == hidden
+        return float((3 if ends else 4) * hidden * element + 8)
 
     def transformers_config(self, network: Network) -> Any:
         from transformers import ModernBertConfig

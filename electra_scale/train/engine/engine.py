@@ -134,7 +134,7 @@ class Engine:
             self._compute_norm = wrapped.scaled_global_norm
             wrapped.scaled_global_norm = self._known_norm
 
-    def _known_norm(self, norm_type: int = 2) -> Tensor:
+    def _known_norm(self) -> Tensor:
         """What DeepSpeed asks for in its step, on the host, where it decides by it."""
         assert self._norm is not None
         return self._norm
@@ -151,11 +151,11 @@ class Engine:
         below 0 or not finite if the gradient is not finite, and 0 where only DeepSpeed's step computes it. Then those
         of the parts.
         """
+        # The loss was scaled for an engine that averages over ranks.
+        norms = [one.gather(1 / self.world.size).double() for one in self._replicated]
         own = self._compute_norm
         scaled = (torch.zeros(()) if own is None else own()).reshape(()).to(self.world.device)
         self._norm_type = scaled.dtype
-        # The loss was scaled for an engine that averages over ranks.
-        norms = [one.gather(1 / self.world.size).double() for one in self._replicated]
         return torch.stack([scaled.double(), *norms])
 
     def step(self, learning_rate: float, refuse: bool = False, norms: Sequence[float] | None = None) -> bool:

@@ -23,13 +23,22 @@ from electra_scale.train.engine.engine import Engine
 from electra_scale.train.engine.world import World, join_world, leave_world
 from tests.support.fixtures.runs import ROOT
 from tests.support.instruments.live_memory import LiveMemory
-from tests.unit.plan.conftest import CLOCK, ROWS, batch_of, counts_of, module_of, trained_recipe_of
+from tests.unit.plan.conftest import (
+    CLOCK,
+    ROWS,
+    batch_of,
+    counts_of,
+    frozen_recipe_of,
+    module_of,
+    recipe_of,
+    trained_recipe_of,
+)
 
 
 @dataclass(frozen=True)
 class Case:
     """A recipe with a DeepSpeed JSON; ``bucket`` numbers in its buffer for gradients, unless as shipped; ``rows`` in a
-    micro-batch."""
+    micro-batch; ``frozen``, a key of FROZEN, what does not train; or the recipe as it is ``shipped``."""
 
     recipe: str
     deepspeed: str
@@ -37,6 +46,13 @@ class Case:
     bucket: int | None = None
     rows: int = ROWS
     fused: bool = True
+    frozen: str | None = None
+    shipped: bool = False
+
+    def made_recipe(self) -> Recipe:
+        if self.shipped:
+            return recipe_of(self.recipe)
+        return trained_recipe_of(self.recipe) if self.frozen is None else frozen_recipe_of(self.recipe, self.frozen)
 
     def deepspeed_json(self) -> dict[str, Any]:
         content = read_deepspeed_json(str(ROOT / "ds_configs" / self.deepspeed))
@@ -52,6 +68,11 @@ CASES = {
     "small, small buckets": Case(
         "small.yaml", "zero2_bf16.json", accumulation=2, bucket=3_000_000, rows=1, fused=False
     ),
+    "tiny as shipped, generator frozen": Case("tiny.yaml", "zero2.json", accumulation=2, shipped=True),
+    "tiny, generator and one more part frozen": Case(
+        "tiny.yaml", "zero2_bf16.json", accumulation=2, frozen="generator rate 0, discriminator's head frozen"
+    ),
+    "tiny, stage 1, bf16": Case("tiny.yaml", "zero1_bf16.json", accumulation=2),
 }
 
 
@@ -74,7 +95,7 @@ def main(folder: Path) -> None:
     world = join_world()
     found = {}
     for name, case in CASES.items():
-        recipe = trained_recipe_of(case.recipe)
+        recipe = case.made_recipe()
         # An engine takes the weights of its module over.
         module = copy.deepcopy(module_of(recipe))
         with LiveMemory() as live:
@@ -103,7 +124,9 @@ def _measure(
         for _ in range(case.accumulation):
             live.most = live.now
             # Each micro-batch has a layout of its own, which holds its masks.
-            engine.forward_backward(batch, Layout.of(batch.segment), CLOCK, counts, False)
+            # With details, as in a logged step, where the pass over the vocabulary is the peak.
+            logged = case.shipped or case.frozen is not None or case.deepspeed == "zero1_bf16.json"
+            engine.forward_backward(batch, Layout.of(batch.segment), CLOCK, counts, logged)
             held.micro_batch = max(held.micro_batch, live.most)
         live.most = live.now
         engine.step(1e-3)

@@ -10,6 +10,7 @@ import torch
 from electra_scale.data.batch import Batch
 from electra_scale.model.cost import discriminator_flops, training_flops
 from electra_scale.monitor.batch_flops import BatchFlops, document_lengths
+from electra_scale.recipe.optimizer import PARTS
 from tests.unit.train.conftest import MODEL, MODELS, S, every_architecture, make_batch
 
 
@@ -46,12 +47,16 @@ def test_padding_costs_nothing() -> None:
     assert count(batch_of([[-1] * S])) == 0
 
 
-@pytest.mark.parametrize("switches", [(False, True, True), (True, True, False), (True, False, False)])
-def test_what_does_not_learn_is_counted_forward_only(switches: tuple[bool, bool, bool]) -> None:
-    joint, with_generator, learns = switches
+@pytest.mark.parametrize(
+    ("joint", "with_generator", "trained"),
+    [(False, True, PARTS), (True, True, ("discriminator", "discriminator_head")), (True, False, PARTS)],
+)
+def test_what_does_not_learn_is_counted_as_a_plan_counts_it(
+    joint: bool, with_generator: bool, trained: tuple[str, ...]
+) -> None:
     batch = batch_of([[0] * S], 4)
-    assert BatchFlops(MODEL, S, joint, with_generator, learns)(batch) == pytest.approx(
-        S * training_flops(MODEL, S, 4 / S, joint, with_generator, learns)
+    assert BatchFlops(MODEL, S, joint, with_generator, trained)(batch) == pytest.approx(
+        S * training_flops(MODEL, S, 4 / S, joint, with_generator, trained)
     )
 
 

@@ -13,6 +13,8 @@ from electra_scale.optim.adamw import AdamW
 from electra_scale.optim.parts import Part, parts_of
 from electra_scale.optim.replicated import ReplicatedOptimizer
 from electra_scale.recipe.optimizer import PARTS, AdamWSettings, PartSettings
+from electra_scale.recipe.phases import Phase, trained_parts
+from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import PretrainModule
 from tests.unit.train.conftest import SAMPLERS, counts_of, gradients, make_batch, make_module
 
@@ -74,6 +76,17 @@ def test_a_frozen_part_gets_neither_an_update_nor_a_gradient() -> None:
     batch = make_batch()
     for name, gradient in gradients(module, [batch], counts_of(batch)).items():
         assert bool(gradient.any()) != name.startswith(("electra.generator.", "electra.embeddings.")), name
+
+
+@pytest.mark.parametrize("phase", ["generator_warmup", "joint"])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_recipe_says_which_parts_train_without_their_modules(name: str, rate: float, phase: Phase) -> None:
+    for own in (PartSettings(), PartSettings(rate=0.1), PartSettings(frozen=True), PartSettings(frozen=True, rate=0.1)):
+        settings = AdamWSettings(generator_rate=rate, parts={name: own})
+        recipe = Recipe(optimizer=settings, corruption=SAMPLERS["hp_loss rms own"])
+        module = make_module(SAMPLERS["hp_loss rms own"], phase)
+        assert list(trained_parts(recipe, phase)) == [part.name for part in parts_of(module, settings)]
 
 
 def test_parts_that_are_trained_alike_share_their_groups() -> None:

@@ -11,7 +11,9 @@ from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout
+from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.model import ModelConfig
+from electra_scale.recipe.optimizer import PartSettings
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.recipe import Recipe
@@ -47,6 +49,26 @@ def trained_recipe_of(name: str) -> Recipe:
     return recipe
 
 
+FROZEN = {
+    "as shipped": (0.0, {}),
+    "generator rate 0, embeddings with their own": (0.0, {"embeddings": PartSettings(rate=0.1)}),
+    "generator rate 0, discriminator's head frozen": (0.0, {"discriminator_head": PartSettings(frozen=True)}),
+    "generator": (1.0, {"generator": PartSettings(frozen=True, rate=0.5)}),
+    "generator's head and sampler": (1.0, {part: PartSettings(frozen=True) for part in ("generator_head", "sampler")}),
+    "embeddings": (1.0, {"embeddings": PartSettings(frozen=True)}),
+    "discriminator": (1.0, {"discriminator": PartSettings(frozen=True)}),
+    "embeddings and discriminator": (1.0, {p: PartSettings(frozen=True) for p in ("embeddings", "discriminator")}),
+}
+"""By what does not train: the generator's rate, and settings of parts."""
+
+
+def frozen_recipe_of(name: str, frozen: str) -> Recipe:
+    """One with parts that do not train, a key of FROZEN."""
+    recipe = trained_recipe_of(name)
+    recipe.optimizer.generator_rate, recipe.optimizer.parts = FROZEN[frozen]
+    return recipe
+
+
 _ELECTRAS: dict[str, Electra] = {}
 
 
@@ -61,9 +83,13 @@ def module_of(recipe: Recipe, phase: Phase = "joint") -> PretrainModule:
     model = recipe.networks(VOCABULARY)
     electra = _electra(model)
     electra.zero_grad()
+    electra.requires_grad_()
     special = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
     corruptor = build_corruptor(recipe.corruption, model, special, seed=0)
-    return PretrainModule(electra, corruptor, build_task(recipe.task, model, special), phase)
+    module = PretrainModule(electra, corruptor, build_task(recipe.task, model, special), phase)
+    # It leaves without gradient what does not train.
+    parts_of(module, recipe.optimizer)
+    return module
 
 
 def batch_of(recipe: Recipe, rows: int = ROWS, share: float | None = None) -> Batch:

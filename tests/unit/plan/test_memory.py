@@ -12,20 +12,34 @@ from torch.nn import functional as F
 
 from electra_scale.corruption import generator as training
 from electra_scale.model.architectures.architecture import architecture_of
-from electra_scale.model.cost import parameter_counts
 from electra_scale.model.layout import Layout
+from electra_scale.plan.exchange import exchange_of
 from electra_scale.plan.memory import Memory, device_memory
+from electra_scale.plan.trained import trained_counts
+from electra_scale.recipe.phases import phases
+from electra_scale.recipe.recipe import Recipe
 from tests.support.fixtures.runs import ranks, run
 from tests.support.instruments.live_memory import LiveMemory
 from tests.support.programs.memory_of_ranks import CASES
-from tests.unit.plan.conftest import ROWS, VOCABULARY, batch_of, loss_of, module_of, trained_recipe_of
+from tests.unit.plan.conftest import (
+    FROZEN,
+    ROWS,
+    VOCABULARY,
+    batch_of,
+    frozen_recipe_of,
+    loss_of,
+    module_of,
+    trained_recipe_of,
+)
 
 RANKS = 2
 
 
-def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation: int, rows: int = ROWS) -> Memory:
-    recipe = trained_recipe_of(name)
-    return device_memory(recipe, recipe.networks(VOCABULARY), deepspeed_json, ranks, rows, accumulation, "cpu")
+def planned(
+    recipe: Recipe, deepspeed_json: dict[str, Any], ranks: int, accumulation: int, rows: int = ROWS, phase: int = -1
+) -> Memory:
+    model = recipe.networks(VOCABULARY)
+    return device_memory(recipe, phases(recipe)[phase], model, deepspeed_json, ranks, rows, accumulation, "cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -33,7 +47,19 @@ def planned(name: str, deepspeed_json: dict[str, Any], ranks: int, accumulation:
 def test_a_forward_pass_keeps_and_takes_what_is_planned(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = trained_recipe_of(name)
+    _check_forward_pass(trained_recipe_of(name), dtype, monkeypatch)
+
+
+@pytest.mark.parametrize("frozen", FROZEN)
+@pytest.mark.parametrize("name", ["tiny.yaml", "modern-tiny.yaml"])
+def test_a_forward_pass_keeps_only_what_gradients_of_trained_parts_need(
+    name: str, frozen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _check_forward_pass(frozen_recipe_of(name, frozen), torch.bfloat16, monkeypatch)
+    _check_forward_pass(frozen_recipe_of(name, frozen), torch.float32, monkeypatch)
+
+
+def _check_forward_pass(recipe: Recipe, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = module_of(recipe).to(dtype), batch_of(recipe)
     in_pass = 0
     real = training.vocabulary_pass
@@ -55,7 +81,7 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
         kept = live.now
         del loss
     module.to(torch.float32)
-    found = planned(name, {"bf16": {"enabled": dtype == torch.bfloat16}}, ranks=1, accumulation=1)
+    found = planned(recipe, {"bf16": {"enabled": dtype == torch.bfloat16}}, ranks=1, accumulation=1)
     assert weights == found.weights
     assert kept - weights == pytest.approx(found.activations + found.vocabulary_pass, rel=0.005)
     always = found.weights + found.optimizer
@@ -75,7 +101,7 @@ def test_checkpointing_keeps_the_inputs_of_layers_and_takes_one_layer_at_a_time(
         kept = live.now
         del loss
     model = recipe.networks(VOCABULARY)
-    found = device_memory(recipe, model, {}, 1, ROWS, 1, "cpu")
+    found = planned(recipe, {}, ranks=1, accumulation=1)
     assert kept - weights == pytest.approx(found.activations + found.vocabulary_pass, rel=0.01)
     # Of the discriminator's layers alone, without gradients of weights.
     electra, size = module_of(recipe).electra.requires_grad_(False), model.discriminator
@@ -126,26 +152,35 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_ranks_of_zero2_hold_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
+def test_ranks_hold_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
-    found = planned(case.recipe, case.deepspeed_json(), RANKS, case.accumulation, case.rows)
+    recipe = case.made_recipe()
+    found = planned(recipe, case.deepspeed_json(), RANKS, case.accumulation, case.rows)
     always = found.weights + found.optimizer
-    assert measured["between"] == pytest.approx(always, rel=0.002)
-    assert measured["update"] - always == pytest.approx(found.moments["update"] - always, rel=0.02)
     # Without the buffer for gradients, which is exact and would hide other differences.
-    parameters = sum(parameter.numel() for parameter in module_of(trained_recipe_of(case.recipe)).parameters())
+    parameters = sum(parameter.numel() for parameter in module_of(recipe).parameters())
     bucket = (case.bucket or parameters) * (2 if "bf16" in case.deepspeed else 4)
+    # None is there yet in the pass over the vocabulary, and none at all under ZeRO 1 in bf16.
+    if case.shipped or case.frozen or case.deepspeed == "zero1_bf16.json":
+        bucket = 0
     largest = max(size for moment, size in found.moments.items() if moment != "update")
+    assert measured["between"] == pytest.approx(always, rel=0.002)
+    if case.shipped or case.frozen or case.deepspeed == "zero1_bf16.json":
+        # docs/plan.md says how far off an update of small matrices alone, or under ZeRO 1, is; it is not the peak.
+        assert measured["update"] < found.total
+    else:
+        assert measured["update"] - always == pytest.approx(found.moments["update"] - always, rel=0.02)
     assert measured["micro_batch"] - bucket - always == pytest.approx(largest - bucket - always, rel=0.03)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_ranks_of_zero2_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
+def test_ranks_send_what_is_planned(name: str, held: dict[str, dict[str, int]]) -> None:
     case, measured = CASES[name], held[name]
-    model = trained_recipe_of(case.recipe).networks(VOCABULARY)
-    weights = parameter_counts(model).total * (2 if "bf16" in case.deepspeed else 4)
-    # The sampling head's gradient and a few flags are summed as well.
-    assert measured["all_reduced"] == pytest.approx(case.accumulation * weights, rel=0.01)
+    recipe = case.made_recipe()
+    trained = trained_counts(recipe, "joint", recipe.networks(VOCABULARY))
+    expected = exchange_of(trained, case.deepspeed_json(), case.accumulation)
+    # A few flags are summed as well.
+    assert measured["all_reduced"] == pytest.approx(expected.reduced, rel=0.001)
     assert measured["other_reductions"] == 0
-    assert measured["gathered"] == pytest.approx(weights, rel=0.001)
+    assert measured["gathered"] == pytest.approx(expected.gathered, rel=0.001)

@@ -16,16 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.errors import UserError
 from electra_scale.cli import main
+from electra_scale.corruption.corruption import cost_of
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.samplers.cost import sampler_flops, sampler_parameters
 from electra_scale.model.cost import recomputed_flops, training_flops
 from electra_scale.plan.plan import Cluster, Tokens, plan
 from electra_scale.plan.text import plan_text
 from electra_scale.recipe.batch import batch_split
-from electra_scale.recipe.phases import Phase
+from electra_scale.recipe.phases import Phase, trained_parts
 from electra_scale.recipe.recipe import Recipe
 from tests.support.fixtures.runs import ROOT
-from tests.unit.plan.conftest import VOCABULARY, batch_of, loss_of, module_of, recipe_of
+from tests.unit.plan.conftest import FROZEN, VOCABULARY, batch_of, frozen_recipe_of, loss_of, module_of, recipe_of
 
 FP32 = {"zero_optimization": {"stage": 2}}
 BF16 = FP32 | {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
@@ -67,6 +68,7 @@ def test_parameters_of_every_sampler_are_those_of_the_module(sampler: Any, width
 )
 def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sampler: Any, width: int) -> None:
     recipe = recipe_of(name)
+    recipe.optimizer.generator_rate = 1.0
     recipe.corruption.sampler, recipe.corruption.head.width = sampler, width
     # A row under a mask costs more in layers with a window than is counted, unless it is no longer than the window.
     recipe.data.sequence_length = min(recipe.data.sequence_length, 128)
@@ -85,12 +87,29 @@ def test_flops_of_a_step_are_those_that_torch_counts(name: str, phase: Phase, sa
     assert planned <= counter.get_total_flops() <= 1.003 * planned
 
 
+@pytest.mark.parametrize("frozen", FROZEN)
+@pytest.mark.parametrize("name", ["tiny.yaml", "modern-tiny.yaml"])
+def test_flops_of_a_step_are_those_of_what_trains(name: str, frozen: str) -> None:
+    recipe = frozen_recipe_of(name, frozen)
+    recipe.data.sequence_length = 32
+    module, batch = module_of(recipe), batch_of(recipe)
+    more = {torch.ops.aten.addmm_: _addmm_flops, torch.ops.aten.mv: _mv_flops}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=more) as counter:
+        loss_of(module, batch).backward()
+    model, tokens, masked = recipe.networks(VOCABULARY), batch.ids.numel(), len(batch.masked)
+    trained = trained_parts(recipe, "joint")
+    planned = training_flops(model, 32, masked / tokens, True, trained=trained) * tokens
+    planned += cost_of(recipe.corruption, model, trained).flops(masked)
+    assert counter.get_total_flops() == pytest.approx(planned, rel=0.003)
+
+
 @pytest.mark.parametrize("phase", ["generator_warmup", "joint"])
 @pytest.mark.parametrize("name", ["tiny.yaml", "modern-tiny.yaml"])
 def test_flops_that_checkpointing_repeats_are_those_that_torch_counts(name: str, phase: Phase) -> None:
     counted = []
     for switch in (False, True):
         recipe = recipe_of(name)
+        recipe.optimizer.generator_rate = 1.0
         recipe.data.sequence_length, recipe.model.activation_checkpointing = 32, switch
         module, batch = module_of(recipe, phase), batch_of(recipe)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -139,13 +158,14 @@ def test_time_is_computing_at_the_assumed_efficiency_and_communication() -> None
     recipe = recipe_of("tiny.yaml")
     found = plan(recipe, BF16, TOKENS, Cluster(2, 2, "h100", link_gbs=10.0), efficiency=0.25, price=3.0)
     flops, tokens = found["flops_per_token"], recipe.batch.global_batch * recipe.data.sequence_length
-    parameters = found["parameters"]["total"]
-    # A rank's share of the samples fits into one micro-batch, so nothing is accumulated.
-    sent = 3 * 2 * parameters * 3 / 4
+    parts = found["parameters"]
+    # A rank's share of the samples fits into one micro-batch, so nothing is accumulated; the generator stays as it is.
+    trained = parts["discriminator"] + parts["discriminator_head"]
+    sent = (3 * 2 * trained + 2 * 4 * parts["sampling_head"]) * 3 / 4
     step = tokens * flops["total"] / (4 * 0.25 * 989e12) + sent / 10e9
     assert found["step_seconds"] == pytest.approx(step)
     assert found["mfu"] == pytest.approx(tokens * flops["total"] / step / (4 * 989e12))
-    trained = sum(found["parameters"][part] for part in ("embeddings", "generator", "generator_head"))
+    trained = sum(parts[part] for part in ("embeddings", "generator", "generator_head"))
     warmup = tokens * flops["generator_warmup"] / (4 * 0.25 * 989e12) + 3 * 2 * trained * 3 / 4 / 10e9
     assert found["seconds"] == pytest.approx(recipe.schedule.steps * step + recipe.generator_warmup.steps * warmup)
     assert found["cost"] == pytest.approx(found["seconds"] / 3600 * 4 * 3)
