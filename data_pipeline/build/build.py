@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 import tokenizers
+from tokenizers import Tokenizer
 
 from data_pipeline.build.claim import claimed, finished_store, input_identity, record_inputs, refuse_changed
 from data_pipeline.build.decisions import Decided, decide
@@ -19,6 +21,7 @@ from data_pipeline.build.pool import Workers, check_engine, start_workers
 from data_pipeline.build.records import Work
 from data_pipeline.build.steps import (
     TaskJob,
+    encoder,
     publish_step,
     read_and_tokenize_step,
     read_step,
@@ -38,10 +41,11 @@ from data_pipeline.read.tasks import plan_tasks
 from data_pipeline.store.manifest import Manifest, canonical_json
 from data_pipeline.store.shard import SHARD_VERSION, ids_dtype
 from data_pipeline.tokenize.byte_level import train_byte_level
+from data_pipeline.tokenize.description import describe, tokenizer_json
 from data_pipeline.tokenize.encoding import choose_encoder
 from data_pipeline.tokenize.existing import read_tokenizer
-from data_pipeline.tokenize.roles import BERT_ROLES
-from data_pipeline.tokenize.tokenizer import tokenizer_json, vocabulary_size
+from data_pipeline.tokenize.roles import BERT_ROLES, Roles
+from data_pipeline.tokenize.tokenizer import vocabulary_size
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, train_tokenizer
 
 # Raised when the same settings would give other bytes than an older release did.
@@ -69,7 +73,8 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
     check_engine(config.engine, ranks)
     place = open_place(config.out)
     inputs = find_inputs(config.sources, config.out, log)
-    settings = _settings(config, inputs)
+    given = read_tokenizer(config.tokenizer.path, config.tokenizer.lowers, log) if config.tokenizer.path else None
+    settings = _settings(config, inputs, given)
     key = _build_key(settings, inputs)
     finished = finished_store(place, settings, inputs)
     if finished is not None:
@@ -98,7 +103,7 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
         ]
         record_inputs(place, inputs)
         try:
-            manifest, decided = _run_steps(config, place, settings, inputs, jobs, workers)
+            manifest, decided = _run_steps(config, place, settings, inputs, jobs, given, workers)
         except Missing:
             # An equal build on another machine may have finished the store and cleared the records.
             finished = finished_store(place, settings, inputs)
@@ -114,11 +119,11 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
     return manifest
 
 
-def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
+def _settings(config: BuildConfig, inputs: Sequence[Input], given: tuple[Tokenizer, Roles] | None) -> dict[str, Any]:
     """What decides the store's bytes: no worker count, and no path, so that it can be built elsewhere.
 
     Raises:
-        UserError: the existing tokenizer can't be used, or ``ids_type`` can't hold the vocabulary.
+        UserError: ``ids_type`` can't hold the vocabulary.
     """
     settings = dataclasses.asdict(config)
     for name in ("out", "workers", "engine", "memory", "most_left_out"):
@@ -127,11 +132,10 @@ def _settings(config: BuildConfig, inputs: Sequence[Input]) -> dict[str, Any]:
         for name in ("paths", "name"):
             del source[name]
         source["inputs"] = [{"name": entry.name, "size": entry.size} for entry in inputs if entry.source == index]
-    if config.tokenizer.path:
-        tokenizer, roles = read_tokenizer(config.tokenizer.path, config.tokenizer.lowers, log)
-        ids_dtype(vocabulary_size(tokenizer), config.ids_type)
-        digest = hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
-        settings["tokenizer"] = {"existing": digest}
+    if given is not None:
+        tokenizer, roles = describe(given[0]), given[1]
+        ids_dtype(tokenizer.size, config.ids_type)
+        settings["tokenizer"] = {"existing": tokenizer.fingerprint}
         if roles != BERT_ROLES:
             settings["tokenizer"]["roles"] = dataclasses.asdict(roles)
     else:
@@ -157,12 +161,14 @@ def _run_steps(
     settings: dict[str, Any],
     inputs: Sequence[Input],
     jobs: Sequence[TaskJob],
+    given: tuple[Tokenizer, Roles] | None,
     workers: Workers,
 ) -> tuple[Manifest, Decided]:
     work = jobs[0].work
-    if config.tokenizer.path:
-        tokenizer, _ = read_tokenizer(config.tokenizer.path, config.tokenizer.lowers)
-        _put_once(work, work.tokenizer, tokenizer_json(tokenizer))
+    if given is not None:
+        # As it is once it has been saved and loaded, by whoever uses the store.
+        saved = Tokenizer.from_str(tokenizer_json(given[0]).decode())
+        _put_once(work, work.tokenizer, tokenizer_json(saved))
         jobs = _with_encoder(jobs, work)
         _run("read and tokenize", read_and_tokenize_step, jobs, work.read, workers)
         decided = decide(config, jobs, inputs)
@@ -205,7 +211,7 @@ def _with_encoder(jobs: Sequence[TaskJob], work: Work) -> list[TaskJob]:
     if work.place.stat(work.encoder) is None:
         step = max(1, len(jobs) // _TRIED_TASKS)
         sample = [text for job in jobs[::step][:_TRIED_TASKS] for text in some_texts(job, _TRIED_DOCUMENTS)]
-        choice = choose_encoder(work.place.read(work.tokenizer), sample)
+        choice = choose_encoder(work.place.read(work.tokenizer), sample, functools.partial(encoder, work))
         log(choice.line)
         work.put_json(work.encoder, {"name": choice.name})
     name = work.load_json(work.encoder)["name"]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from data_pipeline.build.decisions import Decided
 from data_pipeline.build.records import Work
@@ -33,8 +32,9 @@ from data_pipeline.store.manifest import (
     write_manifest,
 )
 from data_pipeline.store.token_counts import put_token_counts
-from data_pipeline.tokenize.roles import Roles, roles_of, unknown_token
-from data_pipeline.tokenize.tokenizer import save_tokenizer, vocabulary_size
+from data_pipeline.tokenize.description import Description, described
+from data_pipeline.tokenize.roles import Roles, roles_of
+from data_pipeline.tokenize.tokenizer import save_described
 
 _SHARD_NAME = re.compile(r"(train|heldout)-\d{6,}-\d{2,}\.arrow")
 _DELETES_AT_ONCE = 16
@@ -48,17 +48,13 @@ def finish_store(
     Raises:
         UserError: a file can't be written; an object store got another manifest meanwhile.
     """
-    tokenizer = Tokenizer.from_str(place.read(work.tokenizer).decode("utf-8"))
-    token_counts = np.zeros(vocabulary_size(tokenizer), np.int64)
+    tokenizer = described(place.read(work.tokenizer))
+    token_counts = np.zeros(tokenizer.size, np.int64)
     shards: list[ShardEntry] = []
     # Where each shard of the work folder lies, by its name.
     waiting: dict[str, str] = {}
     counts = {"unknown_tokens": 0, "without_tokens": 0, **decided.counts}
-    unknown = UnknownTokens(
-        settings,
-        len(token_counts),
-        unknown_token(tokenizer),
-    )
+    unknown = UnknownTokens(settings, tokenizer.size, tokenizer.unknown_token)
     for job in jobs:
         task = job.task.index
         final = task in decided.recorded
@@ -105,9 +101,9 @@ def clear_work(work: Work) -> None:
             pass
 
 
-def _put_tokenizer(place: Place, tokenizer: Tokenizer, roles: Roles) -> TokenizerEntry:
+def _put_tokenizer(place: Place, tokenizer: Description, roles: Roles) -> TokenizerEntry:
     with tempfile.TemporaryDirectory(prefix="electra-data-", dir=scratch_folder()) as folder:
-        entry = save_tokenizer(folder, tokenizer, roles)
+        entry = save_described(folder, tokenizer, roles)
         for name in entry.files:
             place.put(name, (Path(folder) / name).read_bytes())
     return entry

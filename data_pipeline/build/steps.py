@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from data_pipeline.build.kept_text import damaged, read_texts, write_texts
 from data_pipeline.build.records import Work
@@ -29,9 +28,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.read.documents import read_task
 from data_pipeline.read.tasks import ReadCounts, Task
 from data_pipeline.store.shard import IdsType
+from data_pipeline.tokenize.description import described
 from data_pipeline.tokenize.encoding import TextEncoder, open_encoder, unknown_word
-from data_pipeline.tokenize.roles import unknown_id
-from data_pipeline.tokenize.tokenizer import tokenizer_fingerprint, vocabulary_size
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, normalized
 
 _BATCH_CHARACTERS = 1 << 20
@@ -316,12 +314,13 @@ def publish_step(job: TaskJob) -> None:
 @functools.lru_cache(maxsize=2)
 def _tokenizer(work: Work) -> ShardTokenizer:
     data = work.place.read(work.tokenizer)
-    tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    return ShardTokenizer(data, vocabulary_size(tokenizer), tokenizer_fingerprint(tokenizer), unknown_id(tokenizer))
+    tokenizer = described(data)
+    return ShardTokenizer(data, tokenizer.size, tokenizer.fingerprint, tokenizer.unknown)
 
 
 @functools.lru_cache(maxsize=2)
-def _encoder(work: Work, name: str) -> TextEncoder:
+def encoder(work: Work, name: str) -> TextEncoder:
+    """The engine ``name`` for the tokenizer of a build, opened once in every process; raises as open_encoder."""
     return open_encoder(_tokenizer(work).json, name)
 
 
@@ -329,12 +328,12 @@ def _tokenize(
     job: TaskJob, documents: Iterator[tuple[str, bytes]], name: Callable[[str], str]
 ) -> tuple[TaskShards, npt.NDArray[np.int64]]:
     """Write documents into a task's shards; also (documents,) how many tokens each has."""
-    encoder = _encoder(job.work, job.encoder)
+    engine = encoder(job.work, job.encoder)
     unknown = _tokenizer(job.work).unknown
     shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, _tokenizer(job.work), name)
     counted = [np.zeros(0, np.int64)]
     for texts, digests in _batches(documents):
-        flat, offsets = encoder.encode(texts)
+        flat, offsets = engine.encode(texts)
         lengths = np.diff(offsets)
         counted.append(lengths)
         if not shards.unknown_example and (places := np.flatnonzero(flat == unknown)).size:

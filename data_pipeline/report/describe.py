@@ -16,7 +16,8 @@ from data_pipeline.read.passed_over import shown
 from data_pipeline.store.left_out import left_out_lines, load_left_out
 from data_pipeline.store.manifest import SPLITS, Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
-from data_pipeline.tokenize.roles import BERT_ROLES, unknown_token
+from data_pipeline.tokenize.description import describe
+from data_pipeline.tokenize.roles import BERT_ROLES
 from data_pipeline.tokenize.spelling import Spelling
 from data_pipeline.tokenize.tokenizer import load_with_roles
 
@@ -52,7 +53,7 @@ def describe_store(store: str | Path, samples: int) -> Iterator[str]:
                 yield f"  {label} ({split}): {_amount(shards)}"
     everything = manifest.counts.get("tokens", 0) + manifest.counts.get("tokens_heldout", 0)
     unknown = manifest.counts.get("unknown_tokens", 0)
-    name = unknown_token(loaded)
+    name = describe(loaded).unknown_token
     if name is None:
         yield "unknown      none, the tokenizer has no token for what it does not know"
     else:

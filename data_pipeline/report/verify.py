@@ -18,8 +18,9 @@ from data_pipeline.places.place import Missing, Place, Unavailable
 from data_pipeline.store.manifest import Manifest, ShardEntry, load_manifest
 from data_pipeline.store.shard import open_shard
 from data_pipeline.store.token_counts import load_token_counts
-from data_pipeline.tokenize.roles import NOTHING, unknown_id
-from data_pipeline.tokenize.tokenizer import load_tokenizer, tokenizer_fingerprint, vocabulary_size
+from data_pipeline.tokenize.description import describe
+from data_pipeline.tokenize.roles import NOTHING
+from data_pipeline.tokenize.tokenizer import load_tokenizer, vocabulary_size
 
 # Each holds one shard, as a temporary file if the store is remote.
 _THREADS = min(4, os.cpu_count() or 1)
@@ -138,13 +139,13 @@ def _content_problems(place: Place, manifest: Manifest, totals: dict[str, npt.ND
     except UserError as error:
         yield f"tokenizer/tokenizer.json: {error}"
         return
-    if tokenizer_fingerprint(tokenizer) != manifest.tokenizer.fingerprint:
+    if describe(tokenizer).fingerprint != manifest.tokenizer.fingerprint:
         yield "tokenizer/tokenizer.json: its fingerprint is not that of the manifest"
     size = vocabulary_size(tokenizer)
     if size != manifest.tokenizer.vocab_size:
         yield f"tokenizer/tokenizer.json: {size} entries, not {manifest.tokenizer.vocab_size}"
         return
-    unknown = unknown_id(tokenizer)
+    unknown = describe(tokenizer).unknown
     stated["unknown_tokens"] = sum(int(total[unknown]) for total in totals.values()) if unknown != NOTHING else 0
     for name, found in stated.items():
         if manifest.counts.get(name) != found:

@@ -11,19 +11,17 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
 from data_pipeline.extras import needs_extra
+from data_pipeline.tokenize.description import described
 from data_pipeline.tokenize.probes import PROBES
-from data_pipeline.tokenize.roles import unknown_id
-from data_pipeline.tokenize.tokenizer import text_encoder, text_json
 
 REFERENCE = "tokenizers"
 FAST = "nanotoken"
@@ -61,7 +59,7 @@ class _Reference:
     name = REFERENCE
 
     def __init__(self, tokenizer_json: bytes) -> None:
-        self._tokenizer = Tokenizer.from_str(text_json(tokenizer_json).decode())
+        self._tokenizer = described(tokenizer_json).text_encoder
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         try:
@@ -107,16 +105,22 @@ def open_encoder(tokenizer_json: bytes, name: str) -> TextEncoder:
         raise UserError(f"nanotoken can't represent this tokenizer ({error})") from error
 
 
-def choose_encoder(tokenizer_json: bytes, sample: Sequence[str]) -> Choice:
-    """The quickest engine that gives the ids of ``tokenizers`` on ``sample`` and on the fixed probes."""
+def choose_encoder(
+    tokenizer_json: bytes, sample: Sequence[str], opened: Callable[[str], TextEncoder] | None = None
+) -> Choice:
+    """The quickest engine that gives the ids of ``tokenizers`` on ``sample`` and on the fixed probes.
+
+    ``opened`` gives the engine of a name; :func:`open_encoder` if left out.
+    """
+    opened = opened or functools.partial(open_encoder, tokenizer_json)
     try:
-        fast = open_encoder(tokenizer_json, FAST)
+        fast = opened(FAST)
     except UserError as error:
         return Choice(REFERENCE, f"tokenizing with tokenizers: {error}")
     spelled = _spelled_out(tokenizer_json)
     different = _first_difference(open_encoder(spelled, REFERENCE), open_encoder(spelled, FAST), PROBES)
     if different is None:
-        different = _first_difference(open_encoder(tokenizer_json, REFERENCE), fast, [*PROBES, *sample])
+        different = _first_difference(opened(REFERENCE), fast, [*PROBES, *sample])
     if different is not None:
         shown = repr(different) if len(different) <= 40 else f"{different[:40]!r}..."
         return Choice(REFERENCE, f"tokenizing with tokenizers: nanotoken gives other ids for {shown}")
@@ -126,7 +130,7 @@ def choose_encoder(tokenizer_json: bytes, sample: Sequence[str]) -> Choice:
 
 def unknown_word(tokenizer_json: bytes, text: str) -> str:
     """The first part of a text that the tokenizer doesn't know; empty if that comes only far behind its start."""
-    encoder, unknown = _for_text(tokenizer_json)
+    encoder, unknown = described(tokenizer_json).text_encoder, described(tokenizer_json).unknown
     # A piece at a time: the first one is often enough, and offsets come from the slower engine alone.
     for piece in _PIECES.findall(text[:_LOOKED_AT_CHARACTERS]):
         found = encoder.encode(piece, add_special_tokens=False)
@@ -134,13 +138,6 @@ def unknown_word(tokenizer_json: bytes, text: str) -> str:
             if index == unknown:
                 return str(piece[begin:end])
     return ""
-
-
-@functools.lru_cache(maxsize=1)
-def _for_text(tokenizer_json: bytes) -> tuple[Tokenizer, int]:
-    """The encoder of a ``tokenizer.json`` for text alone, and its unknown token's id."""
-    tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-    return text_encoder(tokenizer), unknown_id(tokenizer)
 
 
 def _first_difference(reference: TextEncoder, other: TextEncoder, texts: Sequence[str]) -> str | None:
@@ -172,19 +169,19 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
 
 def _spelled_out(tokenizer_json: bytes) -> bytes:
     """The same rules over a vocabulary of the probes' single characters, where no [UNK] can hide a difference."""
-    raw: dict[str, Any] = json.loads(tokenizer_json)
+    raw = described(tokenizer_json).raw
     text = "".join(PROBES)
     forms = (unicodedata.normalize(form, case) for form in ("NFC", "NFKD") for case in (text, text.lower()))
-    entries, prefix = [raw["model"]["unk_token"]], raw["model"]["continuing_subword_prefix"]
+    model = raw["model"]
+    entries, prefix = [model["unk_token"]], model["continuing_subword_prefix"]
     for character in sorted(set().union(*forms)):
         entries += [character, prefix + character]
-    raw["model"]["vocab"] = {entry: index for index, entry in enumerate(entries)}
-    raw["added_tokens"], raw["post_processor"] = [], None
-    return json.dumps(raw).encode()
+    model = {**model, "vocab": {entry: index for index, entry in enumerate(entries)}}
+    return json.dumps({**raw, "model": model, "added_tokens": [], "post_processor": None}).encode()
 
 
 def _plain_text_json(tokenizer_json: bytes) -> str:
     """The same tokenizer for text alone, without special tokens beside the vocabulary."""
-    raw: dict[str, Any] = json.loads(text_json(tokenizer_json))
-    raw["added_tokens"] = [token for token in raw.get("added_tokens") or [] if not token.get("special")]
-    return json.dumps(raw, ensure_ascii=False)
+    text = described(tokenizer_json).for_text
+    added = [token for token in text["added_tokens"] if not token.get("special")]
+    return json.dumps({**text, "added_tokens": added}, ensure_ascii=False)

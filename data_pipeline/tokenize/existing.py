@@ -15,18 +15,15 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.description import Description, describe
 from data_pipeline.tokenize.panics import panics_as_errors
 from data_pipeline.tokenize.probes import PROBES
-from data_pipeline.tokenize.roles import BERT_ROLES, ROLES, UNK, Roles, add_special, unknown_id
+from data_pipeline.tokenize.roles import BERT_ROLES, ROLES, UNK, Roles, add_special
 from data_pipeline.tokenize.tokenizer import (
     CONFIG,
     check_specials,
     config_json,
     parse_tokenizer,
-    special_names,
-    text_encoder,
-    tokenizer_json,
-    vocabulary_size,
     wordpiece_tokenizer,
 )
 
@@ -203,7 +200,7 @@ def _report_ends(tokenizer: Tokenizer, roles: Roles, where: Path, report: Report
 
 def _rules(tokenizer: Tokenizer) -> object:
     """All that decides the ids of plain text, and which ids are special."""
-    raw = json.loads(tokenizer.to_str())
+    raw = describe(tokenizer).raw
     added = raw["added_tokens"]
     special = sorted((token["id"], token["content"]) for token in added if token["special"])
     plain = [token for token in added if not token["special"]]
@@ -211,14 +208,14 @@ def _rules(tokenizer: Tokenizer) -> object:
 
 
 def _lowers(tokenizer: Tokenizer) -> bool:
-    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    normalizer = describe(tokenizer).raw["normalizer"] or {}
     return normalizer.get("type") == "BertNormalizer" and bool(normalizer.get("lowercase"))
 
 
-def _hard_texts(tokenizer: Tokenizer) -> Iterator[str]:
+def _hard_texts(tokenizer: Description) -> Iterator[str]:
     """The probes, and entries of the vocabulary, without the names of special tokens."""
-    specials = special_names(tokenizer_json(tokenizer))
-    entries = sorted(set(tokenizer.get_vocab(with_added_tokens=True)) - specials)
+    specials = tokenizer.specials
+    entries = sorted(tokenizer.vocabulary.keys() - specials)
     entries = entries[:: max(1, len(entries) // _TRIED_ENTRIES)]
     groups = [entries[start : start + _ENTRIES_PER_TEXT] for start in range(0, len(entries), _ENTRIES_PER_TEXT)]
     for text in (*PROBES, *map(" ".join, groups), *map("".join, groups)):
@@ -228,10 +225,10 @@ def _hard_texts(tokenizer: Tokenizer) -> Iterator[str]:
 
 def _check_ids(tokenizer: Tokenizer, theirs: Any, folder: Path) -> None:
     """Refuse a tokenizer that gives other ids than transformers does for the folder that it comes from."""
-    encoder = text_encoder(tokenizer)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    special = {vocabulary[name] for name in special_names(tokenizer_json(tokenizer))} - {unknown_id(tokenizer)}
-    for text in _hard_texts(tokenizer):
+    ours = describe(tokenizer)
+    encoder = ours.text_encoder
+    special = {ours.vocabulary[name] for name in ours.specials} - {ours.unknown}
+    for text in _hard_texts(ours):
         try:
             with panics_as_errors():
                 wanted = theirs(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -257,9 +254,10 @@ def _with_unknown_token(tokenizer: Tokenizer, roles: Roles, where: Path, report:
     Raises:
         UserError: it can't have that, or leaves out merges at random.
     """
-    raw = json.loads(tokenizer.to_str())
+    raw = describe(tokenizer).raw
     model = raw["model"]
     vocabulary = model["vocab"]
+    changes: dict[str, Any]
     unknown = roles.unk or UNK
     if model.get("dropout"):
         raise UserError(
@@ -275,7 +273,7 @@ def _with_unknown_token(tokenizer: Tokenizer, roles: Roles, where: Path, report:
                 f"tokenizer.path: {where} has no unknown token (unk_id is null, and {unknown} is not one of its "
                 f"pieces): add the piece {unknown} and set unk_id to it"
             )
-        model["unk_id"] = pieces.index(unknown)
+        changes = {"unk_id": pieces.index(unknown)}
     else:
         if model.get("unk_token") in vocabulary:
             return tokenizer
@@ -287,9 +285,9 @@ def _with_unknown_token(tokenizer: Tokenizer, roles: Roles, where: Path, report:
             raise UserError(
                 f"tokenizer.path: {where} has no unknown token, which a {model.get('type')} model needs: add {UNK}"
             )
-        vocabulary.setdefault(unknown, tokenizer.token_to_id(unknown))
-        model["unk_token"] = unknown
-    changed, _ = parse_tokenizer(json.dumps(raw).encode(), str(where), roles.named())
+        changes = {"vocab": {unknown: tokenizer.token_to_id(unknown), **vocabulary}, "unk_token": unknown}
+    content = {**raw, "model": {**model, **changes}}
+    changed, _ = parse_tokenizer(json.dumps(content).encode(), str(where), roles.named())
     if changed.get_vocab(with_added_tokens=True) != tokenizer.get_vocab(with_added_tokens=True):
         raise UserError(f"tokenizer.path: the unknown token of {where} is not in its vocabulary: set it to {unknown}")
     report(f"tokenizer: {where} has no unknown token: what it does not know becomes {unknown}")
@@ -298,28 +296,27 @@ def _with_unknown_token(tokenizer: Tokenizer, roles: Roles, where: Path, report:
 
 def _check_encodes(tokenizer: Tokenizer, where: Path) -> None:
     """Refuse a tokenizer that fails on some text, or whose entries have not each an id that saving keeps."""
+    known = describe(tokenizer)
     try:
         with panics_as_errors():
-            encoder = text_encoder(tokenizer)
+            encoder = known.text_encoder
     except Exception as error:
         raise UserError(f"tokenizer.path: {where} cannot be loaded again ({error}): repair it") from error
-    specials = special_names(tokenizer_json(tokenizer))
     vocabulary, saved = (one.get_vocab(with_added_tokens=True) for one in (tokenizer, encoder))
-    plain = {token: index for token, index in vocabulary.items() if token not in specials}
+    plain = {token: index for token, index in vocabulary.items() if token not in known.specials}
     same = plain.items() <= saved.items() and set(saved.values()) == set(vocabulary.values())
     if not same or len(set(vocabulary.values())) < len(vocabulary):
         raise UserError(
             f"tokenizer.path: {where} has two entries with one id, or added tokens whose ids do not follow those "
             "of its vocabulary: number its entries from 0 without gaps"
         )
-    size = vocabulary_size(tokenizer)
-    for text in _hard_texts(tokenizer):
+    for text in _hard_texts(known):
         try:
             with panics_as_errors():
                 ids = encoder.encode(text, add_special_tokens=False).ids
         except Exception as error:
             raise UserError(f"tokenizer.path: {where} cannot encode {text[:40]!r} ({error}): repair it") from error
-        if ids and max(ids) >= size:
+        if ids and max(ids) >= known.size:
             raise UserError(
                 f"tokenizer.path: {where} gives an id outside of its vocabulary for {text[:40]!r}: repair it"
             )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -58,8 +57,11 @@ def roles_of(settings: Mapping[str, Any]) -> Roles:
     return Roles(**settings["tokenizer"].get("roles", {}))
 
 
-def find_roles(vocabulary: Collection[str], named: Mapping[str, Any], where: str) -> Roles:
+def find_roles(has: Callable[[str], bool], named: Mapping[str, Any], where: str) -> Roles:
     """The roles in a vocabulary: as ``named`` (``mask_token`` and so on, as in transformers), else by known names.
+
+    Args:
+        has: whether a token is in the vocabulary.
 
     Raises:
         UserError: a role has no token, or one that is not in the vocabulary.
@@ -69,11 +71,11 @@ def find_roles(vocabulary: Collection[str], named: Mapping[str, Any], where: str
         given = named.get(f"{role}_token")
         if isinstance(given, Mapping):
             given = given.get("content")
-        found[role] = str(given) if given is not None else next((name for name in known if name in vocabulary), None)
+        found[role] = str(given) if given is not None else next(filter(has, known), None)
     missing = [
         _NAMES[role][0] if name is None else name
         for role, name in found.items()
-        if (role != "unk" and name is None) or (name is not None and name not in vocabulary)
+        if (role != "unk" and name is None) or (name is not None and not has(name))
     ]
     if missing:
         raise UserError(
@@ -92,21 +94,6 @@ def find_roles(vocabulary: Collection[str], named: Mapping[str, Any], where: str
 
 def add_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
     """Make tokens of the vocabulary special ones. What is special already stays as it is, with the blanks it takes."""
-    added = json.loads(tokenizer.to_str())["added_tokens"]
-    special = {token["content"] for token in added if token["special"]}
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    tokenizer.add_special_tokens([name for name in names if name in vocabulary and name not in special])
-
-
-def unknown_id(tokenizer: Tokenizer) -> int:
-    """The id that a tokenizer gives to what it doesn't know; :data:`NOTHING` if it has none."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    return int(tokenizer.get_vocab(with_added_tokens=True).get(model.get("unk_token"), NOTHING))
-
-
-def unknown_token(tokenizer: Tokenizer) -> str | None:
-    """The token that a tokenizer gives to what it doesn't know; None if it has none."""
-    index = unknown_id(tokenizer)
-    return None if index == NOTHING else str(tokenizer.id_to_token(index))
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    known = [name for name in names if tokenizer.token_to_id(name) is not None]
+    tokenizer.add_special_tokens([name for name in known if name not in special])

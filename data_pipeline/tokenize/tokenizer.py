@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from data_pipeline.places.atomic import sha256_of, write_bytes
 from data_pipeline.places.open import open_place
 from data_pipeline.places.place import Missing
 from data_pipeline.store.manifest import TokenizerEntry
+from data_pipeline.tokenize.description import Description, describe
 from data_pipeline.tokenize.panics import panics_as_errors
 from data_pipeline.tokenize.roles import (
     BERT_ROLES,
@@ -71,7 +71,7 @@ def parse_tokenizer(data: bytes, where: str, named: Mapping[str, Any] | None = N
             tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises nothing more specific for a bad file
         raise UserError(f"cannot read tokenizer {where}: {error}") from error
-    roles = find_roles(tokenizer.get_vocab(with_added_tokens=True), named or {}, where)
+    roles = find_roles(lambda name: tokenizer.token_to_id(name) is not None, named or {}, where)
     # Published files often cut at 128 or 512 tokens; documents are kept whole here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -91,75 +91,37 @@ def check_specials(vocabulary: dict[str, int], where: str) -> None:
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """One more than the largest token id, added tokens included."""
+    # Of the vocabulary in use: the library saves none of it where an id is the largest number that it knows.
     return int(max(tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
 
-def special_names(tokenizer_json: bytes) -> set[str]:
-    """The special tokens of a ``tokenizer.json`` as they would be written in a text."""
-    raw = json.loads(tokenizer_json)
-    added = raw.get("added_tokens") or []
-    vocabulary = raw["model"]["vocab"]
-    entries = vocabulary if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
-    named = {token["content"] for token in added}.union(name for name in SPECIAL_TOKENS if name in entries)
-    special = {token["content"] for token in added if token["special"]}
-    return special | (named & set(SPECIAL_TOKENS))
-
-
-def text_json(tokenizer_json: bytes) -> bytes:
-    """A ``tokenizer.json`` for text alone: it takes a literal ``[MASK]`` for plain characters, and nothing is cut.
-
-    Special tokens get names that no text has, in the model as well: a Unigram or a word-level model would find them
-    there. Their ids, and those of all other tokens, stay.
-    """
-    raw = json.loads(tokenizer_json)
-    model = raw["model"]
-    key = hashlib.sha256(tokenizer_json).hexdigest()
-    names = {name: f"\U0010fffe{key} {number}" for number, name in enumerate(sorted(special_names(tokenizer_json)))}
-    for token in raw.get("added_tokens") or []:
-        token["content"] = names.get(token["content"], token["content"])
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {names.get(token, token): index for token, index in model["vocab"].items()}
-    else:
-        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
-    model["unk_token"] = names.get(model.get("unk_token"), model.get("unk_token"))
-    if model["unk_token"] is None:
-        del model["unk_token"]
-    if "merges" in model:
-        prefix = len(model.get("continuing_subword_prefix") or "")
-        pairs = (tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"])
-        model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, pair[0] + pair[-1][prefix:]}]
-    for name in ("truncation", "padding", "post_processor"):
-        raw[name] = None
-    return json.dumps(raw, ensure_ascii=False).encode()
-
-
 def text_encoder(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy for text alone, see :func:`text_json`."""
-    return Tokenizer.from_str(text_json(tokenizer_json(tokenizer)).decode())
-
-
-def tokenizer_json(tokenizer: Tokenizer) -> bytes:
-    """The bytes of ``tokenizer.json``."""
-    return str(tokenizer.to_str(pretty=True)).encode("utf-8") + b"\n"
+    """A copy for text alone, see :attr:`Description.for_text`."""
+    return describe(tokenizer).new_text_encoder()
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of ``tokenizer.json`` as a store holds it."""
-    return hashlib.sha256(tokenizer_json(tokenizer)).hexdigest()
+    return describe(tokenizer).fingerprint
 
 
 def save_tokenizer(store: str | Path, tokenizer: Tokenizer, roles: Roles = BERT_ROLES) -> TokenizerEntry:
     """Write ``tokenizer/`` so that ``transformers.AutoTokenizer`` loads it, and describe it."""
+    return save_described(store, describe(tokenizer), roles)
+
+
+def save_described(store: str | Path, tokenizer: Description, roles: Roles) -> TokenizerEntry:
+    """As :func:`save_tokenizer`, for a tokenizer of which the bytes are known."""
     folder = Path(store) / TOKENIZER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {"tokenizer.json": tokenizer_json(tokenizer), CONFIG: config_json(roles)}
-    if isinstance(tokenizer.model, models.WordPiece):
+    contents = {"tokenizer.json": tokenizer.json, CONFIG: config_json(roles)}
+    if tokenizer.raw["model"]["type"] == "WordPiece":
         contents["vocab.txt"] = _vocab_txt(tokenizer)
     for name, data in sorted(contents.items()):
         write_bytes(folder / name, data)
     return TokenizerEntry(
-        fingerprint=tokenizer_fingerprint(tokenizer),
-        vocab_size=vocabulary_size(tokenizer),
+        fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.size,
         files={f"{TOKENIZER_FOLDER}/{name}": sha256_of(folder / name) for name in sorted(contents)},
     )
 
@@ -203,7 +165,7 @@ def config_json(roles: Roles = BERT_ROLES) -> bytes:
     return json.dumps(config, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def _vocab_txt(tokenizer: Tokenizer) -> bytes:
-    by_id = {index: token for token, index in tokenizer.get_vocab(with_added_tokens=True).items()}
-    lines = [by_id.get(index, f"[unused-gap-{index}]") for index in range(vocabulary_size(tokenizer))]
+def _vocab_txt(tokenizer: Description) -> bytes:
+    by_id = {index: token for token, index in tokenizer.vocabulary.items()}
+    lines = [by_id.get(index, f"[unused-gap-{index}]") for index in range(tokenizer.size)]
     return ("\n".join(lines) + "\n").encode("utf-8")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.description import describe
 from data_pipeline.tokenize.panics import panics_as_errors
-from data_pipeline.tokenize.roles import Roles, unknown_id
+from data_pipeline.tokenize.roles import Roles
 from data_pipeline.tokenize.spelling import Spelling
-from data_pipeline.tokenize.tokenizer import special_names, text_encoder, tokenizer_json
 from electra_scale.data.rows import SpecialTokens
 
 _SHOWN = 40
@@ -32,13 +32,13 @@ class Reader:
     """
 
     def __init__(self, tokenizer: Tokenizer, roles: Roles, longest: int) -> None:
-        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        description = describe(tokenizer)
         self.special = SpecialTokens.of(tokenizer, roles)
         self.longest = longest
-        self._names = sorted(special_names(tokenizer_json(tokenizer)))
-        self._unknown = unknown_id(tokenizer)
-        self._tokens = {index: token for token, index in vocabulary.items()}
-        self._encoder = text_encoder(tokenizer)
+        self._names = sorted(description.specials)
+        self._unknown = description.unknown
+        self._tokens = {index: token for token, index in description.vocabulary.items()}
+        self._encoder = description.new_text_encoder()
         self._spelling = Spelling(tokenizer)
 
     def read(self, text: str) -> Reading:

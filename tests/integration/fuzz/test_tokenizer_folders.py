@@ -10,10 +10,10 @@ import pytest
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokenize.description import describe, tokenizer_json
 from data_pipeline.tokenize.encoding import choose_encoder, open_encoder
 from data_pipeline.tokenize.probes import PROBES
-from data_pipeline.tokenize.roles import SPECIAL_TOKENS, unknown_id
-from data_pipeline.tokenize.tokenizer import special_names, tokenizer_json
+from data_pipeline.tokenize.roles import SPECIAL_TOKENS
 from tests.support.instruments.fuzzing import explore
 from tests.unit.data_pipeline.tokenize.test_existing import (
     BERT,
@@ -154,9 +154,9 @@ def test_a_folder_gives_the_ids_of_transformers_or_one_line(tmp_path: Path) -> N
             ids, offsets = open_encoder(data, choose_encoder(data, TEXTS[:20]).name).encode(TEXTS)
         except UserError as error:
             return "refused" if "\n" not in str(error) else "refused in several lines"
-        specials = special_names(data)
+        specials = describe(tokenizer).specials
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        special = {vocabulary[name] for name in specials} - {unknown_id(tokenizer)}
+        special = {vocabulary[name] for name in specials} - {describe(tokenizer).unknown}
         assert not special & set(ids.tolist())
         if len(files) == 1:
             return "taken alone"

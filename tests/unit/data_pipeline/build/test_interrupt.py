@@ -43,7 +43,10 @@ def test_an_interrupted_build_says_so_in_one_line_and_continues(moment: str, tmp
     )
     if moment == "work":
         wait_for(lambda: (tmp_path / "store").exists(), process, 60)
-    time.sleep(0.4)
+        time.sleep(0.4)
+    else:
+        maps = Path(f"/proc/{process.pid}/maps")
+        wait_for(lambda: "pyarrow" in maps.read_text(), process, 60)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     # Python itself ends so when a module that it imports was interrupted.

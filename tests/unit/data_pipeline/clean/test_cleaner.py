@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.clean.cleaner import Cleaner, clean_text, refuse_length
+from data_pipeline.clean.cleaner import Cleaner, _collapse, clean_text, refuse_length
 from data_pipeline.clean.identity import content_hash
 from data_pipeline.clean.normal_form import normal_form
 from data_pipeline.config import CleanConfig
@@ -146,3 +146,12 @@ def test_a_cleaner_returns_why_a_document_is_dropped() -> None:
         assert found == reason
         assert text == clean_text(raw, config)
     assert Cleaner(CleanConfig()).reasons == ("too_short", "too_long")
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.lists(st.sampled_from([b" ", b"\n", b"a", b"b" * 3000]), max_size=40).map(b"".join))
+def test_runs_of_white_space_become_one_line_feed_or_one_space(data: bytes) -> None:
+    def shortest(run: re.Match[bytes]) -> bytes:
+        return b"\n" if b"\n" in run.group() else b" "
+
+    assert _collapse(data) == re.sub(rb"[ \n]+", shortest, data).strip(b" \n")

@@ -27,7 +27,8 @@ from data_pipeline.report.verify import verify_store
 from data_pipeline.store.manifest import load_manifest, manifest_fingerprint
 from data_pipeline.store.shard import open_shard, read_shard, shard_schema
 from data_pipeline.store.token_counts import load_token_counts
-from data_pipeline.tokenize.tokenizer import load_tokenizer, parse_tokenizer, tokenizer_json
+from data_pipeline.tokenize.description import tokenizer_json
+from data_pipeline.tokenize.tokenizer import load_tokenizer, parse_tokenizer
 from tests.unit.data_pipeline.report.test_verify import rewrite
 
 FINGERPRINT = "ab" * 32

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize import encoding
+from data_pipeline.tokenize.description import tokenizer_json
 from data_pipeline.tokenize.encoding import TextEncoder, choose_encoder, open_encoder
 from data_pipeline.tokenize.probes import PROBES
 from data_pipeline.tokenize.roles import SPECIAL_TOKENS
-from data_pipeline.tokenize.tokenizer import text_encoder, tokenizer_json, wordpiece_tokenizer
+from data_pipeline.tokenize.tokenizer import text_encoder, wordpiece_tokenizer
 
 NANOTOKEN = "pip install 'electra-scale[fast]'"
 

@@ -17,6 +17,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.open import open_place
 from data_pipeline.store.manifest import load_manifest
 from data_pipeline.tokenize import existing
+from data_pipeline.tokenize.description import tokenizer_json
 from data_pipeline.tokenize.encoding import choose_encoder, open_encoder
 from data_pipeline.tokenize.probes import PROBES
 from data_pipeline.tokenize.roles import BERT_ROLES, SPECIAL_TOKENS
@@ -24,7 +25,6 @@ from data_pipeline.tokenize.tokenizer import (
     load_tokenizer,
     text_encoder,
     tokenizer_fingerprint,
-    tokenizer_json,
     wordpiece_tokenizer,
 )
 from tests.unit.data_pipeline.conftest import make_config

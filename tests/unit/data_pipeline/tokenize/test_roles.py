@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize import existing
-from data_pipeline.tokenize.roles import NOTHING, Roles, unknown_id
+from data_pipeline.tokenize.description import describe
+from data_pipeline.tokenize.roles import NOTHING, Roles
 from data_pipeline.tokenize.tokenizer import load_with_roles, save_tokenizer, text_encoder, tokenizer_fingerprint
 
 TEXT = ["the river of the café", "The light, the stone; don't", "東京 the end\n of  the river"] * 5
@@ -77,7 +78,7 @@ def test_a_folder_with_other_names_gives_the_ids_of_transformers_through_a_store
     lines: list[str] = []
     tokenizer, found = existing.read_tokenizer(tmp_path / "given", True, lines.append)
     assert (found, lines) == (roles, [])
-    assert unknown_id(tokenizer) == (NOTHING if make is byte_level else tokenizer.token_to_id("<unk>"))
+    assert describe(tokenizer).unknown == (NOTHING if make is byte_level else tokenizer.token_to_id("<unk>"))
     entry = save_tokenizer(tmp_path / "store", tokenizer, found)
     ours, again = load_with_roles(tmp_path / "store")
     assert again == roles
