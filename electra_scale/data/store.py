@@ -65,9 +65,12 @@ class Store:
         self._verified(self.manifest.token_counts.name, self.manifest.token_counts.sha256)
         return load_token_counts(self.place, self.manifest)
 
-    def documents(self, split: str, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first documents of a split, up to about ``most_tokens``: flat ids (N,) and offsets (documents + 1)."""
-        ids: list[NDArray[np.int64]] = []
+    def documents(self, split: str, most_tokens: int) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+        """The first documents of a split, up to about ``most_tokens``: flat ids (N,) and offsets (documents + 1).
+
+        Ids are of the type that the store keeps them in.
+        """
+        ids: list[NDArray[np.unsignedinteger]] = []
         lengths: list[NDArray[np.int64]] = []
         left = most_tokens
         for entry in self.manifest.split(split):
@@ -76,13 +79,13 @@ class Store:
             shard = self.open(entry).shard
             documents = max(1, int(np.searchsorted(shard.offsets, left, side="right")) - 1)
             end = int(shard.offsets[documents]) if documents < len(shard.offsets) else int(shard.offsets[-1])
-            ids.append(np.asarray(shard.ids[:end], dtype=np.int64))
+            ids.append(shard.ids[:end])
             lengths.append(np.diff(shard.offsets[: documents + 1]))
             if documents < len(shard.offsets) - 1:
                 break
             left -= end
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1)
-        return np.concatenate(ids) if ids else np.zeros(0, np.int64), offsets.astype(np.int64)
+        return np.concatenate(ids) if ids else np.zeros(0, np.uint16), offsets.astype(np.int64)
 
     def fetch(self, entry: ShardEntry) -> None:
         """Bring a shard into the cache unless it is there; a folder that is read in place needs nothing.

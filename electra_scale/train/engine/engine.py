@@ -33,7 +33,6 @@ from electra_scale.train.engine.lean_deepspeed import (
     UNIVERSAL_CHECKPOINT_INFO,
     UNIVERSAL_CHECKPOINT_VERSION_KEY,
     UNIVERSAL_CHECKPOINT_VERSION_VALUE,
-    compiler,
     deepspeed,
 )
 from electra_scale.train.engine.regrouped import load_regrouped
@@ -50,10 +49,6 @@ _CHECKS_NORM = "is_invalid_grad_norm"
 """What the step of ZeRO 1 and 2 calls, in DeepSpeed 0.19.8, to skip an update whose norm is not finite."""
 
 _OF_RANK = re.compile(r"_pp_rank_(\d+)_")
-
-# DeepSpeed has torch's compiler loaded for its Muon, which no run uses, whatever optimizer it is given: more than a
-# second of each rank's start.
-compiler.compile = lambda: compiler.dummy_decorator
 
 
 class Engine:

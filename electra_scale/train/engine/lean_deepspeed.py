@@ -1,14 +1,21 @@
-"""DeepSpeed without what it imports and this program never uses.
+"""DeepSpeed, and the optimizers of torch, without what they import and this program never uses.
 
-Its autotuner takes mlflow with it wherever that is installed: more than a second of every rank's start. Whoever needs
-a name of DeepSpeed while its own module is imported takes it from here.
+DeepSpeed's autotuner takes mlflow with it wherever that is installed: more than a second of every rank's start. Its
+Muon, which no run uses, and torch's optimizers load torch's compiler: another second, and 100 MB. Whoever needs a name
+of DeepSpeed while its own module is imported takes it from here.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim import Adam, Optimizer
 
 _UNUSED = ("mlflow",)
 
@@ -42,13 +49,40 @@ with _not_there(_UNUSED):
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
+
+def _update_of(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A method ``step`` of an optimizer, in which gradients are recorded only if the optimizer is asked for that."""
+
+    @functools.wraps(step)
+    def update(self: Optimizer, *arguments: Any, **options: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return step(self, *arguments, **options)
+
+    return update
+
+
+def _leave_compiler_out() -> None:
+    """Have nothing load torch's compiler that does not compile; model.compile loads it as ever.
+
+    DeepSpeed decorates its Muon, and imports it whatever optimizer it is given. torch loads its compiler at the first
+    call of these methods only to tell it that they are not to be compiled, which nobody asks for here.
+    """
+    compiler.compile = lambda: compiler.dummy_decorator
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
+        plain = inspect.unwrap(method)
+        # Where torch keeps the method that it has told its compiler of (torch._disable_dynamo).
+        setattr(plain, "__dynamo_disable", plain)
+    Adam.step = _update_of(inspect.unwrap(Adam.step))  # type: ignore[method-assign]
+
+
+_leave_compiler_out()
+
 __all__ = [
     "UNIVERSAL_CHECKPOINT_INFO",
     "UNIVERSAL_CHECKPOINT_VERSION_KEY",
     "UNIVERSAL_CHECKPOINT_VERSION_VALUE",
     "LossScaler",
     "ZeroStageEnum",
-    "compiler",
     "deepspeed",
     "default_pg_timeout",
     "fragment_address",

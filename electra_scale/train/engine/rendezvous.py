@@ -29,6 +29,7 @@ _FIRST_LINE_SECONDS, _NEXT_LINES_SECONDS = 10.0, 60.0
 """After which a rank that waits logs for what, and logs it again."""
 
 _PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+"""Between looking whether others have come: a tenth of the time that has passed, within these."""
 
 _CONNECT_SECONDS = 5.0
 """That one attempt to connect may take."""
@@ -205,10 +206,8 @@ class Rendezvous:
     def _wait_for_ranks(self, keys: Store) -> None:
         own = self.launched
         keys.set("size", str(own.size))
-        pause = _PAUSE
         while (arrived := 1 + int(keys.add("arrived", 0))) < own.size:
-            self._pause(pause, lambda arrived=arrived: self._missing(keys, arrived))  # type: ignore[misc]
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._pause(lambda arrived=arrived: self._missing(keys, arrived))  # type: ignore[misc]
             if keys.check(["refused"]):
                 break
             if self._over():
@@ -254,7 +253,7 @@ class Rendezvous:
                         f"{waiting} for {self._wait / 60:.3g} min: it has not started, MASTER_ADDR or MASTER_PORT is "
                         f"not where it listens, or a firewall is between them; if there is no such run, {_START}"
                     ) from error
-                self._pause(_LONGEST_PAUSE, lambda waiting=waiting: waiting)  # type: ignore[misc]
+                self._pause(lambda waiting=waiting: waiting)  # type: ignore[misc]
 
     def _listens(self) -> bool:
         """Whether something takes connections where rank 0 should."""
@@ -286,7 +285,6 @@ class Rendezvous:
         self._wait_for_key(keys, "go")
 
     def _wait_for_key(self, keys: Store, key: str) -> None:
-        pause = _PAUSE
         while not keys.check([key]):
             if keys.check(["refused"]):
                 raise UserError(keys.get("refused").decode())
@@ -294,8 +292,7 @@ class Rendezvous:
             if time.monotonic() - self._began >= self._wait + _ANSWER_SECONDS:
                 raise OneRankError(f"rank 0 at {self.launched.place} has not answered for {self._wait / 60:.3g} min")
             self._give_way()
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            time.sleep(self._next_pause())
 
     # Both.
 
@@ -304,12 +301,15 @@ class Rendezvous:
         reason = f"MASTER_ADDR is {self.launched.address!r}, which {host} cannot resolve ({error.strerror})"
         if time.monotonic() - self._began >= min(self._wait, _ANSWER_SECONDS):
             raise OneRankError(f"{reason}: set it to the name or the address of the host of rank 0") from error
-        self._pause(_LONGEST_PAUSE, lambda: reason)
+        self._pause(lambda: reason)
 
     def _over(self) -> bool:
         return time.monotonic() - self._began >= self._wait
 
-    def _pause(self, seconds: float, what: Callable[[], str]) -> None:
+    def _next_pause(self) -> float:
+        return min(max(_PAUSE, (time.monotonic() - self._began) / 10), _LONGEST_PAUSE)
+
+    def _pause(self, what: Callable[[], str]) -> None:
         """Wait a moment, with a line now and then."""
         self._give_way()
         passed = time.monotonic() - self._began
@@ -318,7 +318,7 @@ class Rendezvous:
             if self.launched.rank == 0 or os.environ.get("LOCAL_RANK") == "0" or self.launched.size <= 8:
                 left = max(0.0, self._wait - passed)
                 self._log(f"{what()} for {passed:.0f} s, at most {left:.0f} s more: {self._advice()}")
-        time.sleep(seconds)
+        time.sleep(self._next_pause())
 
 
 def within(seconds: float, operation: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:

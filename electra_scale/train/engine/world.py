@@ -142,8 +142,9 @@ def join_world(give_way: Callable[[], None] = lambda: None) -> World:
         # Without this every rank takes all cores, and they slow each other down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
     # DeepSpeed compiles this op for a minute or two on first use on a CPU; only its inference all-reduce calls it, and
-    # without it that one goes through torch.distributed like everything else.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # without it that one goes through torch.distributed like everything else. Nobody else asks for this table, and to
+    # make it whole DeepSpeed tries its other ops with the compiler, too.
+    vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed(verbose=False)
     if by_mpi:
         _leave_mpi()

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import deepspeed.ops
 
-# All that a rank imports; the first optimizer brings in a part of torch's compiler, which takes longest. The modules
+# All that ranks import; torch's compiler takes longest, which those have that compile or recompute activations. Modules
 # that are run as programs are not here: each process runs them anew.
 _IMPORTED = (
     "boto3",

@@ -40,6 +40,25 @@ def test_counts_equal_a_plain_loop_inside_documents(block: int, monkeypatch: pyt
     np.testing.assert_array_equal(counts.toarray(), dense_counts(ids, offsets))
 
 
+def test_pairs_of_a_large_vocabulary_are_counted_in_longer_numbers() -> None:
+    ids, offsets = corpus()
+    counts = cooccurrence_counts(ids, offsets, 70_000, WINDOW).tocoo()
+    assert max(counts.row.max(), counts.col.max()) < V
+    last = cooccurrence_counts(ids + np.uint32(70_000 - V), offsets, 70_000, WINDOW).tocoo()
+    for found, first in ((counts, 0), (last, 70_000 - V)):
+        dense = np.zeros((V, V))
+        dense[found.row - first, found.col - first] = found.data
+        np.testing.assert_array_equal(dense, dense_counts(ids, offsets))
+
+
+def test_the_solver_multiplies_by_columns_and_gets_the_products_by_rows_to_the_bit() -> None:
+    ids, offsets = corpus(400)
+    matrix = positive_pmi(cooccurrence_counts(ids, offsets, V, WINDOW))
+    assert (matrix != matrix.T).nnz == 0
+    for vector in np.random.default_rng(0).normal(size=(20, V)).astype(np.float32):
+        np.testing.assert_array_equal(matrix @ vector, matrix.T @ vector)
+
+
 def test_documents_do_not_touch() -> None:
     counts = cooccurrence_counts(np.array([0, 1, 2, 3]), np.array([0, 2, 4]), V, WINDOW)
     assert {tuple(pair) for pair in np.argwhere(counts.toarray())} == {(0, 1), (1, 0), (2, 3), (3, 2)}

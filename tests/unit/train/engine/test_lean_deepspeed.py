@@ -3,34 +3,91 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from torch.optim.optimizer import _use_grad_for_differentiable
 
-from tests.support.fixtures.runs import ROOT
+import electra_scale.train.engine.lean_deepspeed  # noqa: F401
+from tests.support.fixtures.runs import RECIPE, ROOT
 
-_READ = """
+_HEAVY = (
+    # Each costs a rank a tenth of a second or more, and a run of the plain recipe needs none of them.
+    *("torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.fsdp", "sympy"),
+    *("scipy", "sklearn", "matplotlib", "pandas", "polars", "distutils", "setuptools"),
+    *("mlflow", "wandb", "fastapi", "transformers", "datasets", "huggingface_hub"),
+)
+
+_TRAIN = """
 import sys
-from pathlib import Path
-import numpy as np
-import electra_scale.train.loop
-from data_pipeline.store.shard import open_shard, write_shard
+from electra_scale.pretrain import main
 
-one = np.ones(1, np.uint64)
-write_shard(Path(sys.argv[1]), one, np.array([0, 1]), one, vocab_size=9, tokenizer_fingerprint="ab" * 32)
-assert open_shard(Path(sys.argv[1])).ids.tolist() == [1]
-print(*(name for name in ("mlflow", "wandb", "pandas", "polars", "fastapi", "transformers") if name in sys.modules))
+code = main(sys.argv[2:])
+print("imported:", *(name for name in sys.argv[1].split(",") if name in sys.modules))
+sys.exit(code)
+"""
+
+_PLAIN = """
+import sys
+import torch
+
+weight = torch.ones(2, requires_grad=True)
+optimizer = torch.optim.AdamW([weight])
+adds = "torch._dynamo" in sys.modules
+sys.modules.pop("torch._dynamo", None)
+optimizer.step()
+print(adds, "torch._dynamo" in sys.modules)
 """
 
 
 @pytest.mark.slow
-def test_a_rank_starts_without_the_packages_of_other_commands(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _READ, str(tmp_path / "s.arrow")]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    # DeepSpeed says first which device it takes.
-    assert found.stdout.splitlines()[-1] == ""
+def test_a_run_to_its_end_imports_no_package_that_it_does_not_use(store: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    settings = {"data": {"store": str(store)}, "run_dir": str(tmp_path / "run")}
+    settings |= {"schedule": {"steps": 1, "warmup_steps": 0}, "generator_warmup": {"steps": 1, "warmup_steps": 0}}
+    recipe.write_text(yaml.safe_dump(RECIPE | settings | {"data": RECIPE["data"] | settings["data"]}))
+    # Not by the warm starter, which has imported all that any run uses.
+    command = [sys.executable, "-c", _TRAIN, ",".join(_HEAVY), "--config", str(recipe)]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.slow
+def test_optimizers_of_torch_still_load_its_compiler_by_themselves() -> None:
+    # Where they do not, lean_deepspeed needs to change none of their methods any more.
+    found = subprocess.run([sys.executable, "-c", _PLAIN], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "True"]
+
+
+def test_an_update_is_torchs_own_and_records_gradients_only_where_it_is_asked_to() -> None:
+    def updated(step: Callable[..., object], **options: bool) -> tuple[torch.Tensor, list[bool]]:
+        weight = torch.linspace(-1, 1, 7).requires_grad_()
+        optimizer = torch.optim.AdamW([weight], lr=0.1, **options)
+        weight.grad = torch.linspace(2, 3, 7)
+        seen: list[bool] = []
+
+        def loss() -> float:
+            seen.append(torch.is_grad_enabled())
+            return 0.0
+
+        step(optimizer, loss)
+        assert torch.is_grad_enabled()
+        return weight.detach(), seen
+
+    plain = inspect.unwrap(torch.optim.AdamW.step)
+    assert torch.optim.Adam.step.__module__ == "torch.optim.adam"
+    ours, seen = updated(torch.optim.AdamW.step)
+    torchs, _ = updated(_use_grad_for_differentiable(plain))
+    assert torch.equal(ours, torchs)
+    assert seen == [True]
 
 
 @pytest.mark.slow

@@ -87,6 +87,33 @@ def test_ranks_meet_in_any_order_and_log_nothing(port: int) -> None:
     assert lines == []
 
 
+def test_a_rank_waits_no_longer_than_a_tenth_more_than_the_others_take(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, slept, came = [0.0], list[float](), list[Rendezvous]()
+
+    class Clock:
+        monotonic = staticmethod(lambda: now[0])
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            now[0] += seconds
+            # Rank 0 begins to listen after three seconds.
+            if now[0] >= 3 and not servers:
+                servers.append(TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False))
+                servers[0].set("electra-scale/0/size", "2")
+                servers[0].set("electra-scale/0/go", "")
+
+    servers: list[TCPStore] = []
+    monkeypatch.setattr(rendezvous, "time", Clock)
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    came.append(Rendezvous(Launched(1, 2, "127.0.0.1", port), 20.0, lambda line: None))
+    assert slept[0] == 0.02
+    assert now[0] <= 3.3
+    assert len(slept) < 60
+
+
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     """A program that has a port, and says nothing."""
