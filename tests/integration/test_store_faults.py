@@ -60,11 +60,11 @@ def test_a_server_that_stays_busy_is_given_up_after_so_many_attempts(
 def test_a_server_that_does_not_answer_in_time(
     faulty_s3: FaultyProxy, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    monkeypatch.setenv("ELECTRA_SCALE_S3_TIMEOUT", "0.3")
-    monkeypatch.setenv("ELECTRA_SCALE_S3_ATTEMPTS", "2")
     place = open_place(faulty_s3.url)
     place.put("a", b"x")
-    faulty_s3.every, faulty_s3.delay_seconds = {"delay": 1}, 1.0
+    monkeypatch.setenv("ELECTRA_SCALE_S3_TIMEOUT", "1")
+    monkeypatch.setenv("ELECTRA_SCALE_S3_ATTEMPTS", "2")
+    faulty_s3.every, faulty_s3.delay_seconds = {"delay": 1}, 2.5
     with pytest.raises(Unavailable, match=r"time-out .ReadTimeoutError., 2 attempts") as error:
         place.read("a")
     assert faulty_s3.endpoint in line_of(error)

@@ -39,11 +39,14 @@ _HOST_CALLERS = (
 
 
 def caller() -> str:
-    """The innermost caller outside torch, of which DeepSpeed is one."""
+    """The innermost caller outside torch and what stands in for a part of it; DeepSpeed is one."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not any(part in file for part in ("/torch/", "counted_steps", "/deepspeed/comm/", "<frozen", "functools")):
+        if not any(
+            part in file
+            for part in ("/torch/", "lean_deepspeed", "counted_steps", "/deepspeed/comm/", "<frozen", "functools")
+        ):
             place = file.split("site-packages/")[-1].split("electra_scale/", 1)[-1]
             return f"{place}:{frame.f_code.co_name}"
         frame = frame.f_back

@@ -13,7 +13,7 @@ from benchmarks.study.arms import Study, flat
 from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.cost import training_flops
 from electra_scale.recipe.parse import parse_recipe, recipe_parser, recipe_to_dict
-from electra_scale.recipe.phases import phases
+from electra_scale.recipe.phases import phases, trained_parts
 from electra_scale.recipe.recipe import Recipe
 from tests.support.fixtures.runs import ROOT
 
@@ -179,7 +179,7 @@ def operations(recipe: Recipe) -> float:
     total = 0.0
     for phase in phases(recipe):
         joint = phase.name == "joint"
-        step = training_flops(config, length, phase.mask_share, joint, True, recipe.optimizer.generator_rate > 0)
+        step = training_flops(config, length, phase.mask_share, joint, True, trained_parts(recipe, phase.name))
         masked = round(rows * length * phase.mask_share)
         head = cost_of(recipe.corruption, config).flops(masked) / (rows * length) if joint else 0.0
         total += (phase.last - phase.first) * (step + head)

@@ -27,9 +27,16 @@ _HEAVY = (
 
 _TRAIN = """
 import sys
+from pathlib import Path
 from electra_scale.pretrain import main
 
-code = main(sys.argv[2:])
+code = main(sys.argv[3:])
+# What a build does; a run has read shards already.
+import numpy as np
+from data_pipeline.store.shard import write_shard
+
+one = np.ones(1, np.uint64)
+write_shard(Path(sys.argv[2]), one, np.array([0, 1]), one, vocab_size=9, tokenizer_fingerprint="ab" * 32)
 print("imported:", *(name for name in sys.argv[1].split(",") if name in sys.modules))
 sys.exit(code)
 """
@@ -48,13 +55,13 @@ print(adds, "torch._dynamo" in sys.modules)
 
 
 @pytest.mark.slow
-def test_a_run_to_its_end_imports_no_package_that_it_does_not_use(store: Path, tmp_path: Path) -> None:
+def test_neither_a_run_nor_a_shard_imports_a_package_that_it_does_not_use(store: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     settings = {"data": {"store": str(store)}, "run_dir": str(tmp_path / "run")}
     settings |= {"schedule": {"steps": 1, "warmup_steps": 0}, "generator_warmup": {"steps": 1, "warmup_steps": 0}}
     recipe.write_text(yaml.safe_dump(RECIPE | settings | {"data": RECIPE["data"] | settings["data"]}))
     # Not by the warm starter, which has imported all that any run uses.
-    command = [sys.executable, "-c", _TRAIN, ",".join(_HEAVY), "--config", str(recipe)]
+    command = [sys.executable, "-c", _TRAIN, ",".join(_HEAVY), str(tmp_path / "s.arrow"), "--config", str(recipe)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.splitlines()[-1] == "imported:"
