@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 from typing import Any
+from unittest.mock import patch
 
 
 def seconds() -> float:
@@ -58,8 +59,8 @@ def main() -> int:
             print(f"{before:7.2f} s in all, {len(sys.modules)} modules, {memory} MB", flush=True)
         os._exit(0)
 
-    loop.set_first_weights, loop.GlobalSteps.run = first_weights, first_step  # type: ignore[assignment]
-    return electra_scale.pretrain.main(sys.argv[1:])
+    with patch.object(loop, "set_first_weights", first_weights), patch.object(loop.GlobalSteps, "run", first_step):
+        return electra_scale.pretrain.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ ROWS = 8
 
 
 def parts(inputs: Mapping[str, torch.Tensor], rows: int = ROWS) -> list[Inputs]:
-    """The rows of a collated batch (B, S), longest first, ``rows`` at a time, each part cut after its longest row."""
+    """The rows of a collated batch (B, S), longest first, ``rows`` at a time, each part cut after its longest row.
+
+    Without an attention mask padding is read as text is, so the batch stays as it is.
+    """
+    if "attention_mask" not in inputs:
+        return [dict(inputs)]
     mask = inputs["attention_mask"]
     width = mask.shape[1]
     # The last position that is read, whichever side is padded.
@@ -23,7 +28,7 @@ def parts(inputs: Mapping[str, torch.Tensor], rows: int = ROWS) -> list[Inputs]:
     order = lengths.argsort(descending=True, stable=True)
     found = []
     for index in order.split(rows):
-        longest = int(lengths[index[0]])
+        longest = max(1, int(lengths[index[0]]))
         found.append(
             {
                 name: value[index, :longest] if value.ndim > 1 and value.shape[1] == width else value[index]

@@ -68,6 +68,8 @@ class LayerWiseTrainer(Trainer):
         """Forward and backward of a micro-batch, on a processor in parts; its share of the loss of the step."""
         # Scores of starts and ends are compared over padding too, so what is cut of a question would change its loss.
         shares = parts(inputs) if self.args.device.type == "cpu" and "labels" in inputs else [inputs]
+        # The mean over no tagged word is not a number; its gradient is 0.
+        shares = [share for share in shares if terms(share)] or shares[:1]
         found = []
         for number, share in enumerate(shares, 1):
             self._share = terms(share) * self._term_weight

@@ -72,6 +72,7 @@ def _leave_compiler_out() -> None:
         plain = inspect.unwrap(method)
         # Where torch keeps the method that it has told its compiler of (torch._disable_dynamo).
         setattr(plain, "__dynamo_disable", plain)
+    # AdamW's, too, which is an Adam. That a method is assigned to a class of torch's is meant.
     Adam.step = _update_of(inspect.unwrap(Adam.step))  # type: ignore[method-assign]
 
 

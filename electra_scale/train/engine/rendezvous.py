@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar, cast
 
 from torch.distributed import PrefixStore, Store, TCPStore
@@ -207,7 +208,7 @@ class Rendezvous:
         own = self.launched
         keys.set("size", str(own.size))
         while (arrived := 1 + int(keys.add("arrived", 0))) < own.size:
-            self._pause(lambda arrived=arrived: self._missing(keys, arrived))  # type: ignore[misc]
+            self._pause(partial(self._missing, keys, arrived))
             if keys.check(["refused"]):
                 break
             if self._over():
@@ -253,7 +254,7 @@ class Rendezvous:
                         f"{waiting} for {self._wait / 60:.3g} min: it has not started, MASTER_ADDR or MASTER_PORT is "
                         f"not where it listens, or a firewall is between them; if there is no such run, {_START}"
                     ) from error
-                self._pause(lambda waiting=waiting: waiting)  # type: ignore[misc]
+                self._pause(partial(str, waiting))
 
     def _listens(self) -> bool:
         """Whether something takes connections where rank 0 should."""

@@ -94,3 +94,34 @@ def test_micro_batches_of_any_size_end_with_the_same_weights(
     for other in weights[1:]:
         for name, value in other.items():
             assert (value - weights[0][name]).abs().max() < 2e-5, name
+
+
+def test_a_part_or_a_batch_without_a_tagged_word_teaches_nothing_and_spoils_nothing(
+    encoder: Path, finetune: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words of which the tokenizer leaves no piece have no place for a tag: 24 of 33 rows, and the last batch's one."""
+    tagged = [{"tokens": ["the", "film"], "tags": ["B-NP", "I-NP"]}] * 9
+    rows = [*tagged, *[{"tokens": ["\u200b"], "tags": ["O"]}] * 24]
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / "data" / "conll2000" / f"{split}.jsonl", rows)
+    finetune("--model", encoder, "--task", "conll2000", "--data", tmp_path / "data", "--batch", "1", out="one")
+    finetune("--model", encoder, "--task", "conll2000", "--data", tmp_path / "data", "--batch", "32", out="many")
+    assert "24 rows of 33" in capsys.readouterr().err
+    for out in ("one", "many"):
+        weights = load_file(tmp_path / out / "best" / "model.safetensors")
+        assert all(bool(value.isfinite().all()) for value in weights.values()), out
+
+
+def test_a_batch_without_a_mask_of_attention_is_taken_whole(tmp_path: Path) -> None:
+    batch = batch_of([3, 1, 2])
+    del batch["attention_mask"]
+    (found,) = parts(batch, 1)
+    assert found is not batch
+    assert found.keys() == batch.keys()
+    assert all(torch.equal(found[name], batch[name]) for name in batch)
+
+
+def test_rows_without_a_single_piece_keep_one_position() -> None:
+    batch = batch_of([2, 1])
+    batch["attention_mask"][1] = 0
+    assert [part["input_ids"].shape for part in parts(batch, 1)] == [(1, 2), (1, 1)]
