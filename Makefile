@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/electra-scale demo --out runs/demo $(if $(CORPUS),--corpus $(CORPUS))
 
 test: $(READY)
-	@echo "test: the whole suite, four files at a time, since some wait for clusters, the longest first (15 minutes on two cores; TESTS= chooses)"
+	@echo "test: the whole suite, four files at a time, since some wait for clusters, the longest first (about a quarter of an hour on two cores; TESTS= chooses)"
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-fast: $(READY)

@@ -1,7 +1,7 @@
 """DeepSpeed, and the optimizers of torch, without what they import and this program never uses.
 
 DeepSpeed's autotuner takes mlflow with it wherever that is installed: more than a second of every rank's start. Its
-Muon, which no run uses, and torch's optimizers load torch's compiler: another second, and 100 MB. Whoever needs a name
+Muon, which no run uses, and torch's optimizers load torch's compiler: another second, and 80 MB. Whoever needs a name
 of DeepSpeed while its own module is imported takes it from here.
 """
 
