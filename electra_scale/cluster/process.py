@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ State = Literal["alive", "gone", "unknown"]
 
 _PROC = Path("/proc")
 _STOPPED, _DEAD = "Tt", "ZXx"
+# Of include/linux/sched.h: it has begun to exit.
+_EXITING = 0x4
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Process:
     def state(self) -> State:
         """Whether it lives, as far as this process can see: not from another host, container or boot.
 
-        A process that is stopped (Ctrl-Z, a debugger, a frozen container) may never continue, so that is unknown too.
+        A process that is stopped (Ctrl-Z, a debugger, a frozen container) may never continue, so that is unknown too;
+        and so is one that has been killed and is not gone yet, which takes a while with much memory.
         """
         if not self.boot or not self.namespace or (self.boot, self.namespace) != _kernel():
             return "unknown"
@@ -47,10 +51,10 @@ class Process:
         found = _stat(self.pid)
         if found is None:
             return "unknown"
-        status, started = found
+        status, started, exiting = found
         if started != self.started or status in _DEAD:
             return "gone"
-        return "unknown" if status in _STOPPED else "alive"
+        return "unknown" if status in _STOPPED or exiting or _is_killed(self.pid) else "alive"
 
 
 def this_process() -> Process:
@@ -70,11 +74,21 @@ def _kernel() -> tuple[str, str]:
         return "", ""
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State and start of a process, None if they can't be read."""
+def _stat(pid: int) -> tuple[str, int, bool] | None:
+    """State and start of a process, and whether it has begun to exit; None if they can't be read."""
     try:
         # The name, in parentheses, may hold blanks and parentheses itself.
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        return fields[0].decode(), int(fields[19])
+        return fields[0].decode(), int(fields[19]), bool(int(fields[6]) & _EXITING)
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _is_killed(pid: int) -> bool:
+    """Whether a SIGKILL waits for a process: it runs no instruction of its own any more."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+        waiting = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except (OSError, IndexError, ValueError):
+        return False
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in waiting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from electra_scale.finetune.tasks.rows import SPLITS, Source
 from electra_scale.finetune.tasks.task import ROLES, Task, own_task
 
 _SUITES = Path(__file__).parent / "suites"
+_NUMBERS = {"epochs", "rate", "decay"}
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,13 @@ def _entry(part: Any, index: int, where: str) -> Entry:
         "columns": (dict,),
         "labels": (list,),
         "length": (int,),
-        **dict.fromkeys(("epochs", "rate", "decay"), (int, float)),
+        **dict.fromkeys(_NUMBERS, (int, float)),
     }
     for key, value in content.items():
+        if key in _NUMBERS and isinstance(value, str):
+            # YAML takes 1e-3, without a point, for text; recipes and the command line take it for a number.
+            with contextlib.suppress(ValueError):
+                content[key] = value = float(value)
         expected = kinds.get(key, (str,))
         if isinstance(value, bool) or not isinstance(value, expected):
             raise UserError(f"{where}: {place}.{key} is {value!r}; it must be of type {expected[-1].__name__}")

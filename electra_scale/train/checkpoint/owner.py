@@ -202,12 +202,7 @@ class Ownership:
 
     def _is_silent(self, found: bytes, owner: Owner | None) -> bool | None:
         """Watch an owner that can't be seen for a lease, or until it is gone; None when its record changes."""
-        self._log(
-            f"{self.place.url} is owned by {_words(found)}, which is suspended or cannot be seen from here: waiting up "
-            f"to {LEASE_SECONDS:.0f} s for a sign of life; if it is gone, delete {self.place.url}/{RECORD} to end the "
-            "wait"
-        )
-        began, beat = time.monotonic(), self._beat()
+        began, beat, said = time.monotonic(), self._beat(), False
         while time.monotonic() - began < LEASE_SECONDS:
             time.sleep(_LOOK_SECONDS)
             if self._read() != found:
@@ -216,6 +211,14 @@ class Ownership:
                 return False
             if owner is not None and owner.gone():
                 return True
+            if not said:
+                # Not of an owner that had been killed, and was on its way out.
+                said = True
+                self._log(
+                    f"{self.place.url} is owned by {_words(found)}, which is suspended or cannot be seen from here: "
+                    f"waiting up to {LEASE_SECONDS:.0f} s for a sign of life; if it is gone, delete "
+                    f"{self.place.url}/{RECORD} to end the wait"
+                )
         return True
 
     def _beat(self) -> bytes:

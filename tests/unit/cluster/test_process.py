@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -39,6 +40,19 @@ def test_a_process_is_alive_until_it_is_killed_also_before_its_parent_has_looked
     wait_for(lambda: child.state() == "gone")
     sleeper.wait()
     assert child.state() == "gone"
+
+
+def test_a_killed_process_is_not_alive_while_its_memory_is_given_back() -> None:
+    program = "import time; held = bytearray(b'x') * (1 << 28); print('there', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = known(child)
+        child.kill()
+        states = [found.state()]
+        while states[-1] != "gone":
+            states.append(found.state())
+    assert set(states) <= {"unknown", "gone"}
 
 
 def test_a_number_that_was_given_again_is_not_the_same_process(sleeper: subprocess.Popen[bytes]) -> None:

@@ -89,10 +89,12 @@ def test_an_update_is_torchs_own_and_records_gradients_only_where_it_is_asked_to
         assert torch.is_grad_enabled()
         return weight.detach(), seen
 
+    # It has replaced the method; torch puts its profiler's hook around whatever it finds, at the first optimizer.
+    wrapped: list[Callable[..., object]] = []
+    inspect.unwrap(torch.optim.Adam.step, stop=lambda method: bool(wrapped.append(method)))
+    (replaced,) = (method for method in wrapped if method.__code__.co_filename == lean_deepspeed.__file__)
     plain = inspect.unwrap(torch.optim.AdamW.step)
-    # It has replaced the method that is asked for here.
-    assert inspect.getsourcefile(torch.optim.AdamW.step.__code__) == lean_deepspeed.__file__
-    ours, seen = updated(torch.optim.AdamW.step)
+    ours, seen = updated(replaced)
     torchs, _ = updated(_use_grad_for_differentiable(plain))
     assert torch.equal(ours, torchs)
     assert seen == [True]
