@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from electra_scale.model.dropout import attend
 from electra_scale.model.layout import Layout, Spans, narrower
 from electra_scale.model.varlen import SegmentAttention
 from electra_scale.model.windows import attend_in_blocks, pays
@@ -55,13 +55,8 @@ class Rows:
         if window is not None and pays(query.shape[1], window):
             mask = self._layout.mask_of_blocks(query.dtype, window)
             return attend_in_blocks(query, key, value, mask, window, dropout).flatten(2)
-        context = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=self._layout.mask(query.dtype, window),
-            dropout_p=dropout,
-        )
+        added = self._layout.mask(query.dtype, window)
+        context = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), added, dropout)
         return context.transpose(1, 2).flatten(2)
 
     def choose(self, states: Tensor, only: Tensor) -> Tensor:

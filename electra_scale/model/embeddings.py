@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from electra_scale.model.dropout import Dropout
 from electra_scale.recipe.model import ModelConfig
 
 
@@ -17,7 +18,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_positions, config.embedding)
         self.token_type = nn.Embedding(config.architecture.token_types, config.embedding)
         self.norm = nn.LayerNorm(config.embedding, eps=config.architecture.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Embed tokens; the token type is 0 everywhere, as in pre-training.

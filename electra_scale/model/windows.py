@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from electra_scale.model.dropout import attend
+
 _SMALLEST_BLOCK = 16
 """A narrower one would be mostly keys."""
 
@@ -57,7 +59,7 @@ def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, wi
         return padded.unfold(1, keys_of(window), block).flatten(0, 1).transpose(2, 3)
 
     blocks = F.pad(query, (0, 0, 0, 0, 0, rest)).unflatten(1, (-1, block)).flatten(0, 1).transpose(1, 2)
-    context = F.scaled_dot_product_attention(blocks, windows(key), windows(value), attn_mask=mask, dropout_p=dropout)
+    context = attend(blocks, windows(key), windows(value), mask, dropout)
     return context.transpose(1, 2).reshape(rows, length + rest, heads, width)[:, :length]
 
 

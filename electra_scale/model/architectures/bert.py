@@ -13,6 +13,7 @@ from electra_scale.model.architectures.architecture import Hidden, Network
 from electra_scale.model.attention import Tokens, tokens_of
 from electra_scale.model.checkpointing import run_layer
 from electra_scale.model.compiled import stage
+from electra_scale.model.dropout import Dropout
 from electra_scale.model.embeddings import Embeddings
 from electra_scale.model.heads import BertDiscriminatorHead, BertGeneratorHead
 from electra_scale.model.initialisation import neighbour_attention
@@ -59,7 +60,7 @@ class EncoderLayer(nn.Module):
         self.ffn_in = nn.Linear(hidden, size.ffn)
         self.ffn_out = nn.Linear(size.ffn, hidden)
         self.ffn_norm = nn.LayerNorm(hidden, eps=config.architecture.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, tokens: Tokens, only: Tensor | None = None) -> Tensor:
         """States (...,H) of ``tokens`` to (...,H); or to (M,H), at the places ``only`` (M,).

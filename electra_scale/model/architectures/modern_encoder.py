@@ -13,6 +13,7 @@ from electra_scale.model.architectures.architecture import Hidden
 from electra_scale.model.attention import Tokens, tokens_of
 from electra_scale.model.checkpointing import run_layer
 from electra_scale.model.compiled import stage
+from electra_scale.model.dropout import Dropout
 from electra_scale.model.initialisation import Dense, rotary_neighbour_attention
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
@@ -61,7 +62,7 @@ class ModernLayer(nn.Module):
         self.ffn_norm = norm(hidden, config)
         self.ffn_in = nn.Linear(hidden, 2 * size.ffn, bias=False)
         self.ffn_out = Dense(size.ffn, hidden, scale)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, tokens: Tokens, turn: Rotation, only: Tensor | None = None) -> Tensor:
         """States (...,H) of ``tokens`` to (...,H); or to (M,H), at the places ``only`` (M,).
@@ -109,7 +110,7 @@ class ModernEncoder(nn.Module):
             # So that projected embeddings are as large as the table's, and the norm's epsilon stays small beside them.
             self.project = Dense(config.embedding, size.hidden, fan_in=True)
         self.norm = norm(size.hidden, config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(ModernLayer(size, config, index) for index in range(size.layers))
         self.thetas = {layer.theta for layer in self.layers if isinstance(layer, ModernLayer)}
         self.final_norm = norm(size.hidden, config)

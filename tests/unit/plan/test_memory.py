@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from electra_scale.corruption import generator as training
+from electra_scale.model import dropout
 from electra_scale.model.architectures.architecture import architecture_of
 from electra_scale.model.layout import Layout
 from electra_scale.plan.exchange import exchange_of
@@ -128,7 +128,7 @@ def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(name: str, monkeypa
         dropped += values.numel()
         return values
 
-    monkeypatch.setattr(F, "dropout", counting)
+    monkeypatch.setattr(dropout, "drop", counting)
     loss_of(module, batch)
     model, tokens = recipe.networks(VOCABULARY), batch.ids.numel()
     masked = len(batch.masked) / tokens

@@ -1,0 +1,84 @@
+"""Dropout of states and of attention's weights, whose random numbers are cheap on a processor too.
+
+torch's own on a processor asks its generator for 64 bits a number, one number at a time, and that takes longer than the
+product beside it. Here a number has 16 bits: its share is the nearest multiple of 1/65,536, and what is kept is scaled
+by that, so the expectation is exact. A device other than a processor, and compiled code, have dropout of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_NUMBERS = 1 << 16
+
+
+class Dropout(nn.Module):
+    """In training, values are 0 with probability ``share`` and scaled to keep their expectation otherwise."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, values: Tensor) -> Tensor:
+        return drop(values, self.share) if self.training else values
+
+    def extra_repr(self) -> str:
+        return f"share={self.share}"
+
+
+def drop(values: Tensor, share: float) -> Tensor:
+    """``values`` of any shape, of which each is dropped with probability ``share`` in [0, 1)."""
+    if share == 0:
+        return values
+    if not _has_own(values):
+        return F.dropout(values, share)
+    dropped: Tensor = _Drop.apply(values, share)
+    return dropped
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, share: float) -> Tensor:
+    """Context (B,heads,Q,D) of queries (B,heads,Q,D), keys and values (B,heads,K,D); weights are dropped.
+
+    Args:
+        mask: what is added to scores, to be broadcast to (B,heads,Q,K).
+        share: of weights, in [0, 1).
+    """
+    if share == 0 or not _has_own(query):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=share)
+    # As torch does it: in single precision at least, whatever the precision of what comes in.
+    precision = torch.promote_types(query.dtype, torch.float32)
+    scores = (query.to(precision) * query.shape[-1] ** -0.5) @ key.to(precision).mT
+    if mask is not None:
+        scores = scores + mask
+    context = drop(scores.softmax(-1), share) @ value.to(precision)
+    return context.to(query.dtype)
+
+
+def _has_own(values: Tensor) -> bool:
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class _Drop(torch.autograd.Function):
+    """Keeps a byte a value for the backward pass, as torch's own does."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, share: float) -> Tensor:
+        dropped = min(max(round(share * _NUMBERS), 0), _NUMBERS - 1)
+        numbers = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        kept = (numbers.view(torch.int16)[: values.numel()] >= dropped - _NUMBERS // 2).view(values.shape)
+        ctx.save_for_backward(kept)
+        ctx.scale = _NUMBERS / (_NUMBERS - dropped)
+        return _kept(values, kept, ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return _kept(gradient, kept, ctx.scale), None
+
+
+def _kept(values: Tensor, kept: Tensor, scale: float) -> Tensor:
+    return torch.where(kept, values, 0.0).mul_(scale)
