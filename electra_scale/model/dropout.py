@@ -26,9 +26,6 @@ class Dropout(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         return drop(values, self.share) if self.training else values
 
-    def extra_repr(self) -> str:
-        return f"share={self.share}"
-
 
 def drop(values: Tensor, share: float) -> Tensor:
     """``values`` of any shape, of which each is dropped with probability ``share`` in [0, 1)."""
