@@ -18,7 +18,7 @@ from benchmarks.measure import table, write_figures
 from benchmarks.training.step_on_paper import Network, Step, Work, bytes_of_a_step, scaled
 from electra_scale.model.cost import parameter_counts, training_flops
 from electra_scale.monitor.hardware import DEVICES
-from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, bucket_of, read_deepspeed_json
+from electra_scale.recipe.deepspeed_json import LARGEST_BUCKET, bucket_of, chosen_json, read_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.phases import phases, trained_parts
 
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 def on_paper(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """The figures of one recipe, and its table printed."""
     recipe, _ = parse_recipe(recipe_parser("scaling"), ["--config", name])
-    content = read_deepspeed_json(args.deepspeed or recipe.deepspeed)
+    content = read_deepspeed_json(chosen_json(args.deepspeed or recipe.deepspeed, bf16=True))
     config, length = recipe.networks(args.vocabulary), recipe.data.sequence_length
     element = 2 if content.get("bf16", {}).get("enabled") else 4
     sheet = DEVICES[args.gpu]

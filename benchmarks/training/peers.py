@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.measure import RESULT, pick_cores, script, spread, table, write_figures
 from benchmarks.training.contestants import CONTESTANTS, LENGTHS
+from electra_scale.train.engine.precision import has_bf16
 
 REFERENCE = "transformers"
 
@@ -35,10 +38,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (2)")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each contestant (10)")
     parser.add_argument(
-        "--contestants", choices=list(CONTESTANTS), nargs="+", default=list(CONTESTANTS), help="who takes part (all)"
+        "--contestants",
+        choices=list(CONTESTANTS),
+        nargs="+",
+        help="who takes part (all; those in bf16 only where the processor has instructions for it)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench/training.json"), help="JSON with every figure")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.contestants is None:
+        emulated = [] if has_bf16(torch.device("cpu")) else [name for name in CONTESTANTS if name.endswith("-bf16")]
+        args.contestants = [name for name in CONTESTANTS if name not in emulated]
+        if emulated:
+            print(f"left out, since this processor has no instructions for bf16: {', '.join(emulated)}", flush=True)
+    return args
 
 
 @dataclass

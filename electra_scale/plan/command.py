@@ -10,7 +10,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.places.atomic import write_bytes
 from electra_scale.plan.plan import Cluster, Tokens, plan
 from electra_scale.plan.text import plan_text
-from electra_scale.recipe.deepspeed_json import read_deepspeed_json
+from electra_scale.recipe.deepspeed_json import chosen_json, read_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
 
@@ -22,7 +22,8 @@ def print_plan(options: Namespace, recipe_arguments: list[str]) -> None:
     """Print the plan of a recipe, or write it as JSON to ``options.json``; raises UserError for impossible options."""
     recipe, _ = parse_recipe(recipe_parser("electra-scale plan"), recipe_arguments)
     cluster = Cluster(options.nodes, options.gpus_per_node, options.gpu, options.link)
-    deepspeed_json = read_deepspeed_json(recipe.deepspeed)
+    # All devices that it knows have it.
+    deepspeed_json = read_deepspeed_json(chosen_json(recipe.deepspeed, bf16=True))
     found = plan(recipe, deepspeed_json, _tokens(options, recipe), cluster, options.efficiency, options.price)
     if options.json is None:
         print(plan_text(found))

@@ -243,6 +243,17 @@ _OF_RECIPE = ("lr", "betas", "eps", "weight_decay")
 """What the recipe decides of the optimizer."""
 
 
+AUTO = "auto"
+"""Instead of a file, in a recipe: the shipped one that fits the device."""
+
+
+def chosen_json(given: str, bf16: bool) -> str:
+    """The file that a recipe names; for ``auto`` the shipped one for a device with, or without, products in bf16."""
+    if given != AUTO:
+        return given
+    return f"ds_configs/{'zero2_bf16' if bf16 else 'zero2'}.json"
+
+
 def read_deepspeed_json(path: str) -> dict[str, Any]:
     """The DeepSpeed JSON of a recipe.
 

@@ -26,7 +26,8 @@ class Recipe:
     """Run folder: checkpoints, metrics, TensorBoard, the resolved recipe."""
 
     deepspeed: str = "ds_configs/zero2.json"
-    """DeepSpeed JSON: ZeRO, precision, communication, optimizer implementation."""
+    """DeepSpeed JSON: ZeRO, precision, communication, optimizer implementation. ``auto`` takes the shipped one with
+    bf16 where the device has instructions for it, else the one with fp32; the run folder's recipe names which."""
 
     seed: int = 0
     """Seed of the initial weights, the order, the masks and the draws."""

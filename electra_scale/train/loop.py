@@ -24,7 +24,7 @@ from electra_scale.monitor.hardware import device_name, peak_flops
 from electra_scale.monitor.meter import Meter
 from electra_scale.monitor.trackers import check_tracker
 from electra_scale.recipe.batch import batch_split
-from electra_scale.recipe.deepspeed_json import resolve_deepspeed_json
+from electra_scale.recipe.deepspeed_json import AUTO, chosen_json, resolve_deepspeed_json
 from electra_scale.recipe.phases import Phase, PhasePlan, phases, trained_parts
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.recipe.resuming import Settings, draws_differ
@@ -41,7 +41,8 @@ from electra_scale.train.duties.saving import Saving
 from electra_scale.train.duties.slice_check import SliceCheck
 from electra_scale.train.duties.step_lines import RankTimes, StepLines
 from electra_scale.train.duty import Duty, StepDone
-from electra_scale.train.engine.engine import Engine, precision_of
+from electra_scale.train.engine.engine import Engine
+from electra_scale.train.engine.precision import has_bf16, precision_of
 from electra_scale.train.engine.world import World
 from electra_scale.train.feed import MicroBatches
 from electra_scale.train.global_step import GlobalSteps
@@ -114,6 +115,8 @@ class Run:
         failures: Failures | None = None,
         profiled: ProfiledSteps | None = None,
     ) -> None:
+        given, bf16 = recipe.deepspeed, has_bf16(world.device)
+        recipe = replace(recipe, deepspeed=chosen_json(given, bf16))
         self.recipe = recipe
         self.world = world
         self.stop = stop
@@ -140,6 +143,11 @@ class Run:
         self.checkpoints.claim()
         self.start = self.checkpoints.starting_state(resume, self.store, self.loader)
         self.changed, self.lines = self.checkpoints.changes(self.start, Settings(recipe, self.deepspeed_json))
+        if given == AUTO:
+            what = "has" if bf16 else "has no"
+            self.lines.append(
+                f"deepspeed: auto takes {recipe.deepspeed}: {world.device.type} {what} instructions for bf16"
+            )
         self.phases = [plan for plan in phases(recipe) if plan.first < plan.last]
         if not recipe.task.detects:
             self.lines.append(

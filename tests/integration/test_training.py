@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from electra_scale.corruption.corruption import Clock
@@ -24,6 +26,7 @@ from electra_scale.recipe.phases import learning_rate, phases
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import build_module
 from electra_scale.train.checkpoint import state as checkpoint
+from electra_scale.train.engine.precision import has_bf16
 from tests.support.fixtures.metric_tags import EVALUATION_TAGS, JOINT_TAGS
 from tests.support.fixtures.runs import ROOT, end, launched, plain, ranks, rows, run, start, write_recipe
 from tests.support.waiting import row_count, wait_for_rows
@@ -224,6 +227,25 @@ def test_bf16_trains_and_resumes(file: str, recipe_file: RecipeFile, tmp_path: P
     (tmp_path / "run/checkpoints" / tags[-1] / "run_state.json").unlink()
     run(ranks(2, "--config", path, "--run_dir", tmp_path / "run", "--resume", "auto"), tmp_path)
     assert rows(tmp_path / "run") == found
+
+
+def test_auto_trains_and_resumes_in_the_precision_that_the_device_has_instructions_for(
+    recipe_file: RecipeFile, tmp_path: Path
+) -> None:
+    path = recipe_file(deepspeed="auto", **{"schedule.steps": 2})
+    folder = tmp_path / "run"
+    command = plain("--config", path, "--run_dir", folder)
+    assert run(command, tmp_path).returncode == 0
+    bf16 = has_bf16(torch.device("cpu"))
+    file = f"ds_configs/{'zero2_bf16' if bf16 else 'zero2'}.json"
+    said = f"deepspeed: auto takes {file}: cpu has {'' if bf16 else 'no '}instructions for bf16"
+    assert said in (folder / "log.txt").read_text()
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["deepspeed"] == file
+    assert json.loads((folder / "deepspeed.json").read_text()).get("bf16", {}).get("enabled", False) == bf16
+    found = rows(folder)
+    (folder / "checkpoints" / checkpoint.complete_tags(folder / "checkpoints")[-1] / "run_state.json").unlink()
+    assert run([*command, "--resume", "auto"], tmp_path).returncode == 0
+    assert rows(folder) == found
 
 
 def test_dropout_and_what_changes_over_a_run_are_keyed_so_that_resume_stays_exact(

@@ -343,10 +343,3 @@ def refusing(what: str, advice: str) -> Iterator[None]:
         # The first lines name key and value.
         reason = " ".join(str(error).split("\n")[:3]).strip() or type(error).__name__
         raise UserError(f"{what} ({reason}); {advice}") from error
-
-
-def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
-    """Precision of the matrix products."""
-    if deepspeed_json.get("bf16", {}).get("enabled"):
-        return torch.bfloat16
-    return torch.float32

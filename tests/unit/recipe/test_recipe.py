@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from data_pipeline.errors import UserError
+from electra_scale.recipe.deepspeed_json import chosen_json
 from electra_scale.recipe.model import EncoderSize
 from electra_scale.recipe.parse import parse_recipe, pretrain_parser, recipe_of_run, recipe_parser, recipe_to_dict
 from electra_scale.recipe.recipe import Recipe
@@ -342,7 +343,7 @@ def test_help_explains_every_setting() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_shipped_recipes_are_possible(path: Path) -> None:
     recipe = parse("--config", path)
-    assert (ROOT / recipe.deepspeed).is_file()
+    assert all((ROOT / chosen_json(recipe.deepspeed, bf16)).is_file() for bf16 in (False, True))
     assert recipe.networks(30522).vocab_size == 30522
 
 

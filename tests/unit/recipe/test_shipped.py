@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from electra_scale.cli import main
-from electra_scale.recipe.deepspeed_json import read_deepspeed_json
+from electra_scale.recipe.deepspeed_json import chosen_json, read_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.shipped import find_deepspeed_json, find_recipe, shipped_folder, shipped_names
 
@@ -47,7 +47,8 @@ def test_the_command_line_takes_names_and_later_ones_win(form: str) -> None:
 @pytest.mark.parametrize("name", shipped_names("recipes", ".yaml"))
 def test_every_shipped_recipe_finds_its_deepspeed_json(name: str) -> None:
     recipe, _ = parse_recipe(recipe_parser("test"), ["--config", name])
-    assert read_deepspeed_json(recipe.deepspeed)["zero_optimization"]["stage"] == 2
+    for bf16 in (False, True):
+        assert read_deepspeed_json(chosen_json(recipe.deepspeed, bf16))["zero_optimization"]["stage"] == 2
 
 
 def test_a_deepspeed_json_has_a_name_too() -> None:
