@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from electra_scale.model.dropout import attend
+from electra_scale.model import dot_product
 from electra_scale.model.layout import Layout, Spans, narrower
 from electra_scale.model.varlen import SegmentAttention
 from electra_scale.model.windows import attend_in_blocks, pays
@@ -53,10 +53,10 @@ class Rows:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
         window = narrower(window, self._layout.longest)
         if window is not None and pays(query.shape[1], window):
-            mask = self._layout.mask_of_blocks(query.dtype, window)
+            mask = self._layout.mask_of_blocks(dot_product.precision_of_attention(query), window)
             return attend_in_blocks(query, key, value, mask, window, dropout).flatten(2)
-        added = self._layout.mask(query.dtype, window)
-        context = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), added, dropout)
+        added = self._layout.mask(dot_product.precision_of_attention(query), window)
+        context = dot_product.attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), added, dropout)
         return context.transpose(1, 2).flatten(2)
 
     def choose(self, states: Tensor, only: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Dropout of states and of attention's weights, whose random numbers are cheap on a processor too.
+"""Dropout, whose random numbers are cheap on a processor too.
 
 torch's own on a processor asks its generator for 64 bits a number, one number at a time, and that takes longer than the
 product beside it. Here a number has 16 bits: its share is the nearest multiple of 1/65,536, and what is kept is scaled
@@ -31,31 +31,14 @@ def drop(values: Tensor, share: float) -> Tensor:
     """``values`` of any shape, of which each is dropped with probability ``share`` in [0, 1)."""
     if share == 0:
         return values
-    if not _has_own(values):
+    if not has_own(values):
         return F.dropout(values, share)
     dropped: Tensor = _Drop.apply(values, share)
     return dropped
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, share: float) -> Tensor:
-    """Context (B,heads,Q,D) of queries (B,heads,Q,D), keys and values (B,heads,K,D); weights are dropped.
-
-    Args:
-        mask: what is added to scores, to be broadcast to (B,heads,Q,K).
-        share: of weights, in [0, 1).
-    """
-    if share == 0 or not _has_own(query):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=share)
-    # As torch does it: in single precision at least, whatever the precision of what comes in.
-    precision = torch.promote_types(query.dtype, torch.float32)
-    scores = (query.to(precision) * query.shape[-1] ** -0.5) @ key.to(precision).mT
-    if mask is not None:
-        scores = scores + mask
-    context = drop(scores.softmax(-1), share) @ value.to(precision)
-    return context.to(query.dtype)
-
-
-def _has_own(values: Tensor) -> bool:
+def has_own(values: Tensor) -> bool:
+    """Whether dropout of these values is this module's."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from electra_scale.model.dropout import attend
+from electra_scale.model.dot_product import attend
 
 _SMALLEST_BLOCK = 16
 """A narrower one would be mostly keys."""
@@ -48,8 +48,13 @@ def block_mask(segment: Tensor, window: int) -> Tensor:
 
 
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, window: int, dropout: float) -> Tensor:
-    """Context (B,S,heads,D) of queries, keys and values (B,S,heads,D) under a :func:`block_mask`, as booleans or as
-    0 and -inf."""
+    """Context (B,S,heads,D) of queries, keys and values (B,S,heads,D).
+
+    Args:
+        mask: added to scores, 0 where :func:`block_mask` is True and minus infinity elsewhere.
+        window: whole width W.
+        dropout: share of the weights that are dropped.
+    """
     rows, length, heads, width = query.shape
     half, block = window // 2, block_of(window)
     rest = -length % block

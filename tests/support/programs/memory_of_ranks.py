@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from electra_scale.model import dot_product
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.recipe import Recipe
@@ -30,6 +31,7 @@ from tests.unit.plan.conftest import (
     counts_of,
     frozen_recipe_of,
     module_of,
+    precision_of_a_device,
     recipe_of,
     trained_recipe_of,
 )
@@ -90,6 +92,7 @@ class Held:
 
 def main(folder: Path) -> None:
     sent: dict[str, int] = {}
+    dot_product.precision_of_attention = precision_of_a_device
     # DeepSpeed takes hold of some of them when it starts.
     _count_bytes(sent)
     world = join_world()

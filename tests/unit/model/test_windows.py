@@ -31,7 +31,9 @@ def test_blocks_give_what_the_whole_mask_gives_and_its_gradients(length: int, wi
     states = [torch.randn(3, length, HEADS, WIDTH, generator=generator, requires_grad=True) for _ in range(3)]
     slope = torch.randn(3, length, HEADS, WIDTH, generator=generator)
     query, key, value = states
-    by_blocks = attend_in_blocks(query, key, value, block_mask(segment, window), window, 0.0)
+    allowed = block_mask(segment, window)
+    added = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
+    by_blocks = attend_in_blocks(query, key, value, added, window, 0.0)
     query, key, value = (part.transpose(1, 2) for part in states)
     whole = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask(segment, window))
     torch.testing.assert_close(by_blocks, whole.transpose(1, 2), atol=1e-6, rtol=1e-5)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from electra_scale.corruption.corruption import Clock, build_corruptor
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
+from electra_scale.model import dot_product
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout
 from electra_scale.optim.parts import parts_of
@@ -23,6 +25,16 @@ from tests.support.fixtures.runs import ROOT
 
 VOCABULARY, ROWS = 8192, 4
 CLOCK = Clock(0, 0, "joint", 0)
+
+
+def precision_of_a_device(states: torch.Tensor) -> torch.dtype:
+    """In which a device attends, whose memory is what is planned; a processor keeps single precision beside bf16."""
+    return states.dtype
+
+
+@pytest.fixture(autouse=True)
+def _attention_as_a_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dot_product, "precision_of_attention", precision_of_a_device)
 
 
 def recipe_of(name: str) -> Recipe:
