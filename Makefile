@@ -75,6 +75,6 @@ $(BENCH_READY): pyproject.toml constraints.txt benchmarks/requirements.txt bench
 	$(BENCH)/bin/pip install --quiet -c constraints.txt torch numpy ninja py-cpuinfo
 	$(BENCH)/bin/pip install --quiet -c constraints.txt -r benchmarks/requirements.txt
 	$(BENCH)/bin/pip install --quiet -c constraints.txt --no-build-isolation deepspeed
-	$(BENCH)/bin/pip install --quiet -c constraints.txt -e '.[fast,finetune,s3]'
+	$(BENCH)/bin/pip install --quiet -c constraints.txt -e '.[fast,finetune,mpi,s3]'
 	$(BENCH)/bin/pip install --quiet --no-deps -r benchmarks/requirements-no-deps.txt
 	touch $(BENCH_READY)

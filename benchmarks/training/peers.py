@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,10 @@ class Contestant:
         if self.failure:
             return
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{number}\n")
-        self._process.stdin.flush()
+        # One that has ended says why in its log, which is read in place of its answer.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{number}\n")
+            self._process.stdin.flush()
         answer = self._answer()
         if answer is not None:
             self.memory = answer["memory_mb"]
@@ -103,7 +106,7 @@ class Contestant:
     def end(self) -> None:
         """Close the contestant's process."""
         assert self._process.stdin is not None
-        if not self.failure:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -52,8 +53,8 @@ def fetch_corpus(out: str | Path, max_mb: float) -> dict[str, Any]:
         UserError: nothing can be fetched here, or ``out`` holds something else.
     """
     folder = Path(out).expanduser()
-    if max_mb <= 0:
-        raise UserError(f"--max-mb is {max_mb:g}: it must be above 0")
+    if not 0 < max_mb < math.inf:
+        raise UserError(f"--max-mb is {max_mb:g}: it must be above 0 and finite")
     info = _existing(folder, max_mb)
     if info is not None:
         log(f"corpus: {folder} exists already ({_figures(info)}): nothing to do")

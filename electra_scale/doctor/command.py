@@ -15,6 +15,8 @@ from data_pipeline.places.atomic import write_bytes
 if TYPE_CHECKING:
     from electra_scale.doctor.examine import Checks
 
+_LONGEST_WAIT = 86_400
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes; everything else on its line is options of the training."""
@@ -34,8 +36,10 @@ def run_doctor(options: argparse.Namespace, training: list[str]) -> int:
 
     Raises UserError for wrong options.
     """
-    if not options.wait > 0:
-        raise UserError(f"doctor: --wait is {options.wait:g}; give a number of seconds above 0")
+    if not 0 < options.wait <= _LONGEST_WAIT:
+        raise UserError(
+            f"doctor: --wait is {options.wait:g}; give a number of seconds above 0, at most {_LONGEST_WAIT:,} (a day)"
+        )
     # Otherwise torch logs each attempt to connect.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Imported late: other commands read this module for its options, and torch takes long to import.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,8 +39,8 @@ class Choices:
         least = {"epochs": 0.0, "rate": 0.0, "decay": 0.0}
         for name, bound in least.items():
             value = getattr(self, name)
-            if value is not None and not value > bound:
-                raise UserError(f"--{name} is {value}; it must be above {bound:g}")
+            if value is not None and not bound < value < math.inf:
+                raise UserError(f"--{name} is {value}; it must be above {bound:g} and finite")
         whole = {"length": 8, "batch": 1, "most_per_device": 1, "patience": 1, "checkpoint_every": 1}
         for name, lowest in whole.items():
             value = getattr(self, name)
@@ -51,8 +52,8 @@ class Choices:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"--{name} is {value}; it must be at least 0 and below 1")
-        if not self.weight_decay >= 0:
-            raise UserError(f"--weight-decay is {self.weight_decay}; it must be at least 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"--weight-decay is {self.weight_decay}; it must be at least 0 and finite")
 
 
 @dataclass(frozen=True)

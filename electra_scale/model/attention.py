@@ -10,7 +10,7 @@ from torch import Tensor
 from electra_scale.model import dot_product
 from electra_scale.model.layout import Layout, Spans, narrower
 from electra_scale.model.varlen import SegmentAttention
-from electra_scale.model.windows import attend_in_blocks, pays
+from electra_scale.model.windows import attend_in_blocks, keys_of, pays
 from electra_scale.recipe.model import ModelConfig
 
 
@@ -53,9 +53,10 @@ class Rows:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
         window = narrower(window, self._layout.longest)
         if window is not None and pays(query.shape[1], window):
-            mask = self._layout.mask_of_blocks(dot_product.precision_of_attention(query), window)
+            precision = dot_product.precision_of_attention(query, keys_of(window), dropout)
+            mask = self._layout.mask_of_blocks(precision, window)
             return attend_in_blocks(query, key, value, mask, window, dropout).flatten(2)
-        added = self._layout.mask(dot_product.precision_of_attention(query), window)
+        added = self._layout.mask(dot_product.precision_of_attention(query, key.shape[1], dropout), window)
         context = dot_product.attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), added, dropout)
         return context.transpose(1, 2).flatten(2)
 

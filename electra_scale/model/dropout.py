@@ -2,18 +2,24 @@
 
 torch's own on a processor asks its generator for 64 bits a number, one number at a time, and that takes longer than the
 product beside it. Here a number has 16 bits: its share is the nearest multiple of 1/65,536, and what is kept is scaled
-by that, so the expectation is exact. A device other than a processor, and compiled code, have dropout of their own.
+by that, so the expectation is exact. The numbers are those of numpy's quickest generator, SFC64, which takes its seed
+from torch's. A device other than a processor, and compiled code, have dropout of their own.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _NUMBERS = 1 << 16
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of a value. Bits of what is dropped are masked out: of torch's ways to choose values on a processor
+(``where``, ``masked_fill``, products with booleans) none uses its vector instructions."""
 
 
 class Dropout(nn.Module):
@@ -48,9 +54,9 @@ class _Drop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, share: float) -> Tensor:
         dropped = min(max(round(share * _NUMBERS), 0), _NUMBERS - 1)
-        numbers = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-        kept = (numbers.view(torch.int16)[: values.numel()] >= dropped - _NUMBERS // 2).view(values.shape)
-        ctx.save_for_backward(kept)
+        # -1, all bits, is what is kept, and 0 what is dropped.
+        kept = _numbers(values.numel()).ge_(dropped - _NUMBERS // 2).neg_().view(values.shape)
+        ctx.save_for_backward(kept.to(torch.int8))
         ctx.scale = _NUMBERS / (_NUMBERS - dropped)
         return _kept(values, kept, ctx.scale)
 
@@ -60,5 +66,12 @@ class _Drop(torch.autograd.Function):
         return _kept(gradient, kept, ctx.scale), None
 
 
+def _numbers(count: int) -> Tensor:
+    """(count,) int16, each of the 65,536 alike likely, by the state of torch's generator."""
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    return torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16))[:count]
+
+
 def _kept(values: Tensor, kept: Tensor, scale: float) -> Tensor:
-    return torch.where(kept, values, 0.0).mul_(scale)
+    integers = _INTEGERS[values.element_size()]
+    return (values.view(integers) & kept.to(integers)).view(values.dtype).mul_(scale)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from electra_scale.model.dot_product import processor_has_bf16
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,31 @@ def score_product(features: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     exact = torch.promote_types(features.dtype, torch.float32)
     if features.dtype == weight.dtype != exact and _sums_in_float32(features.device.type, features.dtype):
         return torch.mm(features, weight.T, out_dtype=exact)
-    return torch.mm(features.to(exact), weight.to(exact).T, out=out)
+    with _exact_products_of(features.dtype, weight):
+        return torch.mm(features.to(exact), weight.to(exact).T, out=out)
+
+
+@contextmanager
+def _exact_products_of(precision: torch.dtype, weight: Tensor) -> Iterator[None]:
+    """Inside, products of float32 whose numbers are of 16 bits take a processor's instructions for bf16, where it has
+    them: it multiplies such numbers exactly and sums in float32, in half the time."""
+    if weight.device.type != "cpu" or not precision == weight.dtype == torch.bfloat16 or not _has_bf16():
+        yield
+        return
+    # Torch puts an object in the module's place.
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+@cache
+def _has_bf16() -> bool:
+    # Older torch has no such setting.
+    return processor_has_bf16() and hasattr(torch.backends.mkldnn, "matmul")
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,14 @@ def _not_there(names: tuple[str, ...]) -> Iterator[None]:
         for name in hidden:
             del sys.modules[name]
 
+
+def _is_no_guess_of_a_device(record: logging.LogRecord) -> bool:
+    return record.funcName != "get_accelerator"
+
+
+# A warning on stdout that no GPU was found: commands that only read print what they read there, and a run says itself
+# which device it trains on.
+logging.getLogger("DeepSpeed").addFilter(_is_no_guess_of_a_device)
 
 with _not_there(_UNUSED):
     import deepspeed

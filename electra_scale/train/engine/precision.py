@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from electra_scale.model.dot_product import processor_has_bf16
 from electra_scale.train.engine.lean_deepspeed import get_accelerator
-
-_CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Of x86, with or without tiles, and of ARM; what torch calls them."""
 
 
 def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
@@ -23,9 +20,7 @@ def precision_of(deepspeed_json: dict[str, Any]) -> torch.dtype:
 def has_bf16(device: torch.device) -> bool:
     """Whether a device multiplies matrices in bf16 by itself; emulated, it takes many times as long as fp32."""
     if device.type == "cpu":
-        # Older torch cannot tell; fp32 is right everywhere.
-        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(found.get(name) for name in _CPU_BF16)
+        return processor_has_bf16()
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(get_accelerator().is_bf16_supported())

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch.distributed as dist
 from torch import Tensor
 
-from electra_scale.model import dot_product
 from electra_scale.model.layout import Layout
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.recipe import Recipe
@@ -27,11 +27,11 @@ from tests.support.instruments.live_memory import LiveMemory
 from tests.unit.plan.conftest import (
     CLOCK,
     ROWS,
+    attend_as_a_device,
     batch_of,
     counts_of,
     frozen_recipe_of,
     module_of,
-    precision_of_a_device,
     recipe_of,
     trained_recipe_of,
 )
@@ -92,7 +92,7 @@ class Held:
 
 def main(folder: Path) -> None:
     sent: dict[str, int] = {}
-    dot_product.precision_of_attention = precision_of_a_device
+    attend_as_a_device(pytest.MonkeyPatch())
     # DeepSpeed takes hold of some of them when it starts.
     _count_bytes(sent)
     world = join_world()

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 PAIRS: dict[str, Any] = {
     "version": 1,
-    "model": "/home/somebody/run",
+    "model": "runs/of-somebody",
     "step": 4,
     "random": False,
     "probe": "pairs",
@@ -39,7 +39,7 @@ PAIRS: dict[str, Any] = {
 }
 RESULT: dict[str, Any] = {
     "version": 1,
-    "model": "/home/somebody/run",
+    "model": "runs/of-somebody",
     "step": 4,
     "random": False,
     "task": "cola",

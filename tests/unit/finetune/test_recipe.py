@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import pytest
 
 from data_pipeline.errors import UserError
@@ -29,6 +32,13 @@ def test_a_length_that_the_model_has_no_positions_for_becomes_shorter_and_is_sai
     recipe, notes = recipe_of(Choices(length=256), known_task("cola"), 256, 64)
     assert recipe.length == 64
     assert notes == ["length 256 becomes 64, all positions that the model has"]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", [field.name for field in fields(Choices) if "float" in str(field.type)])
+def test_a_number_that_is_not_finite_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is {value}; it must be "):
+        Choices(**{name: value})
 
 
 def test_ranks_share_a_batch_and_accumulate_what_does_not_fit() -> None:

@@ -23,7 +23,7 @@ def serving(inside: Inside) -> Iterator[str]:
     """The address of the page of a model."""
     with bound(0) as listening:
         server = uvicorn.Server(configured(page_of(inside)))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
             while not server.started:
@@ -32,7 +32,8 @@ def serving(inside: Inside) -> Iterator[str]:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

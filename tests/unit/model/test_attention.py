@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from electra_scale.model import dot_product
 from electra_scale.model.attention import EndToEnd, Rows, tokens_of
 from electra_scale.model.electra import Electra
 from electra_scale.model.layout import Layout, attention_mask
@@ -51,10 +52,10 @@ def test_masks_are_made_once_for_both_networks_in_the_precision_of_attention(
     kinds = 2 if either.architecture.kind == "modern" else 1
     assert made.names.count("zeros") == made.names.count("masked_fill_") == kinds
     assert set(made.names) <= {"unsqueeze", "bitwise_and_", "logical_not_", "masked_fill_", "zeros"}
-    # On a processor that is single precision.
-    mask = layout.mask(torch.float32)
+    precision = dot_product.precision_of_attention(torch.empty(0, dtype=dtype), 7, 0.0)
+    mask = layout.mask(precision)
     assert mask is not None
-    assert mask.dtype == torch.float32
+    assert mask.dtype == precision
     assert torch.equal(mask == 0, attention_mask(SEGMENT))
     assert torch.equal(mask == -torch.inf, ~attention_mask(SEGMENT))
 

@@ -1,14 +1,16 @@
-"""Attention on a processor is the formula, in single precision at least, with or without dropout of its weights."""
+"""Attention on a processor is the formula, in any precision, with or without dropout of its weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from electra_scale.model import dot_product
 from electra_scale.model.dot_product import attend, precision_of_attention
 from electra_scale.model.dropout import drop
 
@@ -56,16 +58,54 @@ def test_attention_without_dropout_is_torchs_own_and_with_it_is_equal_on_average
     assert bool(((drawn.mean(0) - plain).abs() < 5 * error).all())
 
 
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Say whether the processor has instructions for bf16."""
+    return lambda has: monkeypatch.setattr(dot_product, "_has_products", lambda dtype: has and dtype == torch.bfloat16)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_in_16_bits_works_in_single_precision(share: float, masked: bool) -> None:
+@pytest.mark.parametrize("instructions", [False, True])
+def test_attention_in_bf16_is_in_single_precision_unless_the_processor_has_instructions_for_it(
+    instructions: bool, share: float, masked: bool, processor: Callable[[bool], None]
+) -> None:
+    processor(instructions)
     torch.manual_seed(3)
-    query, key, value = (torch.randn(1, 2, 9, 8).bfloat16() for _ in range(3))
-    assert precision_of_attention(query) == torch.float32
-    added = torch.randn(1, 1, 9, 9) if masked else None
+    given = [torch.randn(1, 2, 9, 8).bfloat16().requires_grad_() for _ in range(3)]
+    precision = precision_of_attention(given[0], 9, share)
+    assert precision == (torch.bfloat16 if instructions else torch.float32)
+    added = torch.zeros(1, 1, 9, 9) if masked else None
+    if added is not None:
+        added[..., :4, 4:] = added[..., 4:, :4] = -torch.inf
     factors = seeded(torch.ones(1, 2, 9, 9), share)
     torch.manual_seed(5)
-    found = attend(query, key, value, added, share)
-    expected = _attended(query.float(), key.float(), value.float(), added, factors)
+    found = attend(*given, None if added is None else added.to(precision), share)
+    wide = [one.detach().double().requires_grad_() for one in given]
+    expected = _attended(*wide, added, factors.double())
     assert found.dtype == torch.bfloat16
-    assert torch.allclose(found.float(), expected, rtol=2**-8, atol=1e-6)
+    # A score is rounded by up to 2^-9 of itself, and its exponential by as much as it is large; then weights are.
+    bound = 2**-5 if instructions else 2**-8
+    assert torch.allclose(found.double(), expected, rtol=bound, atol=bound)
+    weight = torch.randn_like(found)
+    for mine, exact in zip(
+        torch.autograd.grad(found, given, weight), torch.autograd.grad(expected, wide, weight.double()), strict=True
+    ):
+        assert mine.dtype == torch.bfloat16
+        assert float((mine.double() - exact).norm()) < bound * float(exact.norm())
+
+
+def test_long_rows_keep_no_scores_in_bf16(processor: Callable[[bool], None]) -> None:
+    processor(True)
+    states = torch.randn(1, 2, 640, 8).bfloat16()
+    assert precision_of_attention(states, 512, 0.0) == torch.bfloat16
+    assert precision_of_attention(states, 640, 0.0) == torch.float32
+    assert precision_of_attention(states, 640, 0.1) == torch.bfloat16
+    plain = F.scaled_dot_product_attention(states.float(), states.float(), states.float())
+    assert torch.equal(attend(states, states, states, None, 0.0), plain.bfloat16())
+
+
+def test_16_bits_that_no_processor_multiplies_are_in_single_precision(processor: Callable[[bool], None]) -> None:
+    processor(True)
+    assert precision_of_attention(torch.empty(0, dtype=torch.float16), 9, 0.1) == torch.float32
+    assert precision_of_attention(torch.empty(0, dtype=torch.float64), 9, 0.1) == torch.float64

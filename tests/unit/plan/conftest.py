@@ -27,14 +27,15 @@ VOCABULARY, ROWS = 8192, 4
 CLOCK = Clock(0, 0, "joint", 0)
 
 
-def precision_of_a_device(states: torch.Tensor) -> torch.dtype:
-    """In which a device attends, whose memory is what is planned; a processor keeps single precision beside bf16."""
-    return states.dtype
+def attend_as_a_device(patch: pytest.MonkeyPatch) -> None:
+    """Attention is fused and in the precision of the states, as on a device, whose memory is what is planned."""
+    patch.setattr(dot_product, "precision_of_attention", lambda states, keys, share: states.dtype)
+    patch.setattr(dot_product, "has_own", lambda states: False)
 
 
 @pytest.fixture(autouse=True)
 def _attention_as_a_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dot_product, "precision_of_attention", precision_of_a_device)
+    attend_as_a_device(monkeypatch)
 
 
 def recipe_of(name: str) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import socket
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,10 @@ def test_pages_too_large_for_prose_are_skipped(tmp_path: Path, monkeypatch: pyte
     assert page_paragraphs(path) == [PROSE]
     monkeypatch.setattr("data_pipeline.corpus.prose.MAX_PAGE_BYTES", 10)
     assert page_paragraphs(path) == []
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, math.inf, math.nan])
+def test_a_size_that_is_none_is_refused(size: float, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--max-mb is .*: it must be above 0 and finite"):
+        fetch_corpus(tmp_path / "corpus", size)
+    assert not list(tmp_path.iterdir())
