@@ -38,6 +38,7 @@ WARM_UP_STEPS = 3
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time training steps of several samplers, taking turns.")
     parser.add_argument("--recipe", default="recipes/small.yaml", help="recipe whose sizes are measured (small)")
+    parser.add_argument("--deepspeed", default="zero2", help="DeepSpeed JSON of the shipped ones (zero2)")
     parser.add_argument("--vocabulary", type=int, default=30522, help="tokens V (30522)")
     parser.add_argument("--sequences", type=int, help="sequences of a step; unset: the recipe's global batch")
     parser.add_argument("--widths", type=int, nargs="+", default=[64], help="widths of hp_loss's head (64)")
@@ -102,7 +103,7 @@ def main() -> None:
         recipes[f"hp_loss {width}"] = copy.deepcopy(recipe)
         recipes[f"hp_loss {width}"].corruption.sampler = "hp_loss"
         recipes[f"hp_loss {width}"].corruption.head.width = width
-    engines = {label: engine_of(own, args.vocabulary, world) for label, own in recipes.items()}
+    engines = {label: engine_of(own, args.vocabulary, world, args.deepspeed) for label, own in recipes.items()}
     labels = list(engines)
     seconds: dict[str, list[float]] = {label: [] for label in engines}
     for step in range(WARM_UP_STEPS + args.steps):
