@@ -208,6 +208,8 @@ class ModernArchitecture:
         from transformers import ModernBertConfig
 
         config, size, settings = self.config, self._size(network), self.config.architecture
+        # The tokenizer decides them; the defaults are of a larger vocabulary.
+        undecided: dict[str, Any] = dict.fromkeys(self.token_settings)
         found: Any = ModernBertConfig(
             vocab_size=config.vocab_size,
             hidden_size=size.hidden,
@@ -228,10 +230,8 @@ class ModernArchitecture:
             mlp_dropout=config.exported_dropout,
             classifier_dropout=config.exported_dropout,
             tie_word_embeddings=network == "generator" and not self._projects(network),
+            **undecided,
         )
-        # The tokenizer decides them; the defaults are of a larger vocabulary.
-        for name in self.token_settings:
-            setattr(found, name, None)
         if network == "discriminator":
             found.id2label, found.label2id = {0: "replaced"}, {"replaced": 0}
         return found

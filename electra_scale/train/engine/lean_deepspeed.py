@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from torch.optim import Adam, Optimizer
+
+from data_pipeline.errors import OneRankError
 
 _UNUSED = ("mlflow",)
 
@@ -43,20 +46,28 @@ def _is_no_guess_of_a_device(record: logging.LogRecord) -> bool:
 # which device it trains on.
 logging.getLogger("DeepSpeed").addFilter(_is_no_guess_of_a_device)
 
-with _not_there(_UNUSED):
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
-    from deepspeed.checkpoint.constants import (
-        UNIVERSAL_CHECKPOINT_INFO,
-        UNIVERSAL_CHECKPOINT_VERSION_KEY,
-        UNIVERSAL_CHECKPOINT_VERSION_VALUE,
-    )
-    from deepspeed.comm.comm import mpi_discovery
-    from deepspeed.constants import default_pg_timeout
-    from deepspeed.runtime import compiler
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
+try:
+    with _not_there(_UNUSED):
+        import deepspeed
+        from deepspeed.accelerator import get_accelerator
+        from deepspeed.checkpoint.constants import (
+            UNIVERSAL_CHECKPOINT_INFO,
+            UNIVERSAL_CHECKPOINT_VERSION_KEY,
+            UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+        )
+        from deepspeed.comm.comm import mpi_discovery
+        from deepspeed.constants import default_pg_timeout
+        from deepspeed.runtime import compiler
+        from deepspeed.runtime.fp16.loss_scaler import LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+except (ValueError, ImportError) as error:
+    if "DS_ACCELERATOR" not in os.environ:
+        raise
+    raise OneRankError(
+        f"DeepSpeed does not take DS_ACCELERATOR={os.environ['DS_ACCELERATOR']} of the environment "
+        f"({str(error).splitlines()[0]}): unset it, or set it to cpu or cuda"
+    ) from error
 
 
 def _update_of(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import OneRankError, UserError
 from electra_scale.cluster.slurm import adopt_ranks
 from electra_scale.monitor.stopwatch import Stopwatch
 from electra_scale.train.engine.freed_memory import keep_freed_memory
@@ -127,6 +127,12 @@ def join_world(give_way: Callable[[], None] = lambda: None) -> World:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed still calls it by its old name; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cuda" and not torch.cuda.is_available():
+        raise OneRankError(
+            "DS_ACCELERATOR is cuda in the environment, but torch sees no CUDA device on this host: unset it to train "
+            "on processors, or look at nvidia-smi and whether this torch was built for CUDA"
+        )
     adopted = adopt_ranks(os.environ)
     by_mpi = "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" in os.environ
     if by_mpi:
@@ -135,7 +141,6 @@ def join_world(give_way: Callable[[], None] = lambda: None) -> World:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     rendezvous = Rendezvous(launched_rank(os.environ), default_pg_timeout.total_seconds(), _log_waiting, give_way)
-    accelerator = get_accelerator()
     variables = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     here = max(1, int(next((os.environ[name] for name in variables if name in os.environ), "1")))
     if accelerator.device_name() == "cpu" and "OMP_NUM_THREADS" not in os.environ:

@@ -149,6 +149,16 @@ def replaced_by(model: Electra, network: Any) -> Any:
     return found
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_transformers_has_nothing_to_say_about_a_configuration(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its default ids of special tokens lie outside of a small vocabulary."""
+    said: list[str] = []
+    for name in ("warning", "warning_once"):
+        monkeypatch.setattr(transformers.configuration_utils.logger, name, lambda text, *_: said.append(text))
+    found = rough_model(modern()).architecture.transformers_config(network)
+    assert (found.sep_token_id, found.pad_token_id, said) == (None, None, [])
+
+
 def test_an_export_of_networks_as_wide_as_the_table_comes_back_bit_equal(tokenizer_dir: Path, tmp_path: Path) -> None:
     config = SIZES["both as wide as the table"]
     model, other = rough_model(config), Electra(config, seed=9)

@@ -107,6 +107,42 @@ def test_a_package_that_deepspeed_did_not_see_is_there_for_who_wants_it() -> Non
     assert found.stdout.splitlines()[-1] == "mlflow"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("accelerator", "said"),
+    [
+        ("gpu", "does not take DS_ACCELERATOR=gpu"),
+        ("", "does not take DS_ACCELERATOR="),
+        ("xpu", "does not take DS_ACCELERATOR=xpu"),
+        pytest.param(
+            "cuda",
+            "DS_ACCELERATOR is cuda in the environment, but torch sees no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device"),
+        ),
+    ],
+)
+def test_a_wrong_name_of_an_accelerator_is_one_line(accelerator: str, said: str, store: Path, tmp_path: Path) -> None:
+    given = ["--config", "tiny", "--data.store", str(store), "--run_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "electra_scale.pretrain", *given]
+    environment = {**os.environ, "DS_ACCELERATOR": accelerator, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    (line,) = found.stderr.splitlines()
+    assert (found.returncode, found.stdout) == (2, "")
+    assert said in line
+    assert "unset it" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_guess_that_there_is_no_gpu_is_not_printed() -> None:
+    program = "import electra_scale.train.engine.lean_deepspeed as lean; print(lean.get_accelerator().device_name())"
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    assert len(found.stdout.splitlines()) == 1
+
+
 def test_no_other_module_imports_deepspeed_while_it_is_imported() -> None:
     # That module's own imports stand in a `with`.
     found = set()
