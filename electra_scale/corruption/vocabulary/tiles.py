@@ -23,7 +23,7 @@ class Tiling:
     memory: int
 
 
-ON_CPU = Tiling(columns=2048, rows=1024, memory=64 << 20)
+ON_CPU = Tiling(columns=2048, rows=1024, memory=96 << 20)
 """A tile stays near a core's cache, and is large enough for fast matrix products."""
 
 ON_DEVICE = Tiling(columns=1 << 20, rows=1 << 14, memory=1 << 30)
