@@ -3,7 +3,7 @@
 python -m benchmarks.training.precision --store STORE --out runs/bench/precision
 
 Runs of the same steps, one rank of one thread each: fp32, bf16, and fp32 with the next seed. Losses are averaged over
-windows of steps. A table, the figure ``losses.svg`` and JSON; see docs/performance.md, Precision.
+windows of steps. A table, the figure ``losses.png`` and JSON; see docs/performance.md, Precision.
 """
 
 from __future__ import annotations
@@ -74,10 +74,9 @@ def apart(one: Curve, other: Curve, window: int) -> tuple[float, float]:
 def draw(curves: dict[str, dict[str, Curve]], window: int, path: Path) -> None:
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "precision"
     figure, axes = pyplot.subplots(1, len(LOSSES), figsize=(9, 3.2), layout="constrained")
     first = 0
     for axis, (phase, loss) in zip(axes, LOSSES.items(), strict=True):
@@ -87,7 +86,7 @@ def draw(curves: dict[str, dict[str, Curve]], window: int, path: Path) -> None:
         first += len(phases[phase])
         axis.set(title=f"{phase}: {loss}, mean of {window} steps", xlabel="step")
         axis.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -106,7 +105,7 @@ def main() -> None:
     heading = ["against fp32", "loss", "furthest apart", "on average", f"last {args.window} steps (fp32)"]
     print(f"{args.recipe}, {args.steps} steps, means of {args.window}")
     print(table(heading, rows))
-    draw(curves, args.window, args.out / "losses.svg")
+    draw(curves, args.window, args.out / "losses.png")
     args.out = args.out / "precision.json"
     every = {name: {phase: curve.tolist() for phase, curve in phases.items()} for name, phases in curves.items()}
     write_figures(args, distances=distances, losses=every)
