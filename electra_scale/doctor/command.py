@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from electra_scale.doctor.examine import Checks
 
 _LONGEST_WAIT = 86_400
+"""Seconds of a day, which every clock of the libraries below can measure."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ try:
         from deepspeed.runtime.fp16.loss_scaler import LossScaler
         from deepspeed.runtime.zero.config import ZeroStageEnum
         from deepspeed.utils.tensor_fragment import fragment_address
-except (ValueError, ImportError) as error:
+except ValueError as error:
     if "DS_ACCELERATOR" not in os.environ:
         raise
     raise OneRankError(
