@@ -77,4 +77,6 @@ $(BENCH_READY): pyproject.toml constraints.txt benchmarks/requirements.txt bench
 	$(BENCH)/bin/pip install --quiet -c constraints.txt --no-build-isolation deepspeed
 	$(BENCH)/bin/pip install --quiet -c constraints.txt -e '.[fast,finetune,mpi,s3]'
 	$(BENCH)/bin/pip install --quiet --no-deps -r benchmarks/requirements-no-deps.txt
+	# litdata asks for it and uses nothing of it; built for a torch with CUDA, it fails in all that import it where it is found.
+	$(BENCH)/bin/pip uninstall --quiet --yes torchvision
 	touch $(BENCH_READY)

@@ -90,24 +90,6 @@ def seconds_table(figures: Mapping[str, Mapping[str, Any]], labels: Mapping[str,
     return table(["what", "median s", "spread"], rows)
 
 
-def torchvision_loads() -> bool:
-    """Registries have it for torch with CUDA alone; with another torch it fails when it is imported."""
-    try:
-        import torchvision  # noqa: F401  # Only whether it loads.
-    except (ImportError, RuntimeError):
-        return False
-    return True
-
-
-def hide_torchvision_that_does_not_load() -> None:
-    """transformers imports it wherever it is installed. Nothing here uses it."""
-    if not torchvision_loads():
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        # What Python's import system takes for "raise ImportError".
-        sys.modules["torchvision"] = None  # type: ignore[assignment]
-
-
 def drop_page_cache() -> bool:
     """Forget file contents that the kernel holds; False if that is not allowed here."""
     os.sync()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import hide_torchvision_that_does_not_load, report
+from benchmarks.measure import report
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe
 
@@ -344,7 +344,6 @@ def main() -> None:
         # Linux counts kilobytes.
         report(seconds=seconds, tokens=tokens, memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
-    hide_torchvision_that_does_not_load()
     if args.name == "trainer":
         report(ready=True)
         trainer_steps(recipe, args.vocabulary, documents, take, done)

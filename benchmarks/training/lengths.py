@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192])
     parser.add_argument("--tokens", type=int, default=8192, help="of a micro-batch (8192)")
     parser.add_argument("--repeats", type=int, default=5, help="timed micro-batches of each length (5)")
+    parser.add_argument("--bf16", action="store_true", help="in bf16, for processors that have instructions for it")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/lengths.json"))
     return parser.parse_args()
@@ -86,8 +87,9 @@ def local_layer(module: PretrainModule, batch: Batch) -> float:
     """Processor seconds of forward and backward of the discriminator's first layer that has a window."""
     encoder = cast(ModernEncoder, module.electra.discriminator)
     layer = next(one for one in encoder.layers if isinstance(one, ModernLayer) and one.window is not None)
-    tokens = tokens_of(Layout.of(batch.segment), torch.float32, encoder.head_width, encoder.config, True)
-    hidden: Tensor = torch.randn(*batch.ids.shape, layer.qkv.in_features, requires_grad=True)
+    dtype = layer.qkv.weight.dtype
+    tokens = tokens_of(Layout.of(batch.segment), dtype, encoder.head_width, encoder.config, True)
+    hidden: Tensor = torch.randn(*batch.ids.shape, layer.qkv.in_features, dtype=dtype, requires_grad=True)
     turn = rotation(tokens.positions, encoder.head_width, layer.theta)
     start = time.process_time()
     layer(hidden, tokens, turn).sum().backward()
@@ -101,6 +103,8 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     recipe = resized(recipe, args.layers, args.measure, args.tokens)
     config = recipe.networks(args.vocabulary)
     module = build_module(recipe, config, SPECIAL, "joint")
+    if args.bf16:
+        module.electra.to(torch.bfloat16)
     batch = made_up_batch(recipe, args.vocabulary, 0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = [micro_batch(module, batch) for _ in range(WARM_UP + args.repeats)][WARM_UP:]
