@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -81,3 +82,9 @@ def require_part() -> Callable[[bool, str], None]:
         pytest.skip(f"needs a part of the system: {install}")
 
     return require
+
+
+@pytest.fixture
+def c_compiler(require_part: Callable[[bool, str], None]) -> None:
+    """What a processor's kernels are made with."""
+    require_part(shutil.which("cc") is not None, "apt-get install gcc")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from electra_scale.corruption.tile_kernels import TileKernels
+
 
 @dataclass
 class Masked:
@@ -87,8 +89,8 @@ class Tilt(ABC):
         Returns the logarithm (R,) of the factor that was taken out of each row.
         """
 
-    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor] | None:
-        """The same by one kernel, which also sums the strips, on devices that have such: a tilt may do without.
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int, kernels: TileKernels) -> tuple[Tensor, Tensor] | None:
+        """The same by one of a device's kernels, which also sums the strips: a tilt may do without.
 
         ``out`` (R, W) is of whole strips of ``strip`` tokens; behind the tile's columns it is set to 0. Returns what
         :meth:`tile` does and the sums (R, W / strip); None, by default, where there is no such kernel.

@@ -104,13 +104,16 @@ class GeneratorCost(CorruptionCost):
         return 4.0 * (vocabulary * (embedding + 1) + masked * embedding)
 
     def running_bytes(self, masked: int, element: int, device_type: str) -> float:
-        """Tiles of a block, one tile of scores relative to their maximum, and the sampling head's keys in float32."""
+        """Tiles of a block, a tile of scores for tilts that read them, and the sampling head's keys in float32.
+
+        Where a device has no kernels of its own, all have a tile of scores in logged steps.
+        """
         settings, vocabulary = self.settings, self.model.vocab_size
         kinds = 1 if settings.sampler == "electra" else 2
         tiling = tiling_of(device_type)
         tiles = -(-vocabulary // tiling.columns)
         rows, width = block_shape(masked, vocabulary, tiles * kinds * 4, tiling)
-        running = 4.0 * rows * width * (tiles * kinds + 1)
+        running = 4.0 * rows * width * (tiles * kinds + (settings.sampler in ("temperature", "hp_dist")))
         # Of a draw, sums of strips: in tiles and stacked, and as parts of q in float64, twice as well.
         draw = 24.0 * kinds * rows * tiles * width / STRIP
         if element == 2:

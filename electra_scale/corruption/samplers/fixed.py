@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.corruption.sampler import Masked, Sampler, Tile, Tilt
+from electra_scale.corruption.tile_kernels import TileKernels
 from electra_scale.corruption.vocabulary.tiles import exponential
 
 
@@ -47,11 +48,9 @@ class _Softened(Tilt):
         exponential(out)
         return tile.top.double() / self.temperature
 
-    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor]:
-        from electra_scale.corruption.vocabulary import fused
-
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int, kernels: TileKernels) -> tuple[Tensor, Tensor]:
         assert tile.relative is not None
-        return tile.top.double() / self.temperature, fused.softened(tile.relative, self.temperature, out, strip)
+        return tile.top.double() / self.temperature, kernels.softened(tile.relative, self.temperature, out, strip)
 
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:
         return scores.double() / self.temperature - scores

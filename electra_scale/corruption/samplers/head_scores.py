@@ -7,7 +7,8 @@ from torch import Tensor
 
 from electra_scale.corruption.sampler import Masked, Tile
 from electra_scale.corruption.samplers.head import SamplingHead
-from electra_scale.corruption.vocabulary.tiles import ScoreParts, put
+from electra_scale.corruption.tile_kernels import ScoreParts
+from electra_scale.corruption.vocabulary.tiles import put
 
 
 class HeadScores:

@@ -10,6 +10,7 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
+from electra_scale.corruption.tile_kernels import TileKernels
 from electra_scale.corruption.vocabulary.tiles import exponential, put, ranges, score_tile, scores_of, tiling_of
 from electra_scale.recipe.corruption import GeneratorSettings
 
@@ -78,12 +79,10 @@ class _Residual(Tilt):
         exponential(out.sub_(top[:, None]))
         return tile.top.double() + top
 
-    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor]:
-        from electra_scale.corruption.vocabulary import fused
-
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int, kernels: TileKernels) -> tuple[Tensor, Tensor]:
         parts = self.scores.parts(tile, out[:, : tile.exponentials.shape[1]])
         parts.added = tile.relative
-        top, sums = fused.exponentials(parts, out, strip)
+        top, sums = kernels.exponentials(parts, out, strip)
         return tile.top.double() + top, sums
 
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:

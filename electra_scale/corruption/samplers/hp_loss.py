@@ -11,7 +11,8 @@ from torch.nn.functional import softplus
 from electra_scale.corruption.sampler import Draw, Masked, Sampler, Tile, Tilt
 from electra_scale.corruption.samplers.head import SamplingHead
 from electra_scale.corruption.samplers.head_scores import HeadScores
-from electra_scale.corruption.vocabulary.tiles import ScoreParts, exponential, put
+from electra_scale.corruption.tile_kernels import ScoreParts, TileKernels
+from electra_scale.corruption.vocabulary.tiles import exponential, put
 from electra_scale.recipe.corruption import GeneratorSettings
 
 _HIGHEST = 88.0
@@ -140,12 +141,10 @@ class _Hardness(Tilt):
         torch.mul(tile.exponentials, hardness, out=out)
         return tile.top.double()
 
-    def fused_tile(self, tile: Tile, out: Tensor, strip: int) -> tuple[Tensor, Tensor]:
-        from electra_scale.corruption.vocabulary import fused
-
+    def fused_tile(self, tile: Tile, out: Tensor, strip: int, kernels: TileKernels) -> tuple[Tensor, Tensor]:
         parts = self.scores.parts(tile, out[:, : tile.exponentials.shape[1]])
         unit = self.unit_score[tile.rows]
-        sums = fused.hardened(parts, unit, self.rms, self.floor, tile.exponentials, out, strip)
+        sums = kernels.hardened(parts, unit, self.rms, self.floor, tile.exponentials, out, strip)
         return tile.top.double(), sums
 
     def log_tilt(self, tokens: Tensor, scores: Tensor) -> Tensor:

@@ -1,20 +1,17 @@
-"""What is done with each number of a tile: by torch's operations, or by one kernel where a device has Triton."""
+"""What is done with each number of a tile: by torch's operations, or by kernels of ours where a device has them."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from electra_scale.corruption.sampler import Tile, Tilt
-from electra_scale.corruption.vocabulary.tiles import ScoreParts, exponential, pick, put, score_product, score_tile
-
-_log = logging.getLogger(__name__)
+from electra_scale.corruption.tile_kernels import ScoreParts, TileKernels
+from electra_scale.corruption.vocabulary.device_kernels import kernels_of
+from electra_scale.corruption.vocabulary.tiles import exponential, pick, put, score_product, score_tile
 
 
 @dataclass
@@ -111,16 +108,18 @@ class TorchSweeps(Sweeps):
 
 
 class FusedSweeps(TorchSweeps):
-    """By one kernel of Triton a tile, and one more for its tilt where the tilt has one; float32.
+    """By one kernel a tile, and one more for its tilt where the tilt has one; float32.
 
     A product is read twice and written once, where torch's operations go over it ten times.
     """
 
     entropy_reads_scores = False
 
-    def exponentials(self, scores: Scores, whole: Tensor, relative: Tensor | None, in_tile: Tensor | None) -> Summed:
-        from electra_scale.corruption.vocabulary import fused
+    def __init__(self, strip: int, kernels: TileKernels) -> None:
+        super().__init__(strip)
+        self._kernels = kernels
 
+    def exponentials(self, scores: Scores, whole: Tensor, relative: Tensor | None, in_tile: Tensor | None) -> Summed:
         size = len(scores.bias)
         parts = ScoreParts(
             size,
@@ -132,38 +131,22 @@ class FusedSweeps(TorchSweeps):
         spread = None
         if in_tile is not None:
             in_tile, spread = in_tile.clone(), torch.empty_like(in_tile)
-        top, sums = fused.exponentials(parts, whole, self.strip, relative, spread, in_tile)
+        top, sums = self._kernels.exponentials(parts, whole, self.strip, relative, spread, in_tile)
         tile = Tile(scores.rows, scores.columns, top, whole[:, :size], relative)
         return Summed(tile, sums, in_tile, spread)
 
     def tilted(self, tilt: Tilt, tile: Tile, whole: Tensor) -> tuple[Tensor, Tensor]:
-        return tilt.fused_tile(tile, whole, self.strip) or super().tilted(tilt, tile, whole)
+        return tilt.fused_tile(tile, whole, self.strip, self._kernels) or super().tilted(tilt, tile, whole)
 
     def spread(self, summed: Summed) -> Tensor:
         assert summed.spread is not None
         return summed.spread
 
+    def _strip_sums(self, whole: Tensor, columns: slice) -> Tensor:
+        return self._kernels.summed(whole, columns.stop - columns.start, self.strip)
+
 
 def sweeps_of(device: torch.device, dtype: torch.dtype, strip: int) -> Sweeps:
-    """Triton's kernels for tiles of float32 on a CUDA device that they work on; torch's operations everywhere else."""
-    if device.type == "cuda" and dtype == torch.float32 and kernels_work(device):
-        return FusedSweeps(strip)
-    return TorchSweeps(strip)
-
-
-@cache
-def kernels_work(device: torch.device) -> bool:
-    """Whether Triton is there, compiles its kernels and finds what torch finds on a small tile; says why not, once."""
-    if importlib.util.find_spec("triton") is None:
-        _log.warning("the pass over the vocabulary takes torch's operations, which are slower: triton is not installed")
-        return False
-    try:
-        from electra_scale.corruption.vocabulary import fused
-
-        fused.check(device)
-    except Exception as error:
-        # A device too old, no compiler of C, a release with other rules: nothing that a run should end for.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        _log.warning("the pass over the vocabulary takes torch's operations, which are slower: triton: %s", reason)
-        return False
-    return True
+    """The device's kernels for tiles of float32, where it has any that work; torch's operations everywhere else."""
+    kernels = kernels_of(device) if dtype == torch.float32 else None
+    return TorchSweeps(strip) if kernels is None else FusedSweeps(strip, kernels)

@@ -36,23 +36,6 @@ def tiling_of(device_type: str) -> Tiling:
     return ON_CPU if device_type == "cpu" else ON_DEVICE
 
 
-@dataclass
-class ScoreParts:
-    """Scores (R, C) of a tile that are not added up yet, for a kernel that does that on its way.
-
-    ``product`` (R, C) + ``bias`` (C,) + ``offset`` (R,), in place of which each row has ``special`` (R,) at its token
-    ``place`` (R,), which may lie outside the tile; then ``added`` (R, C). What is None is left out.
-    """
-
-    columns: int
-    product: Tensor | None
-    bias: Tensor | None = None
-    offset: Tensor | None = None
-    special: Tensor | None = None
-    place: Tensor | None = None
-    added: Tensor | None = None
-
-
 _LOG2_E = 1.4426950408889634
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from electra_scale.corruption.sampler import Draw, Masked, Sampler
 from electra_scale.corruption.samplers.fixed import ElectraSampler, TemperatureSampler
 from electra_scale.corruption.samplers.hp_dist import HardnessDistributionSampler
 from electra_scale.corruption.samplers.hp_loss import HardnessLossSampler, TwoScalarSampler
+from electra_scale.corruption.vocabulary import native_kernels
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
 from electra_scale.recipe.model import EncoderSize, ModelConfig
@@ -199,3 +202,9 @@ def roughened(sampler: Sampler, size: float = 0.5) -> Sampler:
         for parameter in sampler.parameters():
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
     return sampler
+
+
+@pytest.fixture
+def kernels(c_compiler: None) -> ModuleType:
+    """The processor's own."""
+    return native_kernels

@@ -42,6 +42,7 @@ def planned(
     return device_memory(recipe, phases(recipe)[phase], model, deepspeed_json, ranks, rows, accumulation, "cpu")
 
 
+@pytest.mark.usefixtures("c_compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["tiny.yaml", "small.yaml", "modern-tiny.yaml", "modern-small.yaml"])
 def test_a_forward_pass_keeps_and_takes_what_is_planned(
@@ -50,6 +51,7 @@ def test_a_forward_pass_keeps_and_takes_what_is_planned(
     _check_forward_pass(trained_recipe_of(name), dtype, monkeypatch)
 
 
+@pytest.mark.usefixtures("c_compiler")
 @pytest.mark.parametrize("frozen", FROZEN)
 @pytest.mark.parametrize("name", ["tiny.yaml", "modern-tiny.yaml"])
 def test_a_forward_pass_keeps_only_what_gradients_of_trained_parts_need(

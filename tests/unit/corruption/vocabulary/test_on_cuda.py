@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.samplers.build import build_sampler
 from electra_scale.corruption.vocabulary import vocabulary_pass
-from electra_scale.corruption.vocabulary.sweeps import FusedSweeps, TorchSweeps, kernels_work
+from electra_scale.corruption.vocabulary.device_kernels import kernels_of
+from electra_scale.corruption.vocabulary.sweeps import FusedSweeps, TorchSweeps
 from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
@@ -54,7 +56,7 @@ def sampler_of(name: str) -> Sampler:
 
 
 def test_the_kernels_work_here() -> None:
-    assert kernels_work(CUDA), "the log says why not"
+    assert kernels_of(CUDA) is not None, "the log says why not"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -62,8 +64,9 @@ def test_the_kernels_work_here() -> None:
 def test_kernels_and_torchs_operations_give_the_same(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampler, found = sampler_of(name), []
-    for form in (FusedSweeps, TorchSweeps):
+    sampler, found, kernels = sampler_of(name), [], kernels_of(CUDA)
+    assert kernels is not None
+    for form in (partial(FusedSweeps, kernels=kernels), TorchSweeps):
         monkeypatch.setattr(vocabulary_pass, "sweeps_of", lambda _, __, strip, form=form: form(strip))
         masked = masked_of(dtype)
         given = vocabulary_pass.vocabulary_pass(masked, sampler, 1.0, entropy=True)

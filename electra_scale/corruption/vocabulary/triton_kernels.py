@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from electra_scale.corruption.vocabulary.tiles import ScoreParts
+from electra_scale.corruption.tile_kernels import ScoreParts
 
 _ROWS = 1
 """Positions of a program, a power of two. A row of a large vocabulary is work enough for one."""
@@ -238,6 +238,34 @@ def _softened(
     )
 
 
+@triton.jit
+def _summed(
+    tile: tl.tensor,
+    sums: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    width: tl.tensor,
+    tile_stride: tl.tensor,
+    sums_stride: tl.tensor,
+    ROWS: tl.constexpr,
+    STRIPS: tl.constexpr,
+    STRIP: tl.constexpr,
+) -> None:
+    first = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = first[:, None, None]
+    there = row < rows
+    strip = tl.program_id(1) * STRIPS + tl.arange(0, STRIPS)
+    column = (strip[:, None] * STRIP + tl.arange(0, STRIP)[None, :])[None, :, :]
+    at = tile + row * tile_stride + column
+    value = tl.load(at, mask=there & (column < columns), other=0.0)
+    tl.store(at, value, mask=there & (column < width))
+    tl.store(
+        sums + first[:, None] * sums_stride + strip[None, :],
+        tl.sum(value, 2),
+        mask=(first[:, None] < rows) & (strip[None, :] < width // STRIP),
+    )
+
+
 def exponentials(
     parts: ScoreParts,
     out: Tensor,
@@ -246,13 +274,6 @@ def exponentials(
     spread: Tensor | None = None,
     in_tile: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """exp(score - top) of a tile (R, C) to ``out`` (R, W), W whole strips, with zeros from C on.
-
-    Returns ``top`` (R,), each row's largest score, and the sums (R, W / strip) of the strips. Writes the scores
-    relative to ``top`` to ``relative`` (R, C), the sums of exponential times relative score to ``spread`` (R,), and the
-    score at each row's place to ``in_tile`` (R,) where that lies in the tile, whatever takes its place: of these, what
-    is asked for.
-    """
     top, sums = _rows_and_sums(out, strip)
     shape = _shape(strip)
     _launch(
@@ -281,10 +302,6 @@ def exponentials(
 def hardened(
     parts: ScoreParts, unit: Tensor, rms: bool, floor: float, exponentials: Tensor, out: Tensor, strip: int
 ) -> Tensor:
-    """exponentials (R, C) times hardness(score) / hardness(unit) to ``out`` (R, W); returns the sums of its strips.
-
-    hardness(x) = softplus(x), or its root with ``rms``, plus ``floor``; ``unit`` (R,) are raw scores as well.
-    """
     product, _, offset, special, place, _ = _pointers(parts)
     _, sums = _rows_and_sums(out, strip)
     shape = _shape(strip)
@@ -314,7 +331,6 @@ def hardened(
 
 
 def softened(relative: Tensor, temperature: float, out: Tensor, strip: int) -> Tensor:
-    """exp(relative / temperature) of a tile (R, C) to ``out`` (R, W); returns the sums of its strips."""
     _, sums = _rows_and_sums(out, strip)
     shape = _shape(strip)
     _launch(
@@ -330,6 +346,24 @@ def softened(relative: Tensor, temperature: float, out: Tensor, strip: int) -> T
         out.stride(0),
         sums.stride(0),
         float(temperature),
+        **shape,
+    )
+    return sums
+
+
+def summed(tile: Tensor, columns: int, strip: int) -> Tensor:
+    _, sums = _rows_and_sums(tile, strip)
+    shape = _shape(strip)
+    _launch(
+        _summed,
+        (_programs(len(tile)), triton.cdiv(tile.shape[1], shape["STRIPS"] * strip)),
+        tile,
+        sums,
+        len(tile),
+        columns,
+        tile.shape[1],
+        tile.stride(0),
+        sums.stride(0),
         **shape,
     )
     return sums
@@ -364,35 +398,3 @@ def _pointers(parts: ScoreParts) -> tuple[Tensor | None, ...]:
 
 def _stride(tile: Tensor | None) -> int:
     return 0 if tile is None else tile.stride(0)
-
-
-def check(device: torch.device) -> None:
-    """Run each kernel on a small tile. Raises what Triton raises, or ArithmeticError where torch finds otherwise."""
-    rows, columns, width, strip = 3, 300, 384, 128
-    product = torch.linspace(-9.0, 3.0, rows * columns, device=device).view(rows, columns)
-    bias = torch.linspace(1.0, 2.0, columns, device=device)
-    score = product + bias
-    top, place = score.amax(-1), torch.tensor([-5, 7, columns], device=device)
-    out, again, relative = product.new_empty(3, rows, width)
-    found, sums = exponentials(
-        ScoreParts(columns, product, bias, place=place), out, strip, relative=relative[:, :columns]
-    )
-    wanted = (score - top[:, None]).exp()
-    _same("top", found, top)
-    _same("exponentials", out[:, :columns], wanted)
-    _same("sums", sums.sum(-1), wanted.sum(-1))
-    _same("padding", out[:, columns:], torch.zeros_like(out[:, columns:]))
-    unit = product[:, 0] - 1
-    hardness = torch.nn.functional.softplus(product).sqrt() + 0.5
-    own = torch.nn.functional.softplus(unit).sqrt() + 0.5
-    sums = hardened(ScoreParts(columns, product), unit, True, 0.5, wanted, again, strip)
-    _same("tilted by hardness", again[:, :columns], wanted * hardness / own[:, None])
-    _same("sums", sums.sum(-1), again[:, :columns].sum(-1))
-    sums = softened(relative[:, :columns], 1.5, again, strip)
-    _same("softened", again[:, :columns], ((score - top[:, None]) / 1.5).exp())
-    _same("sums", sums.sum(-1), again[:, :columns].sum(-1))
-
-
-def _same(name: str, found: Tensor, wanted: Tensor) -> None:
-    if not torch.allclose(found, wanted, rtol=1e-5, atol=1e-12):
-        raise ArithmeticError(f"a kernel's {name} differ from torch's")
