@@ -2,8 +2,9 @@
 
 torch's own on a processor asks its generator for 64 bits a number, one number at a time, and that takes longer than the
 product beside it. Here a number has 16 bits: its share is the nearest multiple of 1/65,536, and what is kept is scaled
-by that, so the expectation is exact. The numbers are those of numpy's quickest generator, SFC64, which takes its seed
-from torch's. A device other than a processor, and compiled code, have dropout of their own.
+by that, so the expectation is exact. It is native code where there is a compiler, and elsewhere has the numbers of
+numpy's quickest generator, SFC64; both take their seed from torch's. A device other than a processor, and compiled
+code, have dropout of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from electra_scale.model import native_dropout
 
 _NUMBERS = 1 << 16
 
@@ -39,8 +42,12 @@ def drop(values: Tensor, share: float) -> Tensor:
         return values
     if not has_own(values):
         return F.dropout(values, share)
-    dropped: Tensor = _Drop.apply(values, share)
-    return dropped
+    dropped = min(max(round(share * _NUMBERS), 0), _NUMBERS - 1)
+    scale = _NUMBERS / (_NUMBERS - dropped)
+    if native_dropout.works_for(values):
+        return native_dropout.drop(values, dropped, scale)
+    found: Tensor = _Drop.apply(values, dropped, scale)
+    return found
 
 
 def has_own(values: Tensor) -> bool:
@@ -52,18 +59,17 @@ class _Drop(torch.autograd.Function):
     """Keeps a byte a value for the backward pass, as torch's own does."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, share: float) -> Tensor:
-        dropped = min(max(round(share * _NUMBERS), 0), _NUMBERS - 1)
+    def forward(ctx: Any, values: Tensor, dropped: int, scale: float) -> Tensor:
         # -1, all bits, is what is kept, and 0 what is dropped.
         kept = _numbers(values.numel()).ge_(dropped - _NUMBERS // 2).neg_().view(values.shape)
         ctx.save_for_backward(kept.to(torch.int8))
-        ctx.scale = _NUMBERS / (_NUMBERS - dropped)
-        return _kept(values, kept, ctx.scale)
+        ctx.scale = scale
+        return _kept(values, kept, scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (kept,) = ctx.saved_tensors
-        return _kept(gradient, kept, ctx.scale), None
+        return _kept(gradient, kept, ctx.scale), None, None
 
 
 def _numbers(count: int) -> Tensor:

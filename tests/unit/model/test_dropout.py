@@ -1,4 +1,4 @@
-"""Our dropout on a processor: shares, scales and gradients of dropout whatever the size, the same from one seed."""
+"""Our dropout on a processor, native and numpy's: shares, scales and gradients of any size, the same from one seed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from electra_scale.model import native_dropout
 from electra_scale.model.dropout import Dropout, drop
 
 UNITS = 1 << 16
+
+
+@pytest.fixture(autouse=True, params=["native", "numpy"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who makes the random numbers."""
+    if request.param == "native":
+        request.getfixturevalue("c_compiler")
+        assert native_dropout.works_for(torch.ones(1))
+    else:
+        monkeypatch.setattr(native_dropout, "works_for", lambda _: False)
+    found: str = request.param
+    return found
 
 
 def seeded(values: Tensor, share: float, seed: int = 5) -> Tensor:
@@ -29,9 +42,10 @@ def test_a_value_is_dropped_with_the_nearest_share_and_scaled_by_what_is_kept(sh
     assert torch.equal(kept, torch.full_like(kept, UNITS / (UNITS - units)))
 
 
-def test_neighbours_are_dropped_independently_of_each_other() -> None:
-    """Four of them share one random number of 64 bits."""
-    dropped = (seeded(torch.ones(1 << 20), 0.5) == 0).view(-1, 4)
+@pytest.mark.parametrize("apart", [1, 2, 16, 32, 4096])
+def test_neighbours_are_dropped_independently_of_each_other(apart: int) -> None:
+    """Two or four of them share a random number, and others a generator."""
+    dropped = (seeded(torch.ones(1 << 20), 0.5) == 0).view(-1, 4, apart).transpose(1, 2).reshape(-1, 4)
     patterns = (dropped * torch.tensor([1, 2, 4, 8])).sum(1).bincount(minlength=16).double()
     expected = len(dropped) / 16
     # Chi-square of 15 degrees: above 44 once in 10,000 seeds.
@@ -83,3 +97,12 @@ def test_nothing_is_dropped_in_evaluation_or_with_a_share_of_0() -> None:
     assert Dropout(0.0).train()(values) is values
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(Dropout(0.9).train()(values), values)
+
+
+def test_a_gradient_that_lies_otherwise_passes_at_the_same_places() -> None:
+    values = torch.randn(40, 30, requires_grad=True)
+    found = seeded(values, 0.4)
+    gradient = torch.randn(30, 40).T
+    found.backward(gradient)
+    assert values.grad is not None
+    assert torch.equal(values.grad, gradient * seeded(torch.ones(40, 30), 0.4))

@@ -134,7 +134,7 @@ def test_where_kernels_do_not_work_the_pass_says_why_once_and_takes_torchs_opera
 def test_a_processor_without_a_compiler_has_torchs_operations_and_a_line_says_what_to_install(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(native_kernels, "library", functools.cache(native_kernels.library.__wrapped__))
+    monkeypatch.setattr(native_kernels, "_kernels", functools.cache(native_kernels._kernels.__wrapped__))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
     assert type(sweeps_of(torch.device("cpu"), torch.float32, 128)) is TorchSweeps

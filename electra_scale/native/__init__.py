@@ -1,0 +1,1 @@
+"""Code for the processor that a run finds itself on."""
