@@ -42,11 +42,7 @@ def drop(values: Tensor, share: float) -> Tensor:
         return values
     if not has_own(values):
         return F.dropout(values, share)
-    dropped = min(max(round(share * _NUMBERS), 0), _NUMBERS - 1)
-    scale = _NUMBERS / (_NUMBERS - dropped)
-    if native_dropout.works_for(values):
-        return native_dropout.drop(values, dropped, scale)
-    found: Tensor = _Drop.apply(values, dropped, scale)
+    found: Tensor = _Drop.apply(values, share, new_seed())
     return found
 
 
@@ -55,29 +51,32 @@ def has_own(values: Tensor) -> bool:
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def new_seed() -> int:
+    """What :func:`dropped` makes its numbers from, by the state of torch's generator."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def dropped(values: Tensor, share: float, seed: int) -> Tensor:
+    """``values`` with 0 at the places that a seed names and scaled elsewhere, without gradient."""
+    units = min(max(round(share * _NUMBERS), 0), _NUMBERS - 1)
+    scale = _NUMBERS / (_NUMBERS - units)
+    if native_dropout.works_for(values):
+        return native_dropout.dropped(values, units, scale, seed)
+    random = np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16)
+    # -1, all bits, is what is kept, and 0 what is dropped.
+    kept = torch.from_numpy(random)[: values.numel()].ge_(units - _NUMBERS // 2).neg_().view(values.shape)
+    integers = _INTEGERS[values.element_size()]
+    return (values.view(integers) & kept.to(integers)).view(values.dtype).mul_(scale)
+
+
 class _Drop(torch.autograd.Function):
-    """Keeps a byte a value for the backward pass, as torch's own does."""
+    """Makes its random numbers again in the backward pass, so that nothing is kept for it."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, dropped: int, scale: float) -> Tensor:
-        # -1, all bits, is what is kept, and 0 what is dropped.
-        kept = _numbers(values.numel()).ge_(dropped - _NUMBERS // 2).neg_().view(values.shape)
-        ctx.save_for_backward(kept.to(torch.int8))
-        ctx.scale = scale
-        return _kept(values, kept, scale)
+    def forward(ctx: Any, values: Tensor, share: float, seed: int) -> Tensor:
+        ctx.settings = share, seed
+        return dropped(values, share, seed)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (kept,) = ctx.saved_tensors
-        return _kept(gradient, kept, ctx.scale), None, None
-
-
-def _numbers(count: int) -> Tensor:
-    """(count,) int16, each of the 65,536 alike likely, by the state of torch's generator."""
-    seed = int(torch.empty((), dtype=torch.int64).random_())
-    return torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16))[:count]
-
-
-def _kept(values: Tensor, kept: Tensor, scale: float) -> Tensor:
-    integers = _INTEGERS[values.element_size()]
-    return (values.view(integers) & kept.to(integers)).view(values.dtype).mul_(scale)
+        return dropped(gradient, *ctx.settings), None, None

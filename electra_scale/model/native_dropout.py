@@ -1,4 +1,4 @@
-"""Dropout as native code: what is dropped is made again in the backward pass, so nothing is kept for it."""
+"""Dropout as native code: native_dropout.c."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,34 +21,14 @@ def works_for(values: Tensor) -> bool:
     return values.dtype in (torch.float32, torch.bfloat16) and _functions() is not None
 
 
-def drop(values: Tensor, dropped: int, scale: float) -> Tensor:
-    """``values`` of any shape, of which each is 0 with probability ``dropped`` / 65,536 and scaled otherwise.
-
-    The seed comes from torch's generator.
-    """
-    seed = int(torch.empty((), dtype=torch.int64).random_())
-    found: Tensor = _Drop.apply(values, seed, dropped, scale)
-    return found
-
-
-class _Drop(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, seed: int, dropped: int, scale: float) -> Tensor:
-        ctx.settings = seed, dropped, scale
-        return _dropped(values, seed, dropped, scale)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _dropped(gradient, *ctx.settings), None, None, None
-
-
-def _dropped(values: Tensor, seed: int, dropped: int, scale: float) -> Tensor:
+def dropped(values: Tensor, units: int, scale: float, seed: int) -> Tensor:
+    """``values`` of any shape, of which each is 0 with probability ``units`` / 65,536 and scaled otherwise."""
     functions = _functions()
     assert functions is not None
     values = values.contiguous()
     out = torch.empty_like(values)
     function = functions.drop_float if values.dtype == torch.float32 else functions.drop_bf16
-    function(values.data_ptr(), out.data_ptr(), values.numel(), seed, dropped, scale)
+    function(values.data_ptr(), out.data_ptr(), values.numel(), seed, units, scale)
     return out
 
 

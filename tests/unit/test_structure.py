@@ -26,7 +26,7 @@ FLOORS = {
         ("cli", "__main__"),
     ),
     "electra_scale": (
-        ("recipe", "cluster"),
+        ("recipe", "cluster", "native"),
         ("model", "data", "corruption"),
         ("tasks", "monitor"),
         ("optim", "train"),
