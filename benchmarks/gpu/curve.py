@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.training.step import FIRST_ORDINARY, engine_of, made_up_batch
 from electra_scale.corruption.corruption import Clock
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.train.engine.world import join_world, leave_world
 

@@ -14,8 +14,8 @@ from benchmarks.measure import spread
 from benchmarks.training.step import engine_of, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.data.batch import Batch
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.cost import training_flops
-from electra_scale.model.layout import Layout
 from electra_scale.monitor.hardware import peak_flops
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe

@@ -31,7 +31,7 @@ from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.detection import auc, detection_statistics

@@ -24,7 +24,7 @@ from benchmarks.measure import RESULT, report, seconds_table, spread, write_figu
 from benchmarks.training.start_ranks import start_ranks
 from benchmarks.training.step import engine_of, made_up_batch
 from electra_scale.corruption.corruption import Clock
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.checkpoint import CheckpointConfig
 from electra_scale.recipe.parse import parse_recipe, recipe_parser

@@ -160,7 +160,7 @@ def ours(recipe: Recipe, vocabulary: int, deepspeed_json: str, length: int) -> S
     from electra_scale.corruption.corruption import Clock
     from electra_scale.data.batch import Batch
     from electra_scale.data.rows import SpecialTokens
-    from electra_scale.model.layout import Layout
+    from electra_scale.model.attention.layout import Layout
     from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
     from electra_scale.tasks.module import build_module
     from electra_scale.train.engine.engine import Engine

@@ -26,9 +26,9 @@ from benchmarks.training.step import SPECIAL, made_up_batch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.data.batch import Batch
 from electra_scale.model.architectures.modern_encoder import ModernEncoder, ModernLayer, rotation
-from electra_scale.model.attention import tokens_of
+from electra_scale.model.attention.layout import Layout
+from electra_scale.model.attention.tokens import tokens_of
 from electra_scale.model.cost import training_flops
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.recipe.recipe import Recipe

@@ -21,7 +21,7 @@ from benchmarks.measure import pick_cores, spread, table, write_figures
 from electra_scale.corruption.corruption import Clock
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.batch import batch_split
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.parse import parse_recipe, recipe_parser

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from electra_scale.corruption.sampler import Distributions
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.kinds import method_of
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.optimizer import PARTS, PartSettings

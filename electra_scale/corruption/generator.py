@@ -37,8 +37,8 @@ from electra_scale.corruption.vocabulary.tiles import scores_of
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose, vocabulary_pass
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.optimizer import PartSettings

@@ -12,8 +12,8 @@ from electra_scale.corruption.corruption import Clock, Corruption, Corruptor
 from electra_scale.corruption.sampler import Distributions
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import CorruptionSettings
 from electra_scale.recipe.model import ModelConfig
 

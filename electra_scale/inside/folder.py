@@ -23,7 +23,7 @@ from electra_scale.inside.looked import About
 from electra_scale.inside.networks import open_network
 from electra_scale.inside.opened import Opened
 from electra_scale.inside.reading import Reader
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 
 MASK_SHARE = 0.15
 """Share of the tokens that random masks take where no recipe says (Clark et al. 2020)."""

@@ -18,7 +18,7 @@ from electra_scale.data.noise import uniforms
 from electra_scale.inside.looked import Candidate, Looked, LookedToken, MaskedPosition, Others
 from electra_scale.inside.opened import Opened
 from electra_scale.inside.reading import Reading
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 
 
 class Inside:

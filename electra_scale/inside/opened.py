@@ -12,7 +12,7 @@ from electra_scale.corruption.sampler import Distributions
 from electra_scale.data.batch import Batch
 from electra_scale.inside.looked import About
 from electra_scale.inside.reading import Reader
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 
 
 class Opened(ABC):

@@ -16,7 +16,7 @@ from electra_scale.data.batch import Batch
 from electra_scale.inside.looked import About
 from electra_scale.inside.opened import Opened
 from electra_scale.inside.reading import Reader
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.recipe.phases import phases
 from electra_scale.recipe.recipe import Recipe

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from electra_scale.model.architectures.architecture import Encoder, Hidden, architecture_of
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.embeddings import WordEmbeddings
 from electra_scale.model.heads import GeneratorHead
 from electra_scale.model.initialisation import initialise, sinusoids
-from electra_scale.model.layout import Layout
 from electra_scale.model.sharing.sharing import sharing_of
 from electra_scale.recipe.model import ModelConfig
 

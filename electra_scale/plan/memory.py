@@ -9,8 +9,8 @@ import torch
 
 from electra_scale.corruption.corruption import cost_of
 from electra_scale.model.architectures.architecture import Network, architecture_of
+from electra_scale.model.attention.varlen import FLASH
 from electra_scale.model.cost import parameter_counts, reaches
-from electra_scale.model.varlen import FLASH
 from electra_scale.plan.gradients import gradients_of
 from electra_scale.plan.trained import trained_counts
 from electra_scale.recipe.model import EncoderSize, ModelConfig
@@ -130,8 +130,8 @@ def device_memory(
 
 
 def _row_attention_bytes(model: ModelConfig, positions: int, element: int, device_type: str) -> float:
-    """Per token; none where both networks attend to documents end to end (:mod:`electra_scale.model.varlen`), on any
-    GPU that bf16 is for."""
+    """Per token; none where both networks attend to documents end to end, on any GPU that bf16 is for
+    (:mod:`electra_scale.model.attention.varlen`)."""
     widths = [size.hidden // size.heads for size in (model.generator, model.discriminator)]
     if device_type == "cuda" and all(FLASH.allow(_DTYPES[element], width, model.attention_dropout) for width in widths):
         return 0.0

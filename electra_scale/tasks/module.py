@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from electra_scale.corruption.corruption import Clock, Corruptor, LossTerm, Statistic, Sums, build_corruptor
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.recipe import Recipe

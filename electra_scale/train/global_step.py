@@ -19,7 +19,7 @@ from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
 from electra_scale.data.noise import generator_key
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.monitor.meter import Meter
 from electra_scale.recipe.phases import PhasePlan, learning_rate
 from electra_scale.recipe.recipe import Recipe

@@ -18,8 +18,8 @@ from electra_scale.data.batch import Batch
 from electra_scale.data.masking import masks
 from electra_scale.data.noise import uniforms_at
 from electra_scale.data.rows import SpecialTokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import SamplerName
 from electra_scale.recipe.kinds import SEAMS, settings_class
 from electra_scale.recipe.model import EncoderSize, ModelConfig

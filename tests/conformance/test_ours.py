@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.kinds import SEAMS
 from tests.conformance.observed import Observed, observe
 from tests.conformance.ours import OurTrainer, corruptions

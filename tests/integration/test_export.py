@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining
 
 from electra_scale.cli import main
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.parse import recipe_of_run
 from electra_scale.train.checkpoint import state as checkpoint
 from electra_scale.train.checkpoint.run_folder import RunFolder

@@ -18,7 +18,7 @@ from electra_scale.corruption.corruption import Clock
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.optim.adamw import AdamW
 from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.parse import parse_recipe, recipe_parser

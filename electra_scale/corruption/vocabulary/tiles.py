@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from electra_scale.model.dot_product import processor_has_bf16
+from electra_scale.model.attention.dot_product import processor_has_bf16
 
 
 @dataclass(frozen=True)

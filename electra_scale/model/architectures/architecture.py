@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.heads import GeneratorHead
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.kinds import SEAMS, method_of
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from electra_scale.model.architectures.architecture import Hidden, Network
-from electra_scale.model.attention import Tokens, tokens_of
+from electra_scale.model.attention.layout import Layout
+from electra_scale.model.attention.tokens import Tokens, tokens_of
 from electra_scale.model.checkpointing import run_layer
 from electra_scale.model.compiled import stage
 from electra_scale.model.dropout import Dropout
 from electra_scale.model.embeddings import Embeddings
 from electra_scale.model.heads import BertDiscriminatorHead, BertGeneratorHead
 from electra_scale.model.initialisation import neighbour_attention
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 _SMALL_TENSORS = 32

@@ -10,9 +10,9 @@ from data_pipeline.errors import UserError
 from electra_scale.model.architectures.architecture import Network
 from electra_scale.model.architectures.folding import split, unfold
 from electra_scale.model.architectures.modern_encoder import ModernEncoder, output_scale
+from electra_scale.model.attention.windows import block_of, keys_of, pays
 from electra_scale.model.embeddings import WordEmbeddings
 from electra_scale.model.heads import ModernDiscriminatorHead, ModernGeneratorHead
-from electra_scale.model.windows import block_of, keys_of, pays
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 
 _SMALL_TENSORS = 32
@@ -107,8 +107,8 @@ class ModernArchitecture:
         """``2 E H [E != H] + sum over layers of (6 H^2 + 4 A H) + (layers - 1 + wanted) * (2 H^2 + 6 H F)``.
 
         A is S in layers that attend to all, min(S, window + 1) in the others, as a kernel for windows computes it; in
-        rows it costs S there too, or 3/2 of a window by blocks (:mod:`electra_scale.model.windows`). The gated block
-        has 3 products H x F. Element-wise work is not counted.
+        rows it costs S there too, or 3/2 of a window by blocks (:mod:`electra_scale.model.attention.windows`). The
+        gated block has 3 products H x F. Element-wise work is not counted.
         """
         hidden, ffn, embedding = size.hidden, size.ffn, self.config.embedding
         project = 2 * embedding * hidden if embedding != hidden else 0

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from electra_scale.model.architectures.architecture import Architecture, Network
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 
 
 class TiedEmbeddings:

@@ -19,7 +19,7 @@ from data_pipeline.places.plain_path import plain_path
 from electra_scale.cluster.ranks import Alone
 from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.batch import Batch
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.optim.adamw import build_optimizer
 from electra_scale.optim.parts import parts_of
 from electra_scale.optim.replicated import ReplicatedOptimizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from electra_scale.model.dot_product import processor_has_bf16
+from electra_scale.model.attention.dot_product import processor_has_bf16
 from electra_scale.train.engine.lean_deepspeed import get_accelerator
 
 

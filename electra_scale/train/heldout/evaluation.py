@@ -12,7 +12,7 @@ from torch import Tensor
 from electra_scale.corruption.corruption import Clock, Statistic
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.sums import Flattener, Lists, combine, joined, lists_of, whole
 from electra_scale.train.engine.world import World

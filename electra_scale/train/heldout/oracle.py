@@ -20,7 +20,7 @@ from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
 from electra_scale.data.noise import uniforms_at
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.monitor.oracle_figures import Enumerated, OracleRow, Redraws
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens

@@ -16,7 +16,7 @@ from electra_scale.data.loader import Loader
 from electra_scale.data.pairs import KINDS, make_pairs, share_preferred
 from electra_scale.data.rows import PADDING, SpecialTokens
 from electra_scale.data.store import Store
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens
 

@@ -18,7 +18,7 @@ from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.monitor.draw_variance import GRADIENT_PARTS, Redrawn
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens

@@ -13,8 +13,8 @@ from electra_scale.corruption.sampler import Masked, Sampler
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
 from electra_scale.data.noise import uniforms_at
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.tasks.replaced_tokens import ReplacedTokens
 
 

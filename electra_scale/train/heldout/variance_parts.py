@@ -12,7 +12,7 @@ from electra_scale.corruption.corruption import Clock
 from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.samplers.fixed import ElectraSampler
 from electra_scale.data.loader import Loader
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.monitor.draw_variance import Floats
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens

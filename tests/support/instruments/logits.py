@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 
 
 def discriminator_logits(model: Electra, ids: Tensor, layout: Layout) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from electra_scale.model.varlen import Limits, SegmentAttention
+from electra_scale.model.attention.varlen import Limits, SegmentAttention
 
 
 def varlen_attn(

@@ -24,7 +24,7 @@ from electra_scale import pretrain
 
 _COLLECTIVES = ("all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list", "barrier")
 _READS = ("tolist", "cpu")
-_ON_THE_HOST = ("electra_scale/data/", "electra_scale/model/layout.py")
+_ON_THE_HOST = ("electra_scale/data/", "electra_scale/model/attention/layout.py")
 """Files whose tensors are on the host wherever the networks are."""
 
 _HOST_CALLERS = (

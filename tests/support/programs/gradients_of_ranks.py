@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.deepspeed_json import resolve_deepspeed_json
 from electra_scale.recipe.optimizer import AdamWSettings
 from electra_scale.train.engine.engine import Engine

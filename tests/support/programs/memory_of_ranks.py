@@ -16,7 +16,7 @@ import pytest
 import torch.distributed as dist
 from torch import Tensor
 
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.recipe import Recipe
 from electra_scale.tasks.module import PretrainModule

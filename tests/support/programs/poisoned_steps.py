@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.deepspeed_json import read_deepspeed_json, resolve_deepspeed_json
 from electra_scale.recipe.optimizer import AdamWSettings
 from electra_scale.train.engine import engine as engines

@@ -10,8 +10,8 @@ import torch
 from electra_scale.corruption.corruption import Clock
 from electra_scale.corruption.random import RandomSettings, RandomTokens
 from electra_scale.data.batch import Batch
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.optimizer import AdamWSettings
 from electra_scale.recipe.task import ReplacedTokensSettings

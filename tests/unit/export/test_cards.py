@@ -242,7 +242,7 @@ def test_the_card_of_a_fine_tuned_model_has_its_scores_and_what_its_base_says(tm
 def logits_of_run() -> Callable[[Path, list[list[int]]], dict[str, Any]]:
     import torch
 
-    from electra_scale.model.layout import Layout
+    from electra_scale.model.attention.layout import Layout
     from electra_scale.train.networks import load_module
     from tests.support.instruments.logits import discriminator_logits
 

@@ -15,7 +15,7 @@ from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
 from electra_scale.inside.inside import Inside
 from electra_scale.inside.run import OpenedRun
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.corruption import CorruptionSettings
 from tests.unit.inside.conftest import SAMPLERS, VOCABULARY, WORDS, open_inside, without_distributions
 

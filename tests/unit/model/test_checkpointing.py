@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import ModelConfig
 
 from .conftest import VOCAB, rough_model

@@ -15,8 +15,8 @@ from torch._dynamo.utils import counters
 
 from data_pipeline.errors import UserError
 from electra_scale.model import compiled
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import ModelConfig
 from tests.support.instruments.varlen import IN_PLAIN_TORCH
 

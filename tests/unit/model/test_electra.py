@@ -11,10 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.errors import UserError
-from electra_scale.model.attention import Rows
+from electra_scale.model.attention.layout import Layout, attention_mask, positions_from_segments
+from electra_scale.model.attention.tokens import Rows
 from electra_scale.model.cost import discriminator_flops, generator_flops, parameter_counts
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout, attention_mask, positions_from_segments
 from electra_scale.recipe.model import BertSettings, EncoderSize, ModelConfig, ModernSettings
 from tests.support.instruments.logits import discriminator_logits
 

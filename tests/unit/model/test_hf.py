@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from data_pipeline.errors import UserError
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
 from electra_scale.model.hf import export, import_checkpoint
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig
 from tests.support.instruments.logits import discriminator_logits
 

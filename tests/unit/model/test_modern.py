@@ -16,10 +16,10 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertForT
 from data_pipeline.errors import UserError
 from electra_scale.model.architectures.folding import split, unfold
 from electra_scale.model.architectures.modern_encoder import rotate, rotation
-from electra_scale.model.attention import Rows
+from electra_scale.model.attention.layout import Layout
+from electra_scale.model.attention.tokens import Rows
 from electra_scale.model.electra import Electra
 from electra_scale.model.hf import export, import_checkpoint
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import BertSettings, EncoderSize, ModernSettings
 
 from .conftest import VOCAB, modern, rough_model, roughen

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.model import EncoderSize, ModelConfig, ModernSettings
 
 pytestmark = pytest.mark.cuda

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenize.tokenizer import save_tokenizer, wordpiece_tokenizer
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.model.starts.source import kept_layers
 from electra_scale.model.starts.start import Start, start_from_folder, start_from_run
 from electra_scale.recipe.model import EncoderSize, InitNetworks, ModelConfig

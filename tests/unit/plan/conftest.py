@@ -10,9 +10,9 @@ import torch
 from electra_scale.corruption.corruption import Clock, build_corruptor
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
-from electra_scale.model import dot_product
+from electra_scale.model.attention import dot_product
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.model import ModelConfig
 from electra_scale.recipe.optimizer import PartSettings

@@ -12,7 +12,7 @@ import torch
 from electra_scale.corruption import generator as training
 from electra_scale.model import dropout
 from electra_scale.model.architectures.architecture import architecture_of
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.plan.exchange import exchange_of
 from electra_scale.plan.memory import Memory, device_memory
 from electra_scale.plan.trained import trained_counts

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from tests.support.instruments.logits import discriminator_logits
 from tests.unit.train.conftest import (
     LEARNING,

@@ -12,7 +12,7 @@ from electra_scale.corruption.corruption import Statistic
 from electra_scale.corruption.sampler import Masked
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.batch import Batch
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.optim.adamw import AdamW
 from electra_scale.optim.parts import parts_of
 from electra_scale.recipe.optimizer import AdamWSettings

@@ -16,7 +16,7 @@ from electra_scale.corruption.vocabulary.tiles import ON_CPU, ON_DEVICE, Tiling
 from electra_scale.corruption.vocabulary.vocabulary_pass import vocabulary_pass
 from electra_scale.data.batch import Batch
 from electra_scale.data.rows import SpecialTokens
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.model import EncoderSize
 from electra_scale.recipe.parse import parse_recipe, recipe_parser
 from electra_scale.tasks.module import build_module

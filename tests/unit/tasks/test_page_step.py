@@ -13,7 +13,7 @@ from torch import Tensor
 
 from electra_scale.corruption.vocabulary.vocabulary_pass import propose
 from electra_scale.data.loader import Batch
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.tasks.module import PretrainModule
 from tests.support.instruments.logits import discriminator_logits
 from tests.unit.train.conftest import (

@@ -13,7 +13,7 @@ from electra_scale.corruption.generator import GeneratorCorruption
 from electra_scale.corruption.random import RandomSettings
 from electra_scale.corruption.statistics import generator_metrics
 from electra_scale.data.batch import Batch
-from electra_scale.model.layout import Layout
+from electra_scale.model.attention.layout import Layout
 from electra_scale.recipe.corruption import GeneratorSettings
 from electra_scale.recipe.phases import Phase
 from electra_scale.recipe.recipe import Recipe

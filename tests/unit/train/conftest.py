@@ -18,8 +18,8 @@ from electra_scale.corruption.sampler import Masked
 from electra_scale.data.batch import Batch
 from electra_scale.data.loader import Loader
 from electra_scale.data.rows import PackedShard, SpecialTokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.corruption import GeneratorSettings, SamplingHeadSettings
 from electra_scale.recipe.data import DataConfig
 from electra_scale.recipe.model import EncoderSize, ModelConfig, ModernSettings

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.errors import UserError
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.train.heldout.gradient_spread import (
     GradientSpread,
     discriminator_parts,

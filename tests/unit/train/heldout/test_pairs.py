@@ -15,8 +15,8 @@ from electra_scale.cluster.ranks import Alone
 from electra_scale.data.loader import Loader
 from electra_scale.data.split import Split
 from electra_scale.data.store import Store, special_tokens
+from electra_scale.model.attention.layout import Layout
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout
 from electra_scale.recipe.data import DataConfig
 from electra_scale.tasks.module import PretrainModule
 from electra_scale.tasks.replaced_tokens import ReplacedTokens

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from electra_scale.model.varlen import SegmentAttention, segment_attention_of
-from electra_scale.model.windows import block_mask
+from electra_scale.model.attention.varlen import SegmentAttention, segment_attention_of
+from electra_scale.model.attention.windows import block_mask
 
 
 def positions_from_segments(segment: Tensor) -> Tensor:

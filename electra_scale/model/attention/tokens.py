@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from electra_scale.model import dot_product
-from electra_scale.model.layout import Layout, Spans, narrower
-from electra_scale.model.varlen import SegmentAttention
-from electra_scale.model.windows import attend_in_blocks, keys_of, pays
+from electra_scale.model.attention import dot_product
+from electra_scale.model.attention.layout import Layout, Spans, narrower
+from electra_scale.model.attention.varlen import SegmentAttention
+from electra_scale.model.attention.windows import attend_in_blocks, keys_of, pays
 from electra_scale.recipe.model import ModelConfig
 
 

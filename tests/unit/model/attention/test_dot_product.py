@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from electra_scale.model import dot_product
-from electra_scale.model.dot_product import attend, precision_of_attention
+from electra_scale.model.attention import dot_product
+from electra_scale.model.attention.dot_product import attend, precision_of_attention
 from electra_scale.model.dropout import drop
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from electra_scale.model.dot_product import attend
+from electra_scale.model.attention.dot_product import attend
 
 _SMALLEST_BLOCK = 16
 """A narrower one would be mostly keys."""

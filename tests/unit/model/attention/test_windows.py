@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from electra_scale.model.layout import attention_mask
-from electra_scale.model.windows import attend_in_blocks, block_mask, pays
+from electra_scale.model.attention.layout import attention_mask
+from electra_scale.model.attention.windows import attend_in_blocks, block_mask, pays
 
 HEADS, WIDTH = 2, 8
 

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from electra_scale.model import dot_product
-from electra_scale.model.attention import EndToEnd, Rows, tokens_of
+from electra_scale.model.attention import dot_product
+from electra_scale.model.attention.layout import Layout, attention_mask
+from electra_scale.model.attention.tokens import EndToEnd, Rows, tokens_of
+from electra_scale.model.attention.varlen import Limits, SegmentAttention, segment_attention_of
 from electra_scale.model.electra import Electra
-from electra_scale.model.layout import Layout, attention_mask
-from electra_scale.model.varlen import Limits, SegmentAttention, segment_attention_of
 from electra_scale.recipe.model import ModelConfig
 from tests.support.instruments.varlen import IN_PLAIN_TORCH, varlen_attn
-
-from .conftest import VOCAB, rough_model
+from tests.unit.model.conftest import VOCAB, rough_model
 
 SEGMENT = torch.tensor([[0, 0, 0, 1, 1, 2, -1], [3] * 7])
 
