@@ -23,6 +23,8 @@ static inline uint64_t split_mix(uint64_t state)
 
 static inline void begin(generators *own, uint64_t seed, uint64_t block)
 {
+    /* So that neighbouring seeds have nothing in common. */
+    seed = split_mix(seed);
     for (uint64_t lane = 0; lane < LANES; lane++) {
         uint64_t place = 2 * (block * LANES + lane);
         uint64_t first = split_mix(seed + (place + 1) * 0x9E3779B97F4A7C15u);

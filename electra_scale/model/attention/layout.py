@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from electra_scale.model.attention.chunks import Stretch, stretches_of
 from electra_scale.model.attention.varlen import SegmentAttention, segment_attention_of
 from electra_scale.model.attention.windows import block_mask
 
@@ -90,6 +91,7 @@ class Layout:
     attention: SegmentAttention | None = None
     text: Spans | None = None
     _masks: dict[tuple[torch.dtype, str, int | None], Tensor] = field(default_factory=dict, repr=False)
+    _stretches: dict[torch.dtype, list[Stretch]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, segment: Tensor) -> Layout:
@@ -113,6 +115,7 @@ class Layout:
             boundaries=_moved(found.boundaries, device),
             text=None if found.text is None else found.text.to(device),
             _masks={},
+            _stretches={},
         )
 
     def computed_by(self, attention: SegmentAttention | None) -> Layout:
@@ -137,6 +140,12 @@ class Layout:
     def mask_of_blocks(self, dtype: torch.dtype, window: int) -> Tensor:
         """The same (B n,1,b,k) of :func:`block_mask`."""
         return self._added((dtype, "blocks", window), lambda: block_mask(self.segment, window))
+
+    def stretches(self, dtype: torch.dtype) -> list[Stretch]:
+        """What :func:`stretches_of` gives, made when first asked for; on the host."""
+        if dtype not in self._stretches:
+            self._stretches[dtype] = stretches_of(self.segment, self.boundaries, dtype)
+        return self._stretches[dtype]
 
     def _added(self, which: tuple[torch.dtype, str, int | None], make: Callable[[], Tensor]) -> Tensor:
         found = self._masks.get(which)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.model.attention import dot_product
+from electra_scale.model.attention.chunks import attend_in_chunks
 from electra_scale.model.attention.layout import Layout, Spans, narrower
 from electra_scale.model.attention.varlen import SegmentAttention
 from electra_scale.model.attention.windows import attend_in_blocks, keys_of, pays
@@ -40,7 +41,8 @@ class Tokens(Protocol):
 class Rows:
     """Tokens (B,S) in their rows, padding among them; a mask keeps attention inside segments.
 
-    A window is computed block by block where that costs less.
+    A window is computed block by block where that costs less, and long rows by chunks of queries where that is quicker,
+    without a mask of the whole row.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -56,6 +58,8 @@ class Rows:
             precision = dot_product.precision_of_attention(query, keys_of(window), dropout)
             mask = self._layout.mask_of_blocks(precision, window)
             return attend_in_blocks(query, key, value, mask, window, dropout).flatten(2)
+        if window is None and dot_product.pays_in_chunks(query, key.shape[1]):
+            return attend_in_chunks(query, key, value, self._layout.stretches(query.dtype), dropout).flatten(2)
         added = self._layout.mask(dot_product.precision_of_attention(query, key.shape[1], dropout), window)
         context = dot_product.attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), added, dropout)
         return context.transpose(1, 2).flatten(2)

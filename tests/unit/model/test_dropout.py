@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from electra_scale.model import native_dropout
-from electra_scale.model.dropout import Dropout, drop
+from electra_scale.model.dropout import Dropout, drop, dropped
 
 UNITS = 1 << 16
 
@@ -50,6 +50,12 @@ def test_neighbours_are_dropped_independently_of_each_other(apart: int) -> None:
     expected = len(dropped) / 16
     # Chi-square of 15 degrees: above 44 once in 10,000 seeds.
     assert float(((patterns - expected) ** 2 / expected).sum()) < 44
+
+
+def test_neighbouring_seeds_drop_independently_of_each_other() -> None:
+    one, other = (dropped(torch.ones(1 << 20), 0.5, seed) == 0 for seed in (7, 8))
+    # Five deviations.
+    assert abs(int((one == other).sum()) - (1 << 19)) < 5 * (1 << 9)
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3,), (5, 7), (2, 3, 5), ()])

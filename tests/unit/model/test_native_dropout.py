@@ -32,7 +32,7 @@ def words_of(seed: int, lane: int, count: int) -> list[int]:
     def rotated(number: int, by: int) -> int:
         return (number << by | number >> (32 - by)) & WORDS
 
-    first, second = (mixed((seed + (2 * lane + k) * 0x9E3779B97F4A7C15) & LONGS) for k in (1, 2))
+    first, second = (mixed((mixed(seed) + (2 * lane + k) * 0x9E3779B97F4A7C15) & LONGS) for k in (1, 2))
     s = [first & WORDS, first >> 32, second & WORDS, second >> 32 | 1]
     found = []
     for _ in range(count):

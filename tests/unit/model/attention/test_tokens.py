@@ -103,6 +103,31 @@ def test_documents_end_to_end_give_what_rows_under_masks_give(either: ModelConfi
             torch.testing.assert_close(gradient, of_rows[part], atol=1e-6, rtol=1e-6, msg=part)
 
 
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_chunks_give_what_rows_under_masks_give(
+    either: ModelConfig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States after every layer and gradients, with windows and without."""
+    segment = torch.tensor(SEGMENTS[name])
+    model, layout = rough_model(either).double(), Layout.of(segment)
+    ids = torch.randint(VOCAB, segment.shape, generator=torch.Generator().manual_seed(1))
+    expected, of_rows = passes(model, layout, ids, None)
+    made: list[int] = []
+
+    def pays(states: Tensor, keys: int) -> bool:
+        made.append(keys)
+        return True
+
+    monkeypatch.setattr(dot_product, "pays_in_chunks", pays)
+    states, gradients = passes(model, layout, ids, None)
+    assert set(made) == {segment.shape[1]}
+    for one, other in zip(states, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+    assert gradients.keys() == of_rows.keys()
+    for part, gradient in gradients.items():
+        torch.testing.assert_close(gradient, of_rows[part], atol=1e-6, rtol=1e-6, msg=part)
+
+
 def test_padding_takes_no_part_in_any_product(either: ModelConfig) -> None:
     segment = torch.tensor(SEGMENTS["padding at the end"])
     model, layout = rough_model(either), Layout.of(segment).computed_by(IN_PLAIN_TORCH)
