@@ -62,6 +62,13 @@ KINDS = {
 }
 """Operations with one of these in their names, by what they are for; the first that fits."""
 
+NATIVE = {
+    "_Drop": "dropout and random numbers",
+    "_DropBackward": "dropout and random numbers",
+    "_Pass": "scores of the vocabulary",
+}
+"""Functions of ours that call native code, which the profiler sees as time of their own."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -119,8 +126,8 @@ def parts_of_a_step(step: Callable[[], Any]) -> dict[str, float]:
         whole = timed(step)
     seconds: dict[str, float] = defaultdict(float)
     for one in found.key_averages():
-        if one.key.startswith("aten::"):
-            seconds[kind_of(one.key)] += one.self_cpu_time_total / 1e6
+        if one.key.startswith("aten::") or one.key in NATIVE:
+            seconds[NATIVE.get(one.key) or kind_of(one.key)] += one.self_cpu_time_total / 1e6
     seconds["outside operations: Python, autograd, DeepSpeed"] = max(0.0, whole - sum(seconds.values()))
     return dict(seconds)
 
