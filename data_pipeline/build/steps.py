@@ -20,7 +20,7 @@ import numpy.typing as npt
 from data_pipeline.build.kept_text import damaged, read_texts, write_texts
 from data_pipeline.build.records import Work
 from data_pipeline.build.task_shards import ShardTokenizer, Split, TaskShards, read_rows
-from data_pipeline.clean.cleaner import Cleaner
+from data_pipeline.clean.cleaner import Cleaner, is_blank
 from data_pipeline.clean.identity import HASH_BYTES, content_hash, hash_halves, held_out_mask
 from data_pipeline.config import CleanConfig, SourceConfig, TokenizerConfig
 from data_pipeline.deduplicate.choose import KEPT, SAMPLED
@@ -32,7 +32,7 @@ from data_pipeline.tokenize.description import described
 from data_pipeline.tokenize.encoding import TextEncoder, open_encoder, unknown_word
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, normalized
 
-_BATCH_CHARACTERS = 1 << 20
+_BATCH_BYTES = 1 << 20
 _TRIED_CHARACTERS = 1000
 _SPACE = 0x20
 # In place of a count of tokens: the document was not tokenized, its task holds the same text before it.
@@ -58,10 +58,10 @@ class TaskJob:
 
 
 class Document(NamedTuple):
-    """A cleaned document: its text, the same in UTF-8, and its content hash."""
+    """A cleaned document: its text in UTF-8, how many characters that is, and its content hash."""
 
-    text: str
     data: bytes
+    characters: int
     digest: bytes
 
 
@@ -85,30 +85,29 @@ class _Reader:
         """The documents that stay, cleaned."""
         clean = self._cleaner.clean
         for raw in read_task(self._job.task, self._job.source, self._counts):
-            text, reason = clean(raw)
+            data, characters, reason = clean(raw)
             if reason is None:
-                data = text.encode("utf-8")
-                yield Document(text, data, content_hash(data))
+                yield Document(data, characters, content_hash(data))
             else:
                 self._dropped[reason] += 1
-                if text and not text.isspace():
+                if not is_blank(data):
                     self._examples.setdefault(reason, self._counts.location)
                 else:
                     self._counts.leave_out("empty", "a record that has only blanks" if raw else "a record of no length")
 
     def note(self, document: Document) -> None:
         """Record a document."""
-        text, data, digest = document
+        data, characters, digest = document
         self._hashes += digest
         self._rows[self._counts.location] += 1
         if self._job.clean.whitespace:
             # Cleaning leaves single spaces and line feeds, nothing else as low, and counting is quicker than splitting.
             words = int(np.count_nonzero(np.frombuffer(data, np.uint8) <= _SPACE)) + 1
         else:
-            words = len(text.split())
-        self._sizes.append((len(data), words, len(text)))
+            words = len(data.decode("utf-8").split())
+        self._sizes.append((len(data), words, characters))
         if self._keys is not None:
-            self._bands.append(self._keys(text))
+            self._bands.append(self._keys(data.decode("utf-8")))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         sizes = np.array(self._sizes, np.int64).reshape(-1, 3)
@@ -184,19 +183,19 @@ def _cleaned(job: TaskJob) -> Iterator[tuple[bytes, bytes]]:
         for data in read_texts(kept):
             yield data, content_hash(data)
     else:
-        for _, data, digest in _Reader(job).documents():
-            yield data, digest
+        for document in _Reader(job).documents():
+            yield document.data, document.digest
 
 
-def _decided(job: TaskJob) -> Iterator[tuple[str, int, bytes]]:
-    """Cleaned text, decision and hash of each document, compared with the record of the first pass."""
+def _decided(job: TaskJob) -> Iterator[tuple[bytes, int, bytes]]:
+    """UTF-8, decision and hash of each cleaned document, compared with the record of the first pass."""
     recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
     decisions = _decisions(job)
     row = 0
     for data, digest in _cleaned(job):
         if row >= len(recorded) or digest != recorded[row].tobytes():
             raise _changed(job)
-        yield data.decode("utf-8"), int(decisions[row]), digest
+        yield data, int(decisions[row]), digest
         row += 1
     if row != len(recorded):
         raise _changed(job)
@@ -228,8 +227,9 @@ def sample_step(job: TaskJob) -> None:
     statistics = TrainingStatistics()
     words: set[str] = set()
     texts: list[str] = []
-    for text, decision, _ in _decided(job):
+    for data, decision, _ in _decided(job):
         if decision & SAMPLED:
+            text = data.decode("utf-8")
             if job.tokenizer.kind == "bpe":
                 texts.append(statistics.add_as_it_is(text))
             else:
@@ -244,7 +244,7 @@ def tokenize_step(job: TaskJob) -> None:
     Raises:
         UserError: an input changed since it was first read, or the disk is full.
     """
-    kept = ((text, digest) for text, decision, digest in _decided(job) if decision & KEPT)
+    kept = ((data, digest) for data, decision, digest in _decided(job) if decision & KEPT)
     shards, lengths = _tokenize(job, kept, job.work.final_shard)
     info = {**shards.info(), "without_tokens": int((lengths == 0).sum())}
     job.work.put_record(job.work.tokens(job.task.index), {"token_counts": shards.token_counts}, info)
@@ -264,14 +264,14 @@ def read_and_tokenize_step(job: TaskJob) -> None:
     repeated: list[bool] = []
     seen: set[bytes] = set()
 
-    def documents() -> Iterator[tuple[str, bytes]]:
+    def documents() -> Iterator[tuple[bytes, bytes]]:
         for document in reader.documents():
             reader.note(document)
             again = job.clean.deduplicate and document.digest in seen
             repeated.append(again)
             seen.add(document.digest)
             if not again:
-                yield document.text, document.digest
+                yield document.data, document.digest
 
     work = job.work
     shards, tokenized = _tokenize(job, documents(), work.early_shard if job.losing else work.final_shard)
@@ -325,7 +325,7 @@ def encoder(work: Work, name: str) -> TextEncoder:
 
 
 def _tokenize(
-    job: TaskJob, documents: Iterator[tuple[str, bytes]], name: Callable[[str], str]
+    job: TaskJob, documents: Iterator[tuple[bytes, bytes]], name: Callable[[str], str]
 ) -> tuple[TaskShards, npt.NDArray[np.int64]]:
     """Write documents into a task's shards; also (documents,) how many tokens each has."""
     engine = encoder(job.work, job.encoder)
@@ -338,7 +338,7 @@ def _tokenize(
         counted.append(lengths)
         if not shards.unknown_example and (places := np.flatnonzero(flat == unknown)).size:
             text = texts[int(np.searchsorted(offsets, places[0], side="right")) - 1]
-            shards.unknown_example = unknown_word(_tokenizer(job.work).json, text)
+            shards.unknown_example = unknown_word(_tokenizer(job.work).json, text.decode("utf-8"))
         docs, keys = hash_halves(np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
         aside = held_out_mask(keys, job.held_out)
         splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", ~aside), ("heldout", aside))
@@ -352,16 +352,16 @@ def _tokenize(
     return shards, np.concatenate(counted)
 
 
-def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[tuple[list[str], bytes]]:
-    texts: list[str] = []
+def _batches(documents: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[list[bytes], bytes]]:
+    texts: list[bytes] = []
     digests = bytearray()
-    characters = 0
+    size = 0
     for text, digest in documents:
         texts.append(text)
         digests += digest
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
+        size += len(text)
+        if size >= _BATCH_BYTES:
             yield texts, bytes(digests)
-            texts, digests, characters = [], bytearray(), 0
+            texts, digests, size = [], bytearray(), 0
     if texts:
         yield texts, bytes(digests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,19 @@ _WIDE = (
 )
 
 
+# Of a character's bytes in UTF-8 all but the first lie below this as signed numbers.
+_FIRST_OF_CHARACTER = -0x40
+
+
+class Cleaned(NamedTuple):
+    """A cleaned document: its text in UTF-8, how many characters that is, and why the document is dropped: one of
+    :attr:`Cleaner.reasons`, or None when it stays."""
+
+    data: bytes
+    characters: int
+    reason: str | None
+
+
 class Cleaner:
     """Cleans documents, and decides which to drop, by one configuration.
 
@@ -59,15 +73,15 @@ class Cleaner:
         self._tests = tuple(tests)
         self.reasons: tuple[str, ...] = ("too_short", "too_long", *(name for name, _ in tests))
 
-    def clean(self, raw: str) -> tuple[str, str | None]:
-        """The cleaned text, and why the document is dropped: one of :attr:`reasons`, or None when it stays."""
-        text = clean_text(raw, self._config)
-        reason = refuse_length(text, self._config)
-        if reason is None:
-            for name, keeps in self._tests:
-                if not keeps(text):
-                    return text, name
-        return text, reason
+    def clean(self, raw: str) -> Cleaned:
+        """The cleaned document."""
+        data = clean_bytes(raw, self._config)
+        characters = characters_in(data)
+        reason = refuse_length(data, characters, self._config)
+        if reason is None and self._tests:
+            text = data.decode("utf-8", "surrogatepass")
+            reason = next((name for name, keeps in self._tests if not keeps(text)), None)
+        return Cleaned(data, characters, reason)
 
 
 def clean_text(text: str, config: CleanConfig) -> str:
@@ -75,20 +89,30 @@ def clean_text(text: str, config: CleanConfig) -> str:
 
     A run of white space that holds a line's end becomes one line feed, any other run one space.
     """
+    return clean_bytes(text, config).decode("utf-8", "surrogatepass")
+
+
+def clean_bytes(text: str, config: CleanConfig) -> bytes:
+    """:func:`clean_text` in UTF-8, where halves of surrogate pairs are as any other character."""
     form = config.unicode
     if form != "none" and not text.isascii():
         text = normal_form(text, form)
+    data = text.encode("utf-8", "surrogatepass")
     if config.whitespace:
         # All on bytes, where translate, replace and find are an order of magnitude faster than on characters.
-        raw = text.encode("utf-8", "surrogatepass")
-        data, removed = _mark_white_space(raw, text.isascii())
+        data, removed = _mark_white_space(data, text.isascii())
         data = _collapse(data)
-        if data != raw:
-            text = data.decode("utf-8", "surrogatepass")
-            if form != "none" and removed:
-                # Removing a control character can bring a base letter and its accent together.
-                text = normal_form(text, form)
-    return text
+        if form != "none" and removed and not data.isascii():
+            # Removing a control character can bring a base letter and its accent together.
+            data = normal_form(data.decode("utf-8", "surrogatepass"), form).encode("utf-8", "surrogatepass")
+    return data
+
+
+def characters_in(data: bytes) -> int:
+    """How many characters a text in UTF-8 has."""
+    if data.isascii():
+        return len(data)
+    return len(data) - int(np.count_nonzero(np.frombuffer(data, np.int8) < _FIRST_OF_CHARACTER))
 
 
 def _mark_white_space(data: bytes, ascii_only: bool) -> tuple[bytes, bool]:
@@ -122,10 +146,16 @@ def _has_double_space(data: bytes) -> bool:
     return bool((space[1:] & space[:-1]).any())
 
 
-def refuse_length(text: str, config: CleanConfig) -> str | None:
+def refuse_length(data: bytes, characters: int, config: CleanConfig) -> str | None:
     """Why a cleaned document is dropped for its length in characters, or None when it stays."""
-    if len(text) < max(1, config.min_chars) or not text or text.isspace():
+    if characters < max(1, config.min_chars) or is_blank(data):
         return "too_short"
-    if len(text) > config.max_chars:
+    if characters > config.max_chars:
         return "too_long"
     return None
+
+
+def is_blank(data: bytes) -> bool:
+    """Whether a text in UTF-8 is empty or has only white space."""
+    # A text that begins with a letter or a digit is not; of any other one all may have to be looked at.
+    return not data or (not data[:1].isalnum() and data.decode("utf-8", "surrogatepass").isspace())

@@ -34,15 +34,18 @@ _LOOKED_AT_CHARACTERS = 100_000
 _PIECES = re.compile(r".{1,1000}(?=\s|$)|.{1,1000}|\s", re.DOTALL)
 
 
+Texts = Sequence[str] | Sequence[bytes]
+
+
 class TextEncoder(Protocol):
-    """Turns texts into ids without special tokens; the texts hold no lone surrogates."""
+    """Turns texts, or their UTF-8, into ids without special tokens; the texts hold no lone surrogates."""
 
     @property
     def name(self) -> str:
         """The engine."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def encode(self, texts: Texts) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """``ids`` (tokens,) of all n texts and ``offsets`` (n + 1,), where each text's ids begin and end."""
         ...
 
@@ -61,9 +64,10 @@ class _Reference:
     def __init__(self, tokenizer_json: bytes) -> None:
         self._tokenizer = described(tokenizer_json).text_encoder
 
-    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def encode(self, texts: Texts) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        spelled = [text.decode("utf-8") if isinstance(text, bytes) else text for text in texts]
         try:
-            rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+            rows = [row.ids for row in self._tokenizer.encode_batch_fast(spelled, add_special_tokens=False)]
         except Exception as error:  # the library raises nothing more specific, for a tokenizer without unknown token
             raise UserError(f"the tokenizer cannot encode a text ({error}): repair it, or use another one") from error
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -83,7 +87,7 @@ class _Fast:
         nanotoken.set_cache_entries(_CACHE_ENTRIES)
         self._tokenizer = nanotoken.WordPieceTokenizer.from_json(_plain_text_json(tokenizer_json))
 
-    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def encode(self, texts: Texts) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         # One thread: a build has a process for each core.
         return self._tokenizer.encode_batch(texts, add_special_tokens=False, parallel=False)
 
@@ -144,7 +148,8 @@ def _first_difference(reference: TextEncoder, other: TextEncoder, texts: Sequenc
     """The first text that ``other`` gives different ids for, None if there is none."""
     for chunk in _chunks(texts):
         ids, offsets = reference.encode(chunk)
-        found_ids, found_offsets = other.encode(chunk)
+        # As a build gives them.
+        found_ids, found_offsets = other.encode([text.encode("utf-8") for text in chunk])
         if np.array_equal(ids, found_ids) and np.array_equal(offsets, found_offsets):
             continue
         for row, text in enumerate(chunk):

@@ -217,7 +217,7 @@ def test_words_and_characters_are_those_of_the_train_documents(tmp_path: Path, w
         make_config(tmp_path / "s", source, clean=clean, tokenizer=TokenizerConfig(vocab_size=64, min_frequency=1))
     )
     ids = {int(doc) for entry in manifest.split("train") for doc in open_shard(tmp_path / "s" / entry.name).doc}
-    cleaned = [Cleaner(clean).clean(text)[0] for text in texts]
+    cleaned = [Cleaner(clean).clean(text).data.decode() for text in texts]
     trained_on = [text for text in cleaned if doc_id(text) in ids]
     assert 20 < len(trained_on) < 40
     assert manifest.counts["words"] == sum(len(text.split()) for text in trained_on)

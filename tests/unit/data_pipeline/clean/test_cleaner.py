@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.clean.cleaner import Cleaner, _collapse, clean_text, refuse_length
+from data_pipeline.clean.cleaner import Cleaner, _collapse, characters_in, clean_text, is_blank, refuse_length
 from data_pipeline.clean.identity import content_hash
 from data_pipeline.clean.normal_form import normal_form
 from data_pipeline.config import CleanConfig
@@ -107,14 +107,24 @@ def test_half_surrogate_pairs_pass_through() -> None:
 
 def test_length_limits_drop_documents_and_say_why() -> None:
     config = CleanConfig(min_chars=3, max_chars=5)
-    assert [refuse_length("x" * n, config) for n in (0, 2, 3, 5, 6)] == [
-        "too_short",
-        "too_short",
-        None,
-        None,
-        "too_long",
-    ]
-    assert refuse_length("", CleanConfig(min_chars=0)) == "too_short"
+    for text in ("x", "é", "東", "😀"):
+        assert [refuse_length((text * n).encode(), n, config) for n in (0, 2, 3, 5, 6)] == [
+            "too_short",
+            "too_short",
+            None,
+            None,
+            "too_long",
+        ]
+        assert Cleaner(config).clean(text * 3) == ((text * 3).encode(), 3, None)
+    assert refuse_length(b"", 0, CleanConfig(min_chars=0)) == "too_short"
+
+
+@settings(deadline=None)
+@given(text=st.one_of(st.text(), st.text(st.sampled_from("\x1c\u3000\u00a0 \n\x85"))))
+def test_characters_are_counted_and_blanks_seen_in_utf8(text: str) -> None:
+    data = text.encode()
+    assert characters_in(data) == len(text)
+    assert is_blank(data) == (not text or text.isspace())
 
 
 def test_the_content_hash_is_that_of_the_text() -> None:
@@ -130,7 +140,7 @@ def test_a_cleaner_returns_why_a_document_is_dropped() -> None:
     config = CleanConfig(min_chars=3, max_chars=5000, filters=["symbols", "words"], language="en")
     cleaner = Cleaner(config)
     assert cleaner.reasons == ("too_short", "too_long", "filter_symbols", "filter_words", "language")
-    assert cleaner.clean(PROSE + " \n ") == (PROSE.strip(), None)
+    assert cleaner.clean(PROSE + " \n ") == (PROSE.strip().encode(), len(PROSE.strip()), None)
     german = (
         "Die Würde des Menschen ist unantastbar, und sie zu achten ist Verpflichtung aller staatlichen Gewalt. " * 5
     )
@@ -142,9 +152,9 @@ def test_a_cleaner_returns_why_a_document_is_dropped() -> None:
         ("# # #", "filter_symbols"),  # the first filter of the list decides
         (german, "language"),
     ):
-        text, found = cleaner.clean(raw)
-        assert found == reason
-        assert text == clean_text(raw, config)
+        cleaned = cleaner.clean(raw)
+        assert cleaned.reason == reason
+        assert cleaned.data.decode() == clean_text(raw, config)
     assert Cleaner(CleanConfig()).reasons == ("too_short", "too_long")
 
 

@@ -57,7 +57,7 @@ def read_or_told(path: Path, kind: Any, **more: Any) -> list[str] | None:
         return None
     assert counts.documents_read == len(found)
     for text in found:
-        cleaner.clean(text)[0].encode("utf-8")
+        cleaner.clean(text).data.decode("utf-8")
     return found
 
 
