@@ -20,6 +20,7 @@ import numpy.typing as npt
 from data_pipeline.build.kept_text import damaged, read_texts, write_texts
 from data_pipeline.build.records import Work
 from data_pipeline.build.task_shards import ShardTokenizer, Split, TaskShards, read_rows
+from data_pipeline.build.unknown import EXAMPLE_SHARE
 from data_pipeline.clean.cleaner import Cleaner, is_blank
 from data_pipeline.clean.identity import HASH_BYTES, content_hash, hash_halves, held_out_mask
 from data_pipeline.config import CleanConfig, SourceConfig, TokenizerConfig
@@ -332,13 +333,13 @@ def _tokenize(
     unknown = _tokenizer(job.work).unknown
     shards = TaskShards(job.work, job.task.index, job.source.label, job.ids_type, _tokenizer(job.work), name)
     counted = [np.zeros(0, np.int64)]
+    example = b""
     for texts, digests in _batches(documents):
         flat, offsets = engine.encode(texts)
         lengths = np.diff(offsets)
         counted.append(lengths)
-        if not shards.unknown_example and (places := np.flatnonzero(flat == unknown)).size:
-            text = texts[int(np.searchsorted(offsets, places[0], side="right")) - 1]
-            shards.unknown_example = unknown_word(_tokenizer(job.work).json, text.decode("utf-8"))
+        if not example and (places := np.flatnonzero(flat == unknown)).size:
+            example = texts[int(np.searchsorted(offsets, places[0], side="right")) - 1]
         docs, keys = hash_halves(np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
         aside = held_out_mask(keys, job.held_out)
         splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", ~aside), ("heldout", aside))
@@ -349,7 +350,11 @@ def _tokenize(
             elif rows.any():
                 shards.add(split, flat[np.repeat(rows, lengths)], lengths[rows], docs[rows])
     shards.finish()
-    return shards, np.concatenate(counted)
+    lengths = np.concatenate(counted)
+    if shards.unknown > EXAMPLE_SHARE * int(lengths.sum()):
+        # By an engine that takes longer to open than a task takes, so only where it may be shown.
+        shards.unknown_example = unknown_word(_tokenizer(job.work).json, example.decode("utf-8"))
+    return shards, lengths
 
 
 def _batches(documents: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[list[bytes], bytes]]:

@@ -37,9 +37,9 @@ class ShardTokenizer:
 class TaskShards:
     """Collects one task's rows and writes them as one or more shards per split.
 
-    ``token_counts`` (vocabulary,) int64 counts the tokens of the train split, ``unknown_example`` is set to a word that
-    the tokenizer doesn't know. ``name`` turns the file name of a shard
-    into its name in the store's place.
+    ``token_counts`` (vocabulary,) int64 counts the tokens of the train split, ``unknown`` all unknown ones;
+    ``unknown_example`` is set to a word that the tokenizer doesn't know, where there are many. ``name`` turns
+    the file name of a shard into its name in the store's place.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TaskShards:
         self._tokenizer = tokenizer
         self._name = name
         self.unknown_example = ""
-        self._unknown = 0
+        self.unknown = 0
         self._entries: dict[str, list[ShardEntry]] = {split: [] for split in SPLITS}
         self._held: dict[str, list[Rows]] = {split: [] for split in SPLITS}
         self._tokens = dict.fromkeys(SPLITS, 0)
@@ -82,7 +82,7 @@ class TaskShards:
             )
         counts = np.bincount(flat, minlength=len(self.token_counts))
         if self._tokenizer.unknown != NOTHING:
-            self._unknown += int(counts[self._tokenizer.unknown])
+            self.unknown += int(counts[self._tokenizer.unknown])
         if split == "train":
             self.token_counts += counts
         flat = flat.astype(self._dtype, copy=False)
@@ -109,7 +109,7 @@ class TaskShards:
     def info(self) -> dict[str, Any]:
         """The shards' entries, the count of unknown tokens and an example, for a record."""
         entries = [dataclasses.asdict(entry) for split in SPLITS for entry in self._entries[split]]
-        return {"shards": entries, "unknown_tokens": self._unknown, "unknown_example": self.unknown_example}
+        return {"shards": entries, "unknown_tokens": self.unknown, "unknown_example": self.unknown_example}
 
     def _flush(self, split: Any) -> None:
         if not self._held[split]:

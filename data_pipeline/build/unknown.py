@@ -13,6 +13,8 @@ from data_pipeline.tokenize.tokenizer import MAX_WORD
 
 # Above this share of its tokens, a source gets a warning.
 WARNED_SHARE = 0.01
+# A source above that has a task above this, which then has an example.
+EXAMPLE_SHARE = WARNED_SHARE / 10
 _SHOWN = 40
 
 
@@ -37,10 +39,10 @@ class UnknownTokens:
 
     def add(self, source: int, info: Mapping[str, Any], first: Callable[[], Record]) -> None:
         """Add what a task recorded; ``first`` gets the record that it made while it had the text."""
-        unknown = int(info["unknown_tokens"])
+        unknown, tokens = int(info["unknown_tokens"]), sum(shard["tokens"] for shard in info["shards"])
         self._unknown[source] += unknown
-        self._tokens[source] += sum(shard["tokens"] for shard in info["shards"])
-        if unknown and not self._examples[source]:
+        self._tokens[source] += tokens
+        if unknown > EXAMPLE_SHARE * tokens and not self._examples[source]:
             found = info if info.get("unknown_example") else first().info
             self._examples[source] = found.get("unknown_example", "")
 

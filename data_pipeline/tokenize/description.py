@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from typing import Any
 
+import orjson
 from tokenizers import Tokenizer
 
 from data_pipeline.tokenize.roles import NOTHING, SPECIAL_TOKENS
@@ -27,7 +27,7 @@ class Description:
     @functools.cached_property
     def raw(self) -> dict[str, Any]:
         """The JSON."""
-        content: dict[str, Any] = json.loads(self.json)
+        content: dict[str, Any] = orjson.loads(self.json)
         return content
 
     @functools.cached_property
@@ -92,7 +92,7 @@ class Description:
 
     def new_text_encoder(self) -> Tokenizer:
         """A tokenizer of :attr:`for_text`."""
-        return Tokenizer.from_str(json.dumps(self.for_text, ensure_ascii=False))
+        return Tokenizer.from_str(orjson.dumps(self.for_text).decode("utf-8"))
 
     @functools.cached_property
     def text_encoder(self) -> Tokenizer:

@@ -8,7 +8,6 @@ Special tokens written out in a text, such as a literal ``[MASK]``, are plain ch
 from __future__ import annotations
 
 import functools
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from data_pipeline.errors import UserError
 from data_pipeline.extras import needs_extra
@@ -182,11 +182,11 @@ def _spelled_out(tokenizer_json: bytes) -> bytes:
     for character in sorted(set().union(*forms)):
         entries += [character, prefix + character]
     model = {**model, "vocab": {entry: index for index, entry in enumerate(entries)}}
-    return json.dumps({**raw, "model": model, "added_tokens": [], "post_processor": None}).encode()
+    return orjson.dumps({**raw, "model": model, "added_tokens": [], "post_processor": None})
 
 
-def _plain_text_json(tokenizer_json: bytes) -> str:
+def _plain_text_json(tokenizer_json: bytes) -> bytes:
     """The same tokenizer for text alone, without special tokens beside the vocabulary."""
     text = described(tokenizer_json).for_text
     added = [token for token in text["added_tokens"] if not token.get("special")]
-    return json.dumps({**text, "added_tokens": added}, ensure_ascii=False)
+    return orjson.dumps({**text, "added_tokens": added})

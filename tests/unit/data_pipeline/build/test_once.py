@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import tokenizers
 
@@ -41,13 +43,16 @@ def test_a_build_loads_and_parses_a_given_tokenizer_a_few_times_for_any_number_o
     monkeypatch.setattr(build, "read_tokenizer", read)
     for module in (build, description, tokenizer):
         monkeypatch.setattr(module, "Tokenizer", Counted)
-    parsed = json.loads
 
-    def parse(data: Any, **options: Any) -> Any:
-        counts["parsed"] += b'"added_tokens"' in (data.encode() if isinstance(data, str) else bytes(data))
-        return parsed(data, **options)
+    def counted(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(data: Any, **options: Any) -> Any:
+            counts["parsed"] += b'"added_tokens"' in (data.encode() if isinstance(data, str) else bytes(data))
+            return parse(data, **options)
 
-    monkeypatch.setattr(json, "loads", parse)
+        return counting
+
+    monkeypatch.setattr(json, "loads", counted(json.loads))
+    monkeypatch.setattr(orjson, "loads", counted(orjson.loads))
     (tmp_path / "text").mkdir()
     for number in range(6):
         lines = (json.dumps({"text": f"a text of some words é number {number} {line}"}) for line in range(40))
