@@ -143,6 +143,9 @@ def _run(arguments: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 1 (verify found a fault), 2 (an error the user can act on) or 130."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "numpy" not in sys.modules:
+        # No command multiplies matrices, and the threads for that start with numpy and spin for a while.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     launch = launched(os.environ) if arguments[:1] == ["build"] else None
 
     def command() -> int:

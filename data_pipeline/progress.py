@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 _SECONDS_BETWEEN_LINES = 15.0
 
 _FEWEST_COLUMNS, _FEWEST_ROWS = 20, 2
@@ -39,6 +37,9 @@ def counted(number: int, noun: str) -> str:
 def tracking(total: int, done: int, label: str, unit: str = "task") -> Iterator[Callable[[], object]]:
     """Show how much of ``total`` is done: ``done`` at first, and one more with each call of what this gives."""
     if shows_bars():
+        # Most programs show none, and it takes a tenth of their start.
+        from tqdm import tqdm
+
         with tqdm(total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True) as bar:
             yield bar.update
         return

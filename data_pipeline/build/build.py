@@ -17,11 +17,12 @@ from data_pipeline.build.claim import claimed, finished_store, input_identity, r
 from data_pipeline.build.decisions import Decided, decide
 from data_pipeline.build.finish import clear_work, finish_store
 from data_pipeline.build.left_out import report_lines
-from data_pipeline.build.pool import Workers, check_engine, start_workers
+from data_pipeline.build.pool import Workers, check_engine, expect_workers, start_workers
 from data_pipeline.build.records import Work
 from data_pipeline.build.steps import (
     TaskJob,
     encoder,
+    open_step,
     publish_step,
     read_and_tokenize_step,
     read_step,
@@ -73,6 +74,8 @@ def build_store(config: BuildConfig, ranks: Executor | None = None) -> Manifest:
     check_engine(config.engine, ranks)
     place = open_place(config.out)
     inputs = find_inputs(config.sources, config.out, log)
+    if sum(entry.size for entry in inputs) > config.task_bytes:
+        expect_workers(config.workers, ranks)
     given = read_tokenizer(config.tokenizer.path, config.tokenizer.lowers, log) if config.tokenizer.path else None
     settings = _settings(config, inputs, given)
     key = _build_key(settings, inputs)
@@ -169,7 +172,7 @@ def _run_steps(
         # As it is once it has been saved and loaded, by whoever uses the store.
         saved = Tokenizer.from_str(tokenizer_json(given[0]).decode())
         _put_once(work, work.tokenizer, tokenizer_json(saved))
-        jobs = _with_encoder(jobs, work)
+        jobs = _with_encoder(jobs, work, workers)
         _run("read and tokenize", read_and_tokenize_step, jobs, work.read, workers)
         decided = decide(config, jobs, inputs)
         open_jobs = [job for job in jobs if job.task.index in decided.recorded]
@@ -178,7 +181,7 @@ def _run_steps(
         _run("read", read_step, jobs, work.read, workers)
         decided = decide(config, jobs, inputs)
         _train(config, jobs, decided, workers)
-        jobs = _with_encoder(jobs, work)
+        jobs = _with_encoder(jobs, work, workers)
         # The text was kept, so that this step does not notice when its source has changed.
         refuse_changed(inputs, find_inputs(config.sources, config.out))
         _run("tokenize", tokenize_step, jobs, work.tokens, workers)
@@ -206,9 +209,10 @@ def _run(
         track(workers.run(step, open_jobs), len(jobs), done, label)
 
 
-def _with_encoder(jobs: Sequence[TaskJob], work: Work) -> list[TaskJob]:
+def _with_encoder(jobs: Sequence[TaskJob], work: Work, workers: Workers) -> list[TaskJob]:
     """Choose the quickest encoder that gives the tokenizer's own ids on this corpus, once per build."""
     if work.place.stat(work.encoder) is None:
+        workers.prepare(open_step, jobs[0])
         step = max(1, len(jobs) // _TRIED_TASKS)
         sample = [text for job in jobs[::step][:_TRIED_TASKS] for text in some_texts(job, _TRIED_DOCUMENTS)]
         choice = choose_encoder(work.place.read(work.tokenizer), sample, functools.partial(encoder, work))

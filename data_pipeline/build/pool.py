@@ -23,9 +23,15 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class Workers(Protocol):
-    """Runs ``function(job)`` for every job and yields once for each that is done, in any order."""
+    """The processes that run the tasks of a build."""
 
-    def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]: ...
+    def prepare(self, function: Callable[[Job], None], job: Job) -> None:
+        """Have processes start and call ``function(job)`` while this one goes on; what fails there, fails silently."""
+        ...
+
+    def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]:
+        """Call ``function(job)`` for every job and yield once for each that is done, in any order."""
+        ...
 
 
 def available_cores() -> int:
@@ -47,6 +53,12 @@ def check_engine(engine: Literal["auto", "processes", "mpi"], ranks: Executor | 
         raise UserError(
             "engine mpi needs at least two MPI processes: start it as `mpirun -n 4 electra-data build --config FILE`"
         )
+
+
+def expect_workers(workers: int | None, ranks: Executor | None) -> None:
+    """Have what workers need imported while this process does something else; arguments as in :func:`start_workers`."""
+    if ranks is None and (workers or available_cores()) > 1:
+        _context()
 
 
 @contextmanager
@@ -75,7 +87,7 @@ def start_workers(workers: int | None, tasks: int, ranks: Executor | None) -> It
         return
     with executor:
         try:
-            yield _ExecutorWorkers(executor)
+            yield _ExecutorWorkers(executor, count)
         except KeyboardInterrupt:
             # A task may take minutes, and what it has begun counts no more than after a kill.
             _kill_workers()
@@ -120,6 +132,9 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 class _InlineWorkers:
+    def prepare(self, function: Callable[[Job], None], job: Job) -> None:
+        """This process does one thing after the other."""
+
     def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]:
         for job in jobs:
             before = os.environ.get(_PARALLELISM)
@@ -135,8 +150,19 @@ class _InlineWorkers:
 
 
 class _ExecutorWorkers:
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, processes: int = 0) -> None:
         self._executor = executor
+        self._processes = processes
+
+    def prepare(self, function: Callable[[Job], None], job: Job) -> None:
+        def submit() -> None:
+            # What goes wrong with a process does so again in ``run``, which reports it.
+            with suppress(Exception):
+                for _ in range(self._processes):
+                    self._executor.submit(function, job)
+
+        # The first process comes only once the fork server has imported everything.
+        threading.Thread(target=submit, daemon=True).start()
 
     def run(self, function: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[None]:
         futures = [self._executor.submit(function, job) for job in jobs]

@@ -7,6 +7,7 @@ whose shards aren't final yet.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -30,7 +31,7 @@ from data_pipeline.read.documents import read_task
 from data_pipeline.read.tasks import ReadCounts, Task
 from data_pipeline.store.shard import IdsType
 from data_pipeline.tokenize.description import described
-from data_pipeline.tokenize.encoding import TextEncoder, open_encoder, unknown_word
+from data_pipeline.tokenize.encoding import FAST, TextEncoder, open_encoder, unknown_word
 from data_pipeline.tokenize.vocabulary import TrainingStatistics, normalized
 
 _BATCH_BYTES = 1 << 20
@@ -323,6 +324,12 @@ def _tokenizer(work: Work) -> ShardTokenizer:
 def encoder(work: Work, name: str) -> TextEncoder:
     """The engine ``name`` for the tokenizer of a build, opened once in every process; raises as open_encoder."""
     return open_encoder(_tokenizer(work).json, name)
+
+
+def open_step(job: TaskJob) -> None:
+    """Open the quick engine, where there is one for this tokenizer: it takes as long as a task."""
+    with contextlib.suppress(UserError):
+        encoder(job.work, FAST)
 
 
 def _tokenize(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipeline.errors import UserError
 from data_pipeline.places.names import is_object_store, is_utf8
 from data_pipeline.read.remote_file import RemoteFile
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _PARQUET_BLOCK_BYTES = 256 << 10
 _NAMES_SHOWN = 20
@@ -20,6 +22,8 @@ _NAMES_SHOWN = 20
 @contextlib.contextmanager
 def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file on disk or in an object store, of which only what is asked for is read."""
+    import pyarrow.parquet as pq
+
     if is_object_store(location):
         # Column chunks are larger than this and come by a request each, footers by one or two.
         with RemoteFile(location, block=_PARQUET_BLOCK_BYTES) as raw, pq.ParquetFile(pa.PythonFile(raw, "r")) as file:

@@ -68,6 +68,9 @@ def test_the_order_in_which_tasks_finish_changes_nothing(
     config: MakeConfig, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Backwards:
+        def prepare(self, function: Callable[[Any], None], job: Any) -> None:
+            pass
+
         def run(self, function: Callable[[Any], None], jobs: Sequence[Any]) -> Iterator[None]:
             for job in reversed(jobs):
                 function(job)
