@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -71,14 +72,14 @@ def _decide_all(config: BuildConfig, jobs: Sequence[TaskJob], inputs: Sequence[I
     counts: collections.Counter[str] = collections.Counter()
     documents: list[int] = []
     near_keys = 0
-    for job, record in zip(jobs, _records(work, jobs), strict=True):
+    for job, record in zip(jobs, _records(work, jobs, "bands"), strict=True):
         gathered.add(job.task.source, record.info)
         counts.update(record.info["counts"])
         documents.append(int(record.info["documents"]))
         near_keys = max(near_keys, record.arrays["bands"].shape[1])
 
     def tasks() -> Iterator[TaskDocuments]:
-        for record in _records(work, jobs):
+        for record in _records(work, jobs, "hashes", "sizes", "bands"):
             arrays = record.arrays
             yield TaskDocuments(arrays["hashes"], arrays["sizes"], arrays["bands"])
 
@@ -119,9 +120,10 @@ def _record_decisions(
     starts = np.cumsum([0, *documents])
     with ThreadPoolExecutor(_FETCHED_AHEAD) as threads:
         puts = []
-        for job, record, start in zip(jobs, _records(work, jobs), starts[:-1], strict=True):
+        records = _records(work, jobs, "words", "characters", "lengths")
+        for job, record, start in zip(jobs, records, starts[:-1], strict=True):
             task, arrays = job.task.index, record.arrays
-            here = np.array(decisions[start : start + len(arrays["sizes"])])
+            here = np.array(decisions[start : start + len(arrays["words"])])
             kept = (here & KEPT) != 0
             trained_on = kept & ((here & HELD_OUT) == 0)
             train += int(trained_on.sum())
@@ -177,17 +179,19 @@ def _record_decisions(
     )
 
 
-def _records(work: Work, jobs: Sequence[TaskJob]) -> Iterator[Record]:
+def _records(work: Work, jobs: Sequence[TaskJob], *arrays: str) -> Iterator[Record]:
+    """What reading left of each task, with these arrays."""
     names = [work.read(job.task.index) for job in jobs]
+    load = functools.partial(work.load_record, arrays=arrays)
     if not work.in_place:
-        yield from map(work.load_record, names)
+        yield from map(load, names)
         return
     with ThreadPoolExecutor(_FETCHED_AHEAD) as threads:
-        ahead = [threads.submit(work.load_record, name) for name in names[:_FETCHED_AHEAD]]
+        ahead = [threads.submit(load, name) for name in names[:_FETCHED_AHEAD]]
         for index in range(len(names)):
             record = ahead.pop(0).result()
             if index + _FETCHED_AHEAD < len(names):
-                ahead.append(threads.submit(work.load_record, names[index + _FETCHED_AHEAD]))
+                ahead.append(threads.submit(load, names[index + _FETCHED_AHEAD]))
             yield record
 
 

@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,21 +19,19 @@ from data_pipeline.build.steps import TaskJob
 from data_pipeline.build.unknown import UnknownTokens
 from data_pipeline.places.atomic import sync_folder
 from data_pipeline.places.place import Place
-from data_pipeline.places.scratch import scratch_folder
 from data_pipeline.progress import log
 from data_pipeline.store.left_out import put_left_out
 from data_pipeline.store.manifest import (
     MANIFEST_VERSION,
     Manifest,
     ShardEntry,
-    TokenizerEntry,
     manifest_fingerprint,
     write_manifest,
 )
 from data_pipeline.store.token_counts import put_token_counts
-from data_pipeline.tokenize.description import Description, described
-from data_pipeline.tokenize.roles import Roles, roles_of
-from data_pipeline.tokenize.tokenizer import save_described
+from data_pipeline.tokenize.description import described
+from data_pipeline.tokenize.roles import roles_of
+from data_pipeline.tokenize.tokenizer import put_tokenizer
 
 _SHARD_NAME = re.compile(r"(train|heldout)-\d{6,}-\d{2,}\.arrow")
 _DELETES_AT_ONCE = 16
@@ -58,21 +55,21 @@ def finish_store(
     for job in jobs:
         task = job.task.index
         final = task in decided.recorded
-        record = work.load_record(work.tokens(task) if final else work.read(task))
+        record = work.load_record(work.tokens(task) if final else work.read(task), ["token_counts"])
         entries = [ShardEntry(**entry) for entry in record.info["shards"]]
         shards.extend(entries)
         where = work.final_shard if final or not job.losing else work.early_shard
         waiting.update({entry.name: where(entry.name) for entry in entries})
         token_counts += record.arrays["token_counts"]
         counts["unknown_tokens"] += int(record.info["unknown_tokens"])
-        unknown.add(job.task.source, record.info, functools.partial(work.load_record, work.read(task)))
+        unknown.add(job.task.source, record.info, functools.partial(work.load_record, work.read(task), []))
         counts["without_tokens"] += int(record.info.get("without_tokens", 0))
     for name, split in (("", "train"), ("_heldout", "heldout")):
         counts[f"documents{name}"] = sum(shard.rows for shard in shards if shard.split == split)
         counts[f"tokens{name}"] = sum(shard.tokens for shard in shards if shard.split == split)
     if not work.in_place:
         _move_shards(Path(place.url), waiting)
-    entry = _put_tokenizer(place, tokenizer, roles_of(settings))
+    entry = put_tokenizer(place, tokenizer, roles_of(settings))
     put_left_out(place, decided.left_out)
     manifest = Manifest(
         version=MANIFEST_VERSION,
@@ -99,14 +96,6 @@ def clear_work(work: Work) -> None:
     with ThreadPoolExecutor(_DELETES_AT_ONCE) as threads:
         for _ in threads.map(work.place.delete, sorted(work.finished())):
             pass
-
-
-def _put_tokenizer(place: Place, tokenizer: Description, roles: Roles) -> TokenizerEntry:
-    with tempfile.TemporaryDirectory(prefix="electra-data-", dir=scratch_folder()) as folder:
-        entry = save_described(folder, tokenizer, roles)
-        for name in entry.files:
-            place.put(name, (Path(folder) / name).read_bytes())
-    return entry
 
 
 def _move_shards(store: Path, waiting: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ import functools
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,11 @@ class Work:
         np.savez(buffer, **{_INFO: np.array(json.dumps(info))}, **arrays)  # type: ignore[arg-type]
         self.place.put(name, buffer.getvalue())
 
-    def load_record(self, name: str) -> Record:
-        """Read a record."""
+    def load_record(self, name: str, arrays: Collection[str] | None = None) -> Record:
+        """Read a record; of its arrays only those of these names, if there are any, since each takes its time."""
         with np.load(io.BytesIO(self.place.read(name)), allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key != _INFO}
-            return Record(arrays, json.loads(str(file[_INFO])))
+            chosen = [key for key in file.files if key != _INFO and (arrays is None or key in arrays)]
+            return Record({key: file[key] for key in chosen}, json.loads(str(file[_INFO])))
 
     def put_json(self, name: str, value: object) -> None:
         """Write a JSON file atomically."""

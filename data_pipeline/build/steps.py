@@ -191,7 +191,7 @@ def _cleaned(job: TaskJob) -> Iterator[tuple[bytes, bytes]]:
 
 def _decided(job: TaskJob) -> Iterator[tuple[bytes, int, bytes]]:
     """UTF-8, decision and hash of each cleaned document, compared with the record of the first pass."""
-    recorded = job.work.load_record(job.work.read(job.task.index)).arrays["hashes"]
+    recorded = job.work.load_record(job.work.read(job.task.index), ["hashes"]).arrays["hashes"]
     decisions = _decisions(job)
     row = 0
     for data, digest in _cleaned(job):
@@ -290,7 +290,7 @@ def publish_step(job: TaskJob) -> None:
         UserError: a shard is damaged, or the disk is full.
     """
     work = job.work
-    record = work.load_record(work.read(job.task.index))
+    record = work.load_record(work.read(job.task.index), ["hashes", "lengths"])
     tokenizer = _tokenizer(work)
     rows = record.arrays["lengths"] > 0
     _, keys = hash_halves(record.arrays["hashes"])

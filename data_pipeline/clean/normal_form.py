@@ -22,8 +22,9 @@ _PLANES = 0x20000
 
 def normal_form(text: str, form: Form) -> str:
     """What ``unicodedata.normalize(form, text)`` returns."""
-    # A long run holds at least one of these characters, so nearly every text is left as it is.
-    if len(text) >= _LONG_RUN and any(_is_of_marks(character, form) for character in set(text[::_LONG_RUN])):
+    # A long run holds at least one of these characters, so nearly every text is left as it is. None in ASCII is a mark.
+    some = text[::_LONG_RUN]
+    if not some.isascii() and len(text) >= _LONG_RUN and any(_is_of_marks(one, form) for one in set(some)):
         text = _long_runs(form).sub(functools.partial(_in_order, form=form), text)
     return unicodedata.normalize(form, text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from data_pipeline.errors import UserError
-from data_pipeline.places.atomic import sha256_of, write_bytes
 from data_pipeline.places.open import open_place
-from data_pipeline.places.place import Missing
+from data_pipeline.places.place import Missing, Place
 from data_pipeline.store.manifest import TokenizerEntry
 from data_pipeline.tokenize.description import Description, describe
 from data_pipeline.tokenize.panics import panics_as_errors
@@ -106,23 +106,22 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def save_tokenizer(store: str | Path, tokenizer: Tokenizer, roles: Roles = BERT_ROLES) -> TokenizerEntry:
+    """As :func:`put_tokenizer`, for a tokenizer of which the bytes are not known."""
+    return put_tokenizer(open_place(store), describe(tokenizer), roles)
+
+
+def put_tokenizer(place: Place, tokenizer: Description, roles: Roles) -> TokenizerEntry:
     """Write ``tokenizer/`` so that ``transformers.AutoTokenizer`` loads it, and describe it."""
-    return save_described(store, describe(tokenizer), roles)
-
-
-def save_described(store: str | Path, tokenizer: Description, roles: Roles) -> TokenizerEntry:
-    """As :func:`save_tokenizer`, for a tokenizer of which the bytes are known."""
-    folder = Path(store) / TOKENIZER_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {"tokenizer.json": tokenizer.json, CONFIG: config_json(roles)}
     if tokenizer.raw["model"]["type"] == "WordPiece":
         contents["vocab.txt"] = _vocab_txt(tokenizer)
-    for name, data in sorted(contents.items()):
-        write_bytes(folder / name, data)
+    files = {f"{TOKENIZER_FOLDER}/{name}": contents[name] for name in sorted(contents)}
+    for name, data in files.items():
+        place.put(name, data)
     return TokenizerEntry(
         fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.size,
-        files={f"{TOKENIZER_FOLDER}/{name}": sha256_of(folder / name) for name in sorted(contents)},
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
 
 
