@@ -41,6 +41,8 @@ def run(
 ) -> Outcome:
     """Run a command on some cores only; its output goes to ``log``. A failure is returned, not raised."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Packages of peers were compiled when they were installed: with this, what lies here would be compiled in each run.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     # Start-up and the store are what is measured: nothing may look for updates on a network meanwhile.
     settings = {"HF_HUB_OFFLINE": "1", "LITDATA_DISABLE_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
     with open(log, "w") as output:
@@ -49,7 +51,7 @@ def run(
             list(command),
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **settings, **(environment or {})},
+            env={**inherited, **settings, **(environment or {})},
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
             start_new_session=True,
         )

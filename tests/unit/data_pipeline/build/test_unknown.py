@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.build import steps
 from data_pipeline.build.build import build_store
 from data_pipeline.build.records import Record
 from data_pipeline.build.unknown import UnknownTokens
@@ -34,6 +35,26 @@ def test_an_existing_tokenizer_that_lacks_characters_gets_a_warning(
     assert report.startswith(f"[UNK]: {share:.2f} % of the tokens (news 0.00 %, zh ")
     (warning,) = [line for line in lines if line.startswith("WARNING: ")]
     assert "of the tokens of zh are [UNK], such as '东': give a tokenizer.path made for this text" in warning
+
+
+def test_a_few_unknown_words_cost_no_search_for_an_example(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = []
+
+    def search(_: bytes, text: str) -> str:
+        searched.append(text)
+        return "東"
+
+    monkeypatch.setattr(steps, "unknown_word", search)
+    for name, texts in (("few", [*make_texts(200), "東"]), ("many", ["the 東 and 東 again", *make_texts(1)])):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts), "utf-8")
+        source = SourceConfig(kind="text", paths=[str(tmp_path / f"{name}.txt")])
+        given = TokenizerConfig(path=str(store / "tokenizer"))
+        manifest = build_store(make_config(tmp_path / name, source, tokenizer=given, task_bytes=1 << 20))
+        assert manifest.counts["unknown_tokens"] > 0
+        assert ("such as '東'" in capsys.readouterr().err) == bool(searched) == (name == "many")
+    assert searched == ["the 東 and 東 again"]
 
 
 def test_a_trained_vocabulary_names_its_settings(
