@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,13 +39,13 @@ def _triton() -> TileKernels:
         raise ModuleNotFoundError("it is not installed")
     from electra_scale.corruption.vocabulary import triton_kernels
 
-    return cast(TileKernels, triton_kernels)
+    return triton_kernels
 
 
 def _native() -> TileKernels:
     from electra_scale.corruption.vocabulary import native_kernels
 
-    return cast(TileKernels, native_kernels)
+    return native_kernels
 
 
 def check(kernels: TileKernels, device: torch.device) -> None:

@@ -148,6 +148,21 @@ def _exponentials(
 
 
 @triton.jit
+def _store_sums(
+    values: tl.tensor,
+    sums: tl.tensor,
+    row: tl.tensor,
+    strip: tl.tensor,
+    rows: tl.tensor,
+    strips: tl.tensor,
+    sums_stride: tl.tensor,
+) -> None:
+    """The sums of strips of values (rows, strips, tokens), at numbers ``row`` and ``strip``."""
+    there = (row[:, None] < rows) & (strip[None, :] < strips)
+    tl.store(sums + row[:, None] * sums_stride + strip[None, :], tl.sum(values, 2), mask=there)
+
+
+@triton.jit
 def _hardness_of(score: tl.tensor, floor: tl.tensor, RMS: tl.constexpr) -> tl.tensor:
     """softplus(score) = max(score, 0) + log(1 + exp(-|score|)), its root with ``RMS``, plus the floor."""
     score = tl.where(score > _HIGHEST, _HIGHEST, score)
@@ -198,11 +213,7 @@ def _hardened(
     exponential = tl.load(exponentials + row * exponentials_stride + column, mask=used, other=0.0)
     tilted = tl.where(used, exponential * tl.div_rn(_hardness_of(score, floor, RMS), own), 0.0)
     tl.store(out + row * out_stride + column, tilted, mask=there & (column < width))
-    tl.store(
-        sums + first[:, None] * sums_stride + strip[None, :],
-        tl.sum(tilted, 2),
-        mask=(first[:, None] < rows) & (strip[None, :] < width // STRIP),
-    )
+    _store_sums(tilted, sums, first, strip, rows, width // STRIP, sums_stride)
 
 
 @triton.jit
@@ -231,11 +242,7 @@ def _softened(
     score = tl.div_rn(score, tl.zeros_like(score) + temperature)
     softened = tl.where(used, tl.exp2(score * _LOG2_E), 0.0)
     tl.store(out + row * out_stride + column, softened, mask=there & (column < width))
-    tl.store(
-        sums + first[:, None] * sums_stride + strip[None, :],
-        tl.sum(softened, 2),
-        mask=(first[:, None] < rows) & (strip[None, :] < width // STRIP),
-    )
+    _store_sums(softened, sums, first, strip, rows, width // STRIP, sums_stride)
 
 
 @triton.jit
@@ -259,11 +266,7 @@ def _summed(
     at = tile + row * tile_stride + column
     value = tl.load(at, mask=there & (column < columns), other=0.0)
     tl.store(at, value, mask=there & (column < width))
-    tl.store(
-        sums + first[:, None] * sums_stride + strip[None, :],
-        tl.sum(value, 2),
-        mask=(first[:, None] < rows) & (strip[None, :] < width // STRIP),
-    )
+    _store_sums(value, sums, first, strip, rows, width // STRIP, sums_stride)
 
 
 def exponentials(

@@ -119,7 +119,7 @@ def test_checkpointing_keeps_the_inputs_of_layers_and_takes_one_layer_at_a_time(
 
 
 @pytest.mark.parametrize("name", ["small.yaml", "modern-small.yaml"])
-def test_dropout_keeps_a_mask_for_as_many_numbers_as_planned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_byte_is_planned_for_each_number_that_dropout_looks_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = trained_recipe_of(name)
     recipe.model.dropout = 0.1
     module, batch = module_of(recipe), batch_of(recipe)
